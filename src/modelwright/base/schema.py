@@ -1,0 +1,155 @@
+"""The nouns of Modelwright. Read this file first.
+
+Every stage hands one of these to the next, and nothing here names anything above it. All are
+frozen: a changed document is a new document, so that what was recorded about the old one stays true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Json = Any
+"""A value that `json.dumps` takes. Python cannot spell the recursive type so that pydantic and
+pyright both accept it cheaply; the name says what is meant."""
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A text and all we must be able to say about it later.
+
+    `id` is the sha256 of the text's UTF-8 bytes (hex), so equal texts have equal ids everywhere.
+    """
+
+    text: str
+    id: str
+    source: str
+    """Where it came from: "atlas", or the path of the file it was read from."""
+    licence: str = "unknown"
+    """An SPDX identifier where there is one ("CC0-1.0"), else words; "unknown" is honest."""
+    jurisdiction: str = "unknown"
+    """ISO 3166-1 alpha-2 code of where the source is governed, or "unknown"."""
+    personal_data: bool | None = None
+    """Whether it holds personal data; None means that nobody has looked."""
+    meta: Mapping[str, Json] = field(default_factory=dict[str, Json])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """Messages in order. Training supervises the assistant's turns and nothing else."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Json, ...] = ()
+    meta: Mapping[str, Json] = field(default_factory=dict[str, Json])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preference:
+    """Two answers to one prompt, and which is better, according to whom, and how they judged."""
+
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    judge: str
+    method: str
+    meta: Mapping[str, Json] = field(default_factory=dict[str, Json])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something with an answer that can be checked: trained on and evaluated on alike.
+
+    `prompt` is either messages (for a chat model) or a bare prefix to continue (any model).
+    `target` is what the verifier compares with; its form is the verifier's own.
+    """
+
+    id: str
+    prompt: tuple[Message, ...] | str
+    verifier: str
+    target: Json
+    split: str
+    meta: Mapping[str, Json] = field(default_factory=dict[str, Json])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One micro-batch of token sequences, padded or packed to a rectangle (B, T)."""
+
+    ids: Tensor
+    """(B, T) int64 input tokens."""
+    targets: Tensor
+    """(B, T) int64: the token each position must predict, IGNORE where nothing is asked."""
+    positions: Tensor | None = None
+    """(B, T) int64 position of each token in its own document; None means 0..T-1."""
+    segments: Tensor | None = None
+    """(B, T) int64: attention stays within equal values; None means that a row is one document."""
+    extra: Mapping[str, Tensor] = field(default_factory=dict[str, "Tensor"])
+    """What only one objective needs, such as a reference model's log-probabilities."""
+
+
+IGNORE = -100
+"""The target that carries no loss (the value that torch and transformers use too)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn. `temperature` 0 is greedy. The filters are applied in the order
+    temperature, top_k, top_p, min_p, as llama.cpp and vLLM users expect."""
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    """0 keeps all."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+    """Same seed, same text, whatever else is in the batch. None draws a fresh one."""
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    top_logprobs: int = 0
+    """How many alternatives are reported for each sampled token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What a sampler answered: tokens as sampled, never re-encoded from text."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Natural-log probability of each id under the model, before temperature and filters."""
+    text: str
+    finish_reason: Literal["stop", "length", "cancelled"]
+    policy_version: int = 0
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
+    """For each id, the most likely (id, log-probability) pairs, best first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A verifier's word. `value` None is "ungraded": a fault of the check, never a zero."""
+
+    value: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """A problem, one attempt at it, and how it was scored."""
+
+    problem: Problem
+    completion: Completion
+    score: Score

@@ -1,0 +1,104 @@
+"""The seams: what one floor may know of another. Three methods at most, so a mock can stand in.
+
+Training sees a module and an `Objective`. Evaluation and reinforcement learning see a `Sampler`,
+never the engine behind it. Data steps see iterators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from modelwright.base.schema import Batch, Completion, Document, Problem, Sampling, Score
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Drop = Callable[[Document, str], None]
+"""Called with each document that a step takes out, and the reason."""
+
+
+class Step(Protocol):
+    """A data step: documents in, documents out, reasons on the side."""
+
+    def __call__(self, documents: Iterator[Document], drop: Drop) -> Iterator[Document]: ...
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back. `decode(encode(text)) == text` for every text."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; what looks like a special token in it stays plain text."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    @property
+    def special_ids(self) -> Mapping[str, int]:
+        """Special token -> id, e.g. {"<|im_end|>": 2}."""
+        ...
+
+
+class Output(Protocol):
+    """What a language model returns: hidden states, and logits only for those who ask."""
+
+    hidden: Tensor
+    """(B, T, D) after the last norm."""
+    head: Tensor
+    """(V, D) weight of the output projection: logits = hidden @ head.T"""
+
+    def logits(self) -> Tensor:
+        """(B, T, V) in fp32. Large: objectives use a chunked kernel on hidden and head instead."""
+        ...
+
+
+class Objective(Protocol):
+    """A loss: pure, no optimizer, no state.
+
+    Losses are returned as sums over `count` units (tokens, or pairs) and the loop divides by the
+    count of the whole batch. That makes accumulation and data parallelism change nothing.
+    """
+
+    def count(self, batch: Batch) -> int:
+        """How many units the batch holds."""
+        ...
+
+    def __call__(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """(sum of the loss in nats over the units, metrics as detached sums over the units)."""
+        ...
+
+
+class Sampler(Protocol):
+    """Whatever completes and scores token sequences: our engine, an HTTP client, a canned mock."""
+
+    def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]: ...
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """For each sequence of n ids, n - 1 log-probabilities: ids[i] given ids[:i], i >= 1."""
+        ...
+
+    def update_weights(self, state: Mapping[str, Tensor], version: int) -> None: ...
+
+
+class Environment(Protocol):
+    """One attempt at one problem. Single use: there is no reset."""
+
+    def open(self, problem: Problem) -> str: ...
+
+    def step(self, action: str) -> tuple[str, bool]:
+        """(observation, done)."""
+        ...
+
+    def score(self) -> Score: ...
+
+
+class Sandbox(Protocol):
+    """Where code that nobody trusts runs."""
+
+    def write(self, path: str, content: bytes) -> None: ...
+
+    def run(self, command: Sequence[str], timeout_seconds: float) -> tuple[int, bytes, bytes]:
+        """(exit code, stdout, stderr), both capped."""
+        ...
+
+    def read(self, path: str) -> bytes: ...
