@@ -1,0 +1,197 @@
+"""Artifacts: what a stage leaves behind, with a manifest that says how it came to be.
+
+A stage folder is done when its `manifest.json` is there: it is written last. The artifact's id is
+the hash of what was made and of what it was made from; clock times and machines do not enter, so the
+same recipe on the same inputs gives the same id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelwright.base.config import Config, validate
+from modelwright.base.errors import DamagedFile, UserError
+from modelwright.base.files import canonical_json, read_json, sha256_file, sha256_text
+from modelwright.base.schema import Document
+
+MANIFEST = "manifest.json"
+FULL_PRECISION_MODELS = ("base", "sft", "aligned", "averaged")
+"""Roles of trained models in the order of a life: the last one made is "the model"."""
+
+
+class Parent(Config):
+    """An artifact that this one was made from."""
+
+    role: str
+    id: str
+    path: str
+    """Where it lay, relative to this artifact's folder when both are in one run."""
+
+
+class File(Config):
+    """A file of the artifact."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Provenance(Config):
+    """Roll-up over source documents: how many carry each licence, jurisdiction, source."""
+
+    documents: int = 0
+    sources: dict[str, int] = {}
+    licences: dict[str, int] = {}
+    jurisdictions: dict[str, int] = {}
+    personal_data: dict[str, int] = {}
+    """Documents flagged "yes", "no" or "unknown"."""
+
+    @classmethod
+    def of(cls, documents: Iterable[Document]) -> Provenance:
+        """Count a stream of documents."""
+        counts: dict[str, dict[str, int]] = {
+            name: {} for name in ("sources", "licences", "jurisdictions", "personal_data")
+        }
+        total = 0
+        for document in documents:
+            total += 1
+            flag = {True: "yes", False: "no", None: "unknown"}[document.personal_data]
+            values = (document.source, document.licence, document.jurisdiction, flag)
+            for tally, value in zip(counts.values(), values, strict=True):
+                tally[value] = tally.get(value, 0) + 1
+        return cls(documents=total, **counts)
+
+    def __add__(self, other: Provenance) -> Provenance:
+        def add(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
+            return {key: a.get(key, 0) + b.get(key, 0) for key in sorted({*a, *b})}
+
+        return Provenance(
+            documents=self.documents + other.documents,
+            sources=add(self.sources, other.sources),
+            licences=add(self.licences, other.licences),
+            jurisdictions=add(self.jurisdictions, other.jurisdictions),
+            personal_data=add(self.personal_data, other.personal_data),
+        )
+
+
+class Cost(Config):
+    """What making it took."""
+
+    seconds: float = 0.0
+    """Wall time over all sessions, resumed ones included."""
+    tokens: int = 0
+    """Tokens trained on or generated."""
+    flops: float = 0.0
+    """Model floating-point operations, 6ND plus attention for training."""
+    peak_memory_bytes: int = 0
+    energy_wh: float = 0.0
+    """An estimate: seconds times the assumed power of the machine (see base/run.py)."""
+
+
+class Manifest(Config):
+    """Everything there is to say about an artifact."""
+
+    id: str
+    stage: str
+    role: str
+    fingerprint: str
+    """Hash of config, seed and parents: equal means that the stage need not run again."""
+    config: dict[str, Any]
+    seed: int
+    version: str
+    revision: str
+    """Git revision of the code, "-dirty" appended if it had changes, or "unknown"."""
+    parents: tuple[Parent, ...]
+    files: tuple[File, ...]
+    metrics: dict[str, Any]
+    environment: dict[str, Any]
+    cost: Cost
+    provenance: Provenance
+    created: str
+    """UTC time in ISO 8601."""
+
+
+def fingerprint(stage: str, config: Config, seed: int, parents: Iterable[Parent], version: str) -> str:
+    """Hash of all that decides what a stage will make."""
+    inputs = sorted((parent.role, parent.id) for parent in parents)
+    return sha256_text(canonical_json([stage, config.model_dump(mode="json"), seed, inputs, version]))
+
+
+def content_id(stage: str, stage_fingerprint: str, files: Iterable[File]) -> str:
+    """The artifact's id: what it was made from, and the bytes that were made."""
+    made = sorted((file.path, file.sha256) for file in files)
+    return sha256_text(canonical_json([stage, stage_fingerprint, made]))
+
+
+def describe_files(folder: Path, names: Iterable[str]) -> tuple[File, ...]:
+    """Hash the named files, and all files below named folders, in sorted order."""
+    paths: set[Path] = set()
+    for name in names:
+        path = folder / name
+        if not path.exists():
+            raise UserError(f"{path} was to be recorded in the manifest and does not exist")
+        paths.update(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else paths.add(path)
+    return tuple(
+        File(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=sha256_file(path))
+        for path in sorted(paths)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A finished stage folder."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def load(cls, folder: Path) -> Artifact:
+        """Read a stage folder's manifest."""
+        file = Path(folder) / MANIFEST
+        if not file.exists():
+            raise UserError(
+                f"{folder} has no {MANIFEST}: the stage is not finished, or it is no stage folder"
+            )
+        return cls(Path(folder), validate(Manifest, read_json(file), str(file)))
+
+    @property
+    def id(self) -> str:
+        """Content hash."""
+        return self.manifest.id
+
+    @property
+    def stage(self) -> str:
+        """The verb that made it."""
+        return self.manifest.stage
+
+    @property
+    def role(self) -> str:
+        """What it serves as for later stages."""
+        return self.manifest.role
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """Final metrics of the stage."""
+        return self.manifest.metrics
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files or folders, which must be there."""
+        path = self.path / name
+        if not path.exists():
+            raise DamagedFile(f"{path} is missing from {self.stage}'s artifact; run '{self.stage}' again")
+        return path
+
+    def damage(self, *, hashes: bool = False) -> str | None:
+        """What is wrong with its files (missing, other size, other hash), or None."""
+        for file in self.manifest.files:
+            path = self.path / file.path
+            if not path.is_file():
+                return f"{file.path} is missing"
+            if path.stat().st_size != file.bytes:
+                return f"{file.path} has {path.stat().st_size:,} bytes, the manifest says {file.bytes:,}"
+            if hashes and sha256_file(path) != file.sha256:
+                return f"{file.path} has changed: its sha256 is not the manifest's"
+        return None

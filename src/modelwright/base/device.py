@@ -1,0 +1,84 @@
+"""Which device, which number format, how many threads: chosen by measurement and announced."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where the work runs and in which format its matrices are multiplied."""
+
+    name: str
+    """"cpu", "cuda" or "mps"."""
+    dtype: torch.dtype
+    threads: int
+    compiler: bool
+    """Whether torch.compile can work here (on a CPU it needs a C++ compiler)."""
+
+    def describe(self) -> str:
+        """One line for the log."""
+        compile_text = "torch.compile available" if self.compiler else "no C++ compiler: eager"
+        return (
+            f"{self.name}, {self.threads} threads, {str(self.dtype).removeprefix('torch.')}, {compile_text}"
+        )
+
+
+def choose(device: str = "auto", dtype: str = "auto") -> Device:
+    """Resolve "auto": the first accelerator there is, and bf16 where it multiplies faster."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = bf16_is_faster(device) if dtype == "auto" else dtype == "bfloat16"
+    return Device(
+        name=device,
+        dtype=torch.bfloat16 if chosen else torch.float32,
+        threads=torch.get_num_threads(),
+        compiler=device != "cpu" or can_compile(),
+    )
+
+
+@cache
+def bf16_is_faster(device: str) -> bool:
+    """Time one matrix product in both formats. CPUs without bf16 units emulate it, slowly."""
+    if device != "cpu":
+        return True
+    return matmul_gflops(torch.bfloat16) > 1.3 * matmul_gflops(torch.float32)
+
+
+def matmul_gflops(dtype: torch.dtype, rows: int = 2048, width: int = 512) -> float:
+    """Measured CPU rate of a (rows, width) x (width, width) product, in GFLOP/s; best of five."""
+    a, b = torch.ones(rows, width, dtype=dtype), torch.ones(width, width, dtype=dtype)
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * rows * width * width / best / 1e9
+
+
+@cache
+def can_compile() -> bool:
+    """Whether inductor finds a working C++ compiler."""
+    from torch._inductor import cpp_builder  # private, hence guarded: absence means "no"
+
+    try:
+        return bool(cpp_builder.get_cpp_compiler())
+    except Exception:
+        return False
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on besides the code: for the manifest."""
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }

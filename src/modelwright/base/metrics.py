@@ -1,0 +1,57 @@
+"""Metrics as JSON lines: append-only, line buffered, so anything may tail them.
+
+`metrics.jsonl` holds only what a repeated run reproduces bit for bit (losses, learning rates).
+What depends on the clock (seconds, tokens/s, memory) goes to `timing.jsonl`. After a resume,
+`rewind` drops the lines past the checkpoint, so the file ends as an unbroken run's would.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from modelwright.base.files import atomic_path
+
+
+class MetricsFile:
+    """One JSON object a line; values that are not finite are written as null."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "a", encoding="utf-8", buffering=1)
+
+    def write(self, step: int, values: Mapping[str, float | int | str]) -> None:
+        """Append one line."""
+        line: dict[str, Any] = {"step": step}
+        for name, value in values.items():
+            line[name] = None if isinstance(value, float) and not math.isfinite(value) else value
+        self._file.write(json.dumps(line) + "\n")
+
+    def rewind(self, last_step: int) -> None:
+        """Drop lines of steps after `last_step`, and a half-written last line."""
+        self._file.close()
+        kept = [line for line in read_metrics(self.path) if line["step"] <= last_step]
+        with atomic_path(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._file = open(self.path, "a", encoding="utf-8", buffering=1)
+
+    def close(self) -> None:
+        """Close the file; safe to call twice."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a metrics file; a torn last line (the writer was killed) is left out."""
+    if not Path(path).exists():
+        return
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                if line.endswith("\n"):
+                    raise

@@ -1,0 +1,202 @@
+"""A stage's workbench: its folder, its inputs, its log, and how it hands over what it made."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, TextIO
+
+from modelwright import __version__
+from modelwright.base.artifact import (
+    MANIFEST,
+    Artifact,
+    Cost,
+    Manifest,
+    Parent,
+    Provenance,
+    content_id,
+    describe_files,
+    fingerprint,
+)
+from modelwright.base.config import Config
+from modelwright.base.errors import UserError
+from modelwright.base.files import remove_temporaries, write_json
+from modelwright.base.metrics import MetricsFile, read_metrics
+from modelwright.base.progress import PlainView, Task, View
+
+ASSUMED_WATTS_PER_CPU = 10.0
+"""For the energy estimate where no meter is at hand: a share of a server CPU's power per core in use."""
+
+
+class Run:
+    """One stage at work. `finish` writes the manifest and ends it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        stage: str,
+        role: str,
+        config: Config,
+        seed: int,
+        inputs: Mapping[str, Artifact] | None = None,
+        view: View | None = None,
+    ) -> None:
+        self.dir = Path(folder)
+        self.stage, self.role, self.config, self.seed = stage, role, config, seed
+        self.inputs = dict(inputs or {})
+        self._view = view or PlainView(quiet=True)
+        self._start = time.monotonic()
+        self.dir.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(self.dir)
+        self._earlier_seconds = _seconds_of_earlier_sessions(self.dir / "timing.jsonl")
+        self.metrics = MetricsFile(self.dir / "metrics.jsonl")
+        self._timing = MetricsFile(self.dir / "timing.jsonl")
+        self._log: TextIO = open(self.dir / "log.txt", "a", encoding="utf-8", buffering=1)
+
+    def input(self, role: str) -> Artifact:
+        """The artifact that serves as `role`."""
+        try:
+            return self.inputs[role]
+        except KeyError:
+            have = ", ".join(self.inputs) or "nothing"
+            raise UserError(f"{self.stage} needs '{role}' and was given {have}") from None
+
+    def log(self, text: str) -> None:
+        """A line for log.txt and for whoever watches."""
+        self._log.write(f"{datetime.now(UTC):%H:%M:%S} {text}\n")
+        self._view.log(f"  {text}")
+
+    def metric(self, step: int, **values: float | int | str) -> None:
+        """Deterministic values of a step (a repeated run gives the same bits)."""
+        self.metrics.write(step, values)
+
+    def timing(self, step: int, **values: float) -> None:
+        """Values of a step that depend on the clock; the seconds so far are added."""
+        self._timing.write(step, {"seconds": self.seconds, **values})
+
+    def progress(self, label: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
+        """A progress bar."""
+        return self._view.task(label, total, done)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time so far, earlier sessions of an interrupted stage included."""
+        return self._earlier_seconds + time.monotonic() - self._start
+
+    def parents(self) -> tuple[Parent, ...]:
+        """The inputs as the manifest records them."""
+        return tuple(
+            Parent(role=role, id=artifact.id, path=os.path.relpath(artifact.path, self.dir))
+            for role, artifact in sorted(self.inputs.items())
+        )
+
+    def finish(
+        self,
+        files: Iterable[str],
+        metrics: Mapping[str, Any] | None = None,
+        sources: Provenance | None = None,
+        tokens: int = 0,
+        flops: float = 0.0,
+    ) -> Artifact:
+        """Hash what was made and write the manifest; from here on the stage is done.
+
+        `sources` are the documents this stage itself brought in; the inputs' are added.
+        """
+        self.timing(0)
+        provenance = sum((p for p in self._inherited()), sources or Provenance())
+        described = describe_files(self.dir, files)
+        parents = self.parents()
+        mark = fingerprint(self.stage, self.config, self.seed, parents, __version__)
+        manifest = Manifest(
+            id=content_id(self.stage, mark, described),
+            stage=self.stage,
+            role=self.role,
+            fingerprint=mark,
+            config=self.config.model_dump(mode="json"),
+            seed=self.seed,
+            version=__version__,
+            revision=code_revision(),
+            parents=parents,
+            files=described,
+            metrics=dict(metrics or {}),
+            environment=machine(),
+            cost=self._cost(tokens, flops),
+            provenance=provenance,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        write_json(self.dir / MANIFEST, manifest.model_dump(mode="json"))
+        self.close()
+        return Artifact(self.dir, manifest)
+
+    def close(self) -> None:
+        """Close the files; `finish` does it, and so does whoever gives the stage up."""
+        self.metrics.close()
+        self._timing.close()
+        self._log.close()
+
+    def _inherited(self) -> Iterable[Provenance]:
+        """The data ancestry that comes with the inputs: each document is counted once, so where one
+        input descends from another only the one with more documents counts."""
+        known = [artifact.manifest.provenance for artifact in self.inputs.values()]
+        return [max(known, key=lambda p: p.documents)] if known else []
+
+    def _cost(self, tokens: int, flops: float) -> Cost:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        watts = ASSUMED_WATTS_PER_CPU * (os.cpu_count() or 1)
+        return Cost(
+            seconds=self.seconds,
+            tokens=tokens,
+            flops=flops,
+            peak_memory_bytes=peak if sys.platform == "darwin" else peak * 1024,
+            energy_wh=self.seconds * watts / 3600,
+        )
+
+
+def _seconds_of_earlier_sessions(path: Path) -> float:
+    return max((line.get("seconds", 0.0) for line in read_metrics(path)), default=0.0)
+
+
+def machine() -> dict[str, Any]:
+    """What the stage ran on, without loading torch for it."""
+    facts: dict[str, Any] = {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        facts |= {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
+        if torch.cuda.is_available():
+            facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+@cache
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+@cache
+def code_revision() -> str:
+    """Git revision of the checkout this package runs from; "unknown" when installed from a wheel."""
+    here = Path(__file__).parent
+    try:
+        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
