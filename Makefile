@@ -30,7 +30,7 @@ test: check pytest ## Install, then every check and every test but the slow ones
 check: $(STAMPS)/test ## Style, types, import contract and budgets
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright --warnings=false
+	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/architecture
 
