@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from modelwright.base.config import Config, validate
 from modelwright.base.errors import DamagedFile, UserError
 from modelwright.base.files import canonical_json, read_json, sha256_file, sha256_text
@@ -43,10 +45,10 @@ class Provenance(Config):
     """Roll-up over source documents: how many carry each licence, jurisdiction, source."""
 
     documents: int = 0
-    sources: dict[str, int] = {}
-    licences: dict[str, int] = {}
-    jurisdictions: dict[str, int] = {}
-    personal_data: dict[str, int] = {}
+    sources: dict[str, int] = Field(default_factory=dict)
+    licences: dict[str, int] = Field(default_factory=dict)
+    jurisdictions: dict[str, int] = Field(default_factory=dict)
+    personal_data: dict[str, int] = Field(default_factory=dict)
     """Documents flagged "yes", "no" or "unknown"."""
 
     @classmethod

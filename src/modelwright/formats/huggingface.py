@@ -1,0 +1,177 @@
+"""Models as Hugging Face folders: config.json and safetensors that transformers, vLLM and llama.cpp load.
+
+Two spellings of some settings are written, since readers disagree: transformers 5 looks for
+`rope_parameters` and `dtype`, transformers 4 for `rope_theta` and `torch_dtype`. A folder with one
+of them only loads silently wrong in the other.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from modelwright.base.config import validate
+from modelwright.base.errors import DamagedFile, UserError, did_you_mean
+from modelwright.base.files import atomic_path, read_json, write_json
+from modelwright.model.config import ModelConfig
+from modelwright.model.quantized import replace_linears
+from modelwright.model.transformer import Transformer
+
+ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+WEIGHTS = "model.safetensors"
+QUANT_METHOD = "compressed-tensors"
+"""The one quantized layout that is read: int8 weights with one scale per output row."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def save_model(folder: Path, model: Transformer, tokenizer_folder: Path | None = None) -> None:
+    """Write a whole folder: configuration, weights in fp32 as trained, tokenizer and its template."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(folder / WEIGHTS, model.state_dict())
+    special = copy_tokenizer(tokenizer_folder, folder) if tokenizer_folder else {}
+    dtype = next(model.parameters()).dtype
+    write_json(folder / "config.json", config_to_json(model.config, dtype, special))
+    write_json(folder / "generation_config.json", _generation_config(special))
+
+
+def load_model(
+    folder: Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> Transformer:
+    """Load a folder written by us or by transformers; INT8 folders get INT8 layers.
+
+    `dtype` is the format that activations are computed in; weights of a full-precision model are
+    stored in it too.
+    """
+    folder = Path(folder)
+    config = load_config(folder)
+    quantized = (read_json(folder / "config.json").get("quantization_config") or {}).get("quant_method")
+    with torch.device("meta"):
+        model = Transformer(config, compute_dtype=dtype)
+    state = load_weights(folder)
+    if config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    if quantized == QUANT_METHOD:
+        replace_linears(model, state)
+    elif quantized:
+        raise UserError(
+            f"{folder} is quantized by '{quantized}', which is not supported; export it unquantized"
+        )
+    _check_names(folder, model, state)
+    kept = {name: t if t.dtype == torch.int8 or "scale" in name else t.to(dtype) for name, t in state.items()}
+    model.load_state_dict(kept, assign=True)
+    return model.to(device)
+
+
+def load_config(folder: Path) -> ModelConfig:
+    """Read config.json in either spelling; what this project cannot run is refused by name."""
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise UserError(f"{folder} has no config.json: expected a Hugging Face model folder")
+    raw: dict[str, Any] = read_json(path)
+    names = {value: key for key, value in ARCHITECTURES.items()}
+    stated = (raw.get("architectures") or ["(none)"])[0]
+    if stated not in names:
+        raise UserError(f"{path}: architecture {stated} is not supported.{did_you_mean(stated, names)}")
+    rope = raw.get("rope_parameters") or {}
+    if rope.get("rope_type", "default") != "default" or raw.get("rope_scaling"):
+        raise UserError(f"{path}: rope scaling {rope or raw['rope_scaling']} is not supported yet")
+    if raw.get("hidden_act", "silu") != "silu":
+        raise UserError(f"{path}: activation {raw['hidden_act']} is not supported, expected silu")
+    heads = raw["num_attention_heads"]
+    settings = {name: raw[name] for name in ModelConfig.model_fields if name in raw}
+    settings |= {
+        "architecture": names[stated],
+        "head_dim": raw.get("head_dim") or raw["hidden_size"] // heads,
+        "num_key_value_heads": raw.get("num_key_value_heads") or heads,
+        "rope_theta": rope.get("rope_theta", raw.get("rope_theta", 10_000.0)),
+        "tie_word_embeddings": raw.get("tie_word_embeddings", False),
+    }
+    return validate(ModelConfig, settings, str(path))
+
+
+def config_to_json(config: ModelConfig, dtype: torch.dtype, special: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json with both spellings of what readers disagree on."""
+    dtype_name = str(dtype).removeprefix("torch.")
+    return {
+        "architectures": [ARCHITECTURES[config.architecture]],
+        "model_type": config.architecture,
+        **config.model_dump(exclude={"architecture"}),
+        "rope_scaling": None,
+        "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
+        "hidden_act": "silu",
+        "attention_bias": config.qkv_bias,
+        "attention_dropout": 0.0,
+        "mlp_bias": False,
+        "use_sliding_window": False,
+        "use_cache": True,
+        "torch_dtype": dtype_name,
+        "dtype": dtype_name,
+        **special,
+    }
+
+
+def copy_tokenizer(source: Path, folder: Path) -> dict[str, Any]:
+    """Copy the tokenizer's files as they are; return its bos/eos/pad ids for config.json."""
+    for name in TOKENIZER_FILES:
+        if not (source / name).exists():
+            raise UserError(f"{source} has no {name}: expected a tokenizer folder")
+        if source.resolve() != folder.resolve():
+            shutil.copyfile(source / name, folder / name)
+    ids = {token["content"]: token["id"] for token in read_json(folder / "tokenizer.json")["added_tokens"]}
+    named = read_json(folder / "tokenizer_config.json")
+    found = {role: named.get(f"{role}_token") for role in ("bos", "eos", "pad")}
+    return {f"{role}_token_id": ids.get(token) if token else None for role, token in found.items()}
+
+
+def _generation_config(special: Mapping[str, Any]) -> dict[str, Any]:
+    """Stop at the end of a turn, and at the end of the text too."""
+    stops = [special[name] for name in ("eos_token_id", "pad_token_id") if special.get(name) is not None]
+    return {"do_sample": False, **special, "eos_token_id": stops or None}
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors, atomically."""
+    with atomic_path(path) as temporary:
+        save_file({name: t.detach().contiguous() for name, t in state.items()}, temporary, {"format": "pt"})
+
+
+def load_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder: one file, or several named by an index."""
+    index = folder / f"{WEIGHTS}.index.json"
+    names = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else [WEIGHTS]
+    state: dict[str, Tensor] = {}
+    for name in names:
+        path = folder / name
+        if path.parent.resolve() != folder.resolve():
+            raise DamagedFile(f"{index} names '{name}', which lies outside of {folder}")
+        if not path.exists():
+            raise UserError(f"{path} is missing")
+        try:
+            with safe_open(path, framework="pt") as file:
+                state |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+        except (SafetensorError, json.JSONDecodeError, OSError) as error:
+            raise DamagedFile(f"{path} is truncated or no safetensors file: {error}") from error
+    return state
+
+
+def _check_names(folder: Path, model: Transformer, state: Mapping[str, Tensor]) -> None:
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    if missing or unknown:
+        raise UserError(
+            f"{folder}: the weights do not fit config.json: {len(missing)} missing {missing[:3]}, "
+            f"{len(unknown)} unknown {unknown[:3]}"
+        )
+    for name, shape in expected.items():
+        if tuple(state[name].shape) != shape:
+            raise UserError(
+                f"{folder}: {name} has shape {tuple(state[name].shape)}, config.json implies {shape}"
+            )

@@ -1,0 +1,1 @@
+"""The network: configuration, layers, initialisation. Sees kernels and base only."""

@@ -1,0 +1,93 @@
+"""Grouped-query attention with rotary positions (RoPE, arXiv 2104.09864; GQA, arXiv 2305.13245).
+
+Shapes: B batch, T new tokens, S tokens attended to, H query heads, K key/value heads, hd head size.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modelwright.model.config import ModelConfig
+from modelwright.model.layers import Linear, RMSNorm
+
+
+class KeyValueCache(Protocol):
+    """Where decoding keeps keys and values between steps."""
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new (B, K, T, hd) keys and values; return all to attend to, (B, K, S, hd)."""
+        ...
+
+
+class Rope(nn.Module):
+    """Rotation tables, half-split order as in Hugging Face checkpoints. Nothing to learn or save."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.theta, self.head_dim = config.rope_theta, config.head_dim
+
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosine and sine (..., T, hd) for positions (..., T). Angles are computed in fp32."""
+        exponents = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float32)
+        frequencies = self.theta ** (-exponents / self.head_dim)
+        angles = positions.float().unsqueeze(-1) * frequencies
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the pairs (i, i + hd/2) of (B, H, T, hd) by the angles behind cos and sin."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def segment_mask(segments: Tensor) -> Tensor:
+    """(B, T) document numbers -> (B, 1, T, T) mask: causal, and only within a document."""
+    same = segments[:, None, :, None] == segments[:, None, None, :]
+    return same & torch.ones(same.shape[-2:], dtype=torch.bool, device=segments.device).tril()
+
+
+class Attention(nn.Module):
+    """One layer's attention."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.heads, self.kv_heads, self.head_dim = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
+        q_size, kv_size = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        self.q_proj = Linear(config.hidden_size, q_size, bias=config.qkv_bias)
+        self.k_proj = Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
+        self.v_proj = Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
+        self.o_proj = Linear(q_size, config.hidden_size, bias=False)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
+            self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
+        self.qk_norm = config.qk_norm
+
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: KeyValueCache | None
+    ) -> Tensor:
+        """(B, T, D) -> (B, T, D). Without a mask, and without a cache, attention is causal."""
+        batch, length, _ = x.shape
+        q = self.q_proj(x).view(batch, length, self.heads, self.head_dim)
+        k = self.k_proj(x).view(batch, length, self.kv_heads, self.head_dim)
+        v = self.v_proj(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        if self.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q.transpose(1, 2), *rope), rotate(k.transpose(1, 2), *rope)
+        if cache is not None:
+            k, v = cache.update(self.layer, k, v)
+        groups = self.heads // self.kv_heads
+        if groups > 1:  # repeated by hand: CPU kernels for unequal head counts are the slow ones
+            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+        causal = mask is None and cache is None
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim))

@@ -1,0 +1,53 @@
+"""The chunked losses against the plain one, forward and backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from modelwright.kernels.cross_entropy import linear_cross_entropy, reference_logprobs, token_logprobs
+
+
+def inputs(n: int, dtype: torch.dtype = torch.float32):
+    generator = torch.Generator().manual_seed(n)
+    hidden = torch.randn(n, 12, generator=generator).to(dtype).requires_grad_()
+    head = torch.randn(50, 12, generator=generator).requires_grad_()
+    return hidden, head, torch.randint(0, 50, (n,), generator=generator)
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 20])
+@pytest.mark.parametrize("chunk", [1, 8, 1000])
+def test_sum_and_gradients_match_the_reference(n, chunk):
+    hidden, head, targets = inputs(n)
+    expected = -reference_logprobs(hidden, head, targets).sum()
+    wanted = torch.autograd.grad(3.0 * expected, (hidden, head))
+    loss = linear_cross_entropy(hidden, head, targets, chunk)
+    got = torch.autograd.grad(3.0 * loss, (hidden, head))
+    torch.testing.assert_close(loss, expected)
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 1000])
+def test_token_logprobs_and_weighted_gradients_match(chunk):
+    hidden, head, targets = inputs(20)
+    weights = torch.linspace(-1, 2, 20)
+    wanted = torch.autograd.grad((reference_logprobs(hidden, head, targets) * weights).sum(), (hidden, head))
+    found = token_logprobs(hidden, head, targets, chunk)
+    torch.testing.assert_close(found, reference_logprobs(hidden, head, targets))
+    got = torch.autograd.grad((found * weights).sum(), (hidden, head))
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_no_tokens_give_zero_loss_and_finite_gradients():
+    hidden, head, targets = inputs(3)
+    loss = linear_cross_entropy(hidden[:0], head, targets[:0])
+    gradient = torch.autograd.grad(loss, head)[0]
+    assert loss.item() == 0.0 and gradient.abs().max() == 0.0
+
+
+def test_bf16_hidden_states_stay_close_to_fp32():
+    hidden, head, targets = inputs(64, torch.bfloat16)
+    exact = -reference_logprobs(hidden.float(), head, targets).sum()
+    assert abs(linear_cross_entropy(hidden, head, targets, 16) - exact) / exact < 0.01
