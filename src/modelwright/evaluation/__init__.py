@@ -1,0 +1,1 @@
+"""Measuring models: likelihood, generation, statistics, and the report a person reads."""
