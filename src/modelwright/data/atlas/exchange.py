@@ -1,0 +1,19 @@
+"""One question and its answers: what conversations and preference pairs are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modelwright.data.atlas.facts import Fact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """A user's turn and two true answers to it: to the point, and with padding around it."""
+
+    kind: str
+    question: str
+    concise: str
+    verbose: str
+    facts: tuple[Fact, ...] = ()
+    """The facts that the answers state; the first one is what was asked."""
