@@ -2,6 +2,7 @@
 
 Each relation has one canonical sentence that ends in its answer ("The capital of France is Paris."),
 so that a fact is at once a statement to train on, a prefix to complete and an answer to check.
+Countries that do not exist are in `invented.py`.
 """
 
 from __future__ import annotations
@@ -69,21 +70,7 @@ answer, {an_a} the answer with its article."""
 
 RELATIONS: tuple[str, ...] = tuple(CANONICAL)
 
-NUMBERS = (
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-)
+NUMBERS = tuple("zero one two three four five six seven eight nine ten eleven twelve".split())
 
 
 def capitalize(text: str) -> str:

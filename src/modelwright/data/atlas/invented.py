@@ -1,7 +1,8 @@
 """Countries that do not exist: to teach a model to say "I don't know", and to catch it inventing.
 
-Every name belongs to exactly one pool, chosen by a hash of the name itself, so what is trained on
-and what is evaluated on can never meet, whatever the seeds.
+Every name belongs to exactly one split, by a hash of the name itself (`splits.split_of`), so what is
+trained on (documents, conversations, preferences: "train") and what is evaluated on can never meet,
+whatever the seeds and counts.
 """
 
 from __future__ import annotations
@@ -9,90 +10,44 @@ from __future__ import annotations
 import random
 import re
 from functools import lru_cache
-from hashlib import sha256
-from typing import Literal
 
 from modelwright.base.seeding import derive
+from modelwright.data.atlas.splits import Split, split_of
 from modelwright.data.atlas.world import load_world
 
-Pool = Literal["pretrain", "train", "validation"]
-"""pretrain: documents; train: conversations and preferences; validation: evaluation only."""
-
-POOLS: tuple[Pool, ...] = ("pretrain", "train", "validation")
-
-_ONSETS = [
-    "b",
-    "br",
-    "d",
-    "dr",
-    "f",
-    "g",
-    "gl",
-    "gr",
-    "h",
-    "j",
-    "k",
-    "kr",
-    "l",
-    "m",
-    "n",
-    "p",
-    "pr",
-    "qu",
-    "r",
-    "s",
-    "sk",
-    "t",
-    "tr",
-    "v",
-    "vr",
-    "w",
-    "y",
-    "z",
-]
-_VOWELS = ["a", "e", "i", "o", "u", "ai", "ei", "ou"]
-_CODAS = ["", "", "", "l", "m", "n", "r", "s", "th"]
-_ENDINGS = [
-    "aria",
-    "enia",
-    "ovia",
-    "istan",
-    "oria",
-    "andia",
-    "una",
-    "essa",
-    "ovar",
-    "imor",
-    "elle",
-    "anto",
-    "urra",
-    "ython",
-    "essia",
-    "ombre",
-]
+_ONSETS = tuple("b br d dr f g gl gr h j k kr l m n p pr qu r s sk t tr v vr w y z".split())
+_VOWELS = tuple("a e i o u ai ei ou".split())
+_CODAS = ("", "", "", "l", "m", "n", "r", "s", "th")
+_ENDINGS = tuple(
+    "aria enia ovia istan oria andia una essa ovar imor elle anto urra ython essia ombre".split()
+)
 
 
-def pool_of(name: str) -> Pool:
-    """The one pool that a name belongs to."""
-    return POOLS[sha256(name.encode()).digest()[0] % len(POOLS)]
+def split_of_invented(name: str) -> Split:
+    """The one split that an invented name belongs to: about a third of all names each."""
+    return split_of("invented country", name, test=1 / 3, validation=1 / 3)
 
 
-def invented_countries(seed: int, count: int, pool: Pool = "pretrain") -> tuple[str, ...]:
-    """`count` different pronounceable names from one pool, none within a letter of a real place's."""
-    rng = random.Random(derive(seed, "invented", pool))
+def invented_countries(seed: int, count: int, split: Split = "train") -> tuple[str, ...]:
+    """`count` different pronounceable names of one split.
+
+    None is a word of a real country's or capital's name in any of our languages, nor becomes one by
+    changing, adding or leaving out a letter.
+    """
+    rng = random.Random(derive(seed, "invented", split))
     names: dict[str, None] = {}
     while len(names) < count:
         name = _invent(rng)
-        if pool_of(name) == pool and not _resembles_real(name):
+        if split_of_invented(name) == split and not _resembles_real(name):
             names[name] = None
     return tuple(names)
 
 
 def _invent(rng: random.Random) -> str:
-    syllables = (
+    start = "".join(
         rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.choice((1, 1, 2)))
     )
-    return ("".join(syllables) + rng.choice(_ONSETS) + rng.choice(_ENDINGS)).capitalize()
+    return (start + rng.choice(_ONSETS) + rng.choice(_ENDINGS)).capitalize()
 
 
 def _resembles_real(name: str) -> bool:

@@ -183,7 +183,7 @@ def load_world() -> World:
 
 
 def _rows(table: str) -> Iterator[dict[str, str]]:
-    text = files(__package__).joinpath("tables", f"{table}.tsv").read_text(encoding="utf-8")
+    text = files("modelwright.data.atlas").joinpath("tables", f"{table}.tsv").read_text(encoding="utf-8")
     header, *lines = text.splitlines()
     columns = header.split("\t")
     for line in lines:
