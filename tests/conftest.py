@@ -1,4 +1,4 @@
-"""Fixtures for all tests."""
+"""What tests of every floor share."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real texts that lies beside some checkouts; tests that need it skip without it."""
-    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("the folder of real texts, ../shared/data, is not beside this checkout")
-    return folder
+    """Real texts beside the checkout; tests that need them skip where they are absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no real data at {SHARED_DATA}")
+    return SHARED_DATA

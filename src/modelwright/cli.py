@@ -1,0 +1,223 @@
+"""The command line: one command per verb, and a few to look and to talk. It parses, calls, nothing else.
+
+Data goes to standard output, everything for the eye to standard error. Exit codes: 0 ok, 1 failed,
+2 usage, 3 a gate said no, 130 interrupted. What a command needs is imported when the command runs, so
+that `--help` answers at once (design/0002).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from modelwright import __version__
+from modelwright.base.errors import ConfigError, GateRefused, UserError
+from modelwright.recipes.stations import STATIONS, Station
+
+LIFE, STATION, TALK, LOOK = "A whole life", "One station alone", "Talk to a model", "Look"
+
+app = typer.Typer(
+    name="modelwright",
+    help="Carries a language model through its whole life: from raw text to a model you can talk to.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeName = Annotated[str, typer.Argument(help="A shipped recipe, a YAML file, or the directory of a run.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run directory; runs/<recipe> by default.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="path=value, e.g. --set model.depth=8; the value is YAML. Repeatable."),
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", help="role=PATH: take this stage folder as an input. Repeatable."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing has changed.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+ModelPath = Annotated[Path, typer.Argument(help="A run directory, a stage folder, or a model folder.")]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    try:
+        app(args=arguments)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except KeyboardInterrupt as error:
+        return _say(error, 130, "interrupted", debug)
+    except UserError as error:
+        code = {ConfigError: 2, GateRefused: 3}.get(type(error), 1)
+        return _say(error, code, str(error), debug)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader (head, less) has gone: nothing is left to say to it
+        return 1
+    return 0
+
+
+def _say(error: BaseException, code: int, text: str, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    else:
+        print("\n".join([f"modelwright: {text}", *getattr(error, "__notes__", ())]), file=sys.stderr)
+    return code
+
+
+@app.callback(invoke_without_command=True)
+def _start(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with every error.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command(rich_help_panel=LIFE)
+def run(
+    recipe: RecipeName,
+    out: Out = None,
+    overrides: Overrides = None,
+    inputs: Inputs = None,
+    start: Annotated[str | None, typer.Option("--from", help="Begin at this station.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Stop after this station.")] = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Live a whole recipe: skip what is done, resume what was interrupted, run the rest."""
+    life = _life(recipe, out, overrides, inputs, quiet)
+    life.run(life.between(start, until), force=force)
+    if until is None or until == life.recipe.stages[-1]:
+        life.finish()
+
+
+def _life(
+    recipe: str, out: Path | None, overrides: list[str] | None, inputs: list[str] | None, quiet: bool
+) -> Any:
+    from modelwright.base.progress import choose_view
+    from modelwright.life import Life
+    from modelwright.recipes.recipe import load_recipe, parse_inputs, run_directory
+
+    loaded = load_recipe(recipe, overrides or ())
+    folder = out or run_directory(recipe, loaded)
+    return Life(loaded, folder, choose_view(quiet), parse_inputs(inputs or ()))
+
+
+def _station_command(station: Station) -> Callable[..., None]:
+    def command(
+        recipe: RecipeName,
+        out: Out = None,
+        overrides: Overrides = None,
+        inputs: Inputs = None,
+        force: Force = False,
+        quiet: Quiet = False,
+    ) -> None:
+        _life(recipe, out, overrides, inputs, quiet).run([station.verb], force=force)
+
+    command.__doc__ = f"{station.about[0].upper()}{station.about[1:]}."
+    return command
+
+
+for _station in STATIONS:
+    app.command(_station.verb, rich_help_panel=STATION)(_station_command(_station))
+
+
+@app.command(rich_help_panel=LOOK)
+def ls(
+    folder: Annotated[Path, typer.Argument(help="Where runs lie.")] = Path("runs"), as_json: AsJson = False
+) -> None:
+    """List the runs in a folder: what is done, how big, how good."""
+    from modelwright.terminal import runs
+
+    runs.show_runs(folder, as_json=as_json)
+
+
+@app.command(rich_help_panel=LOOK)
+def show(
+    path: Annotated[Path, typer.Argument(help="A run directory or a stage folder.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Hash every file and compare.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show manifests: settings, inputs, files, metrics, cost, licences."""
+    from modelwright.terminal import manifests
+
+    manifests.show_manifests(path, verify=verify, as_json=as_json)
+
+
+@app.command(rich_help_panel=LOOK)
+def trace(
+    path: Annotated[Path, typer.Argument(help="A stage folder, or a run directory (its last model).")],
+    document: Annotated[
+        str | None, typer.Option("--document", help="A document's id, or its beginning: who saw it?")
+    ] = None,
+    token: Annotated[
+        int | None, typer.Option("--token", help="A token's position in the training shards: its document.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Trace an artifact through its ancestors down to the documents."""
+    from modelwright.terminal import lineage
+
+    if document is not None:
+        lineage.show_document(path, document, as_json=as_json)
+    elif token is not None:
+        lineage.show_token(path, token, as_json=as_json)
+    else:
+        lineage.show_ancestry(path, as_json=as_json)
+
+
+@app.command(rich_help_panel=LOOK)
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None, as_json: AsJson = False
+) -> None:
+    """List the shipped recipes, or print one to start your own from."""
+    from modelwright.recipes.recipe import load_recipe, recipe_text, shipped
+
+    if name is not None:
+        print(recipe_text(name), end="")
+        return
+    rows = {recipe: load_recipe(recipe, environment={}).about for recipe in shipped()}
+    print(
+        json.dumps(rows, indent=2) if as_json else "\n".join(f"{n:14} {about}" for n, about in rows.items())
+    )
+
+
+@app.command(rich_help_panel=LOOK)
+def validate(recipe: RecipeName, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check a recipe and print it with every default filled in. Runs nothing."""
+    import yaml
+
+    from modelwright.life import resolved
+    from modelwright.recipes.recipe import load_recipe
+
+    settings = resolved(load_recipe(recipe, overrides or ()))
+    print(json.dumps(settings, indent=2) if as_json else yaml.safe_dump(settings, sort_keys=False), end="")
+
+
+@app.command(rich_help_panel=LOOK)
+def report(folder: Annotated[Path, typer.Argument(help="A run directory.")]) -> None:
+    """Write a run's report.html anew and print where it is."""
+    from modelwright.life import write_report
+
+    print(write_report(folder))
+
+
+@app.command(rich_help_panel=LOOK)
+def env(as_json: AsJson = False) -> None:
+    """Versions, processor, optional readers: what a bug report needs."""
+    from modelwright.terminal import environment
+
+    environment.show_environment(as_json=as_json)

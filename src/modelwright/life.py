@@ -1,0 +1,244 @@
+"""A life: the stations in order, what is done already, and what has to run.
+
+A recipe says how to live; a run directory holds what came of it, one folder per station. A station
+whose settings and inputs are unchanged and whose files are intact is skipped. One that was
+interrupted goes on from its last checkpoint. Nothing is thrown away: a folder that changed settings
+make obsolete is renamed and kept.
+
+Stage modules are imported when they are needed, because they bring torch with them and
+`modelwright --help` must not wait for it (design/0002).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from modelwright import __version__
+from modelwright.base.artifact import FULL_PRECISION_MODELS, MANIFEST, Artifact, Parent, fingerprint
+from modelwright.base.config import Config, validate
+from modelwright.base.errors import ConfigError, UserError
+from modelwright.base.files import read_json, write_json, write_text
+from modelwright.base.progress import View
+from modelwright.base.run import Run
+from modelwright.base.seeding import derive
+from modelwright.recipes.recipe import RECIPE_FILE, Recipe
+from modelwright.recipes.stations import STATION, VERBS
+
+STARTED = "started.json"
+"""Written when a station starts: the settings and inputs that its unfinished work is good for."""
+MODEL_ROLES = (*FULL_PRECISION_MODELS, "int8")
+
+
+class Life:
+    """A recipe, the directory it is lived in, and who watches."""
+
+    def __init__(
+        self, recipe: Recipe, folder: Path, view: View, given: Mapping[str, Path] | None = None
+    ) -> None:
+        """`given` names inputs by hand, role -> stage folder; they win over the run directory's."""
+        self.recipe, self.folder, self.view = recipe, Path(folder), view
+        self.given = {role: Artifact.load(path) for role, path in (given or {}).items()}
+
+    def between(self, start: str | None = None, until: str | None = None) -> tuple[str, ...]:
+        """The recipe's stations from `start` to `until`, both included."""
+        verbs = self.recipe.stages
+        for verb in (start, until):
+            if verb is not None and verb not in verbs:
+                known = ", ".join(verbs)
+                raise ConfigError(f"recipe '{self.recipe.name}' has no station '{verb}', only {known}")
+        first = verbs.index(start) if start else 0
+        last = verbs.index(until) if until else len(verbs) - 1
+        if first > last:
+            raise ConfigError(f"'{start}' comes after '{until}': there is nothing between them")
+        return verbs[first : last + 1]
+
+    def run(self, verbs: Sequence[str], *, force: bool = False) -> list[Artifact]:
+        """Live these stations. Every setting is checked, and every input found, before any work."""
+        stages = {verb: stage_module(verb) for verb in verbs}
+        configs = {verb: stage_config(self.recipe, verb) for verb in verbs}
+        with locked(self.folder):
+            self._check_inputs(stages)
+            write_text(self.folder / RECIPE_FILE, self.recipe.to_yaml())
+            return [self._station(verb, stages[verb], configs[verb], force) for verb in verbs]
+
+    def finish(self) -> None:
+        """Write the report, and say what can be done with the model now."""
+        report = write_report(self.folder)
+        here = shlex.quote(str(self.folder))
+        self.view.log(
+            f"\nThe report:       {report}\n"
+            f"Talk to it:       modelwright chat {here}\n"
+            f'See it think:     modelwright predict {here} "The capital of France is"\n'
+            f"Serve it:         modelwright serve {here}\n"
+            f"Where it is from: modelwright trace {here}"
+        )
+
+    def _station(self, verb: str, stage: ModuleType, config: Config, force: bool) -> Artifact:
+        """One station: skipped, resumed, or run from its beginning."""
+        folder, seed, inputs = self.folder / verb, derive(self.recipe.seed, verb), self._inputs(verb, stage)
+        mark = started_mark(verb, stage, config, seed, inputs)
+        title = f"[{VERBS.index(verb) + 1}/{len(VERBS)}] {verb}: {STATION[verb].about}"
+        done = None if force else self._done(folder, mark)
+        if done:
+            self.view.log(f"{title} (unchanged: skipped)")
+            return done
+        resumed = not force and is_unfinished(folder, mark)
+        self.view.log(f"{title}{' (goes on where it stopped)' if resumed else ''}")
+        if not resumed:
+            self._keep_aside(folder)
+        run = Run(folder, verb, STATION[verb].role, config, seed, inputs, self.view)
+        write_json(folder / STARTED, mark)
+        try:
+            artifact: Artifact = stage.run(config, run)
+        except BaseException as error:
+            run.log(f"stopped by {type(error).__name__}")
+            error.add_note(
+                f"'{verb}' stopped. What was made is kept in {self.folder}; the same command goes on."
+            )
+            raise
+        finally:
+            run.close()
+        self.view.log(f"  done in {artifact.manifest.cost.seconds:,.0f} s, artifact {artifact.id[:12]}")
+        return artifact
+
+    def _check_inputs(self, stages: Mapping[str, ModuleType]) -> None:
+        """Refuse before the first station what could only fail at a later one."""
+        planned: set[str] = set()
+        for verb, stage in stages.items():
+            have = {role for role, _ in self._earlier(verb)} | planned | self.given.keys()
+            for role in stage.INPUTS:
+                if not have & ({*MODEL_ROLES, "model"} if role in ("model", "models") else {role}):
+                    raise UserError(self._missing(verb, role))
+            planned.add(STATION[verb].role)
+
+    def _inputs(self, verb: str, stage: ModuleType) -> dict[str, Artifact]:
+        """Role -> artifact, for the roles that the stage names in INPUTS."""
+        have = {role: Artifact.load(folder) for role, folder in self._earlier(verb)} | self.given
+        found: dict[str, Artifact] = {}
+        for role in stage.INPUTS:
+            matching = select(role, have)
+            if not matching:
+                raise UserError(self._missing(verb, role))
+            found |= matching
+        return found
+
+    def _earlier(self, verb: str) -> Iterator[tuple[str, Path]]:
+        """(role, folder) of the recipe's finished stations that come before `verb`."""
+        for other in self.recipe.stages:
+            if VERBS.index(other) < VERBS.index(verb) and (self.folder / other / MANIFEST).is_file():
+                yield STATION[other].role, self.folder / other
+
+    def _missing(self, verb: str, role: str) -> str:
+        makers = [name for name, station in STATION.items() if station.role == role] or ["pretrain"]
+        return (
+            f"{verb} needs '{role}', and {self.folder} has none yet. Run '{makers[0]}' there first, or name"
+            f" a stage folder with --input {role}=PATH."
+        )
+
+    def _done(self, folder: Path, mark: Mapping[str, str]) -> Artifact | None:
+        """The finished artifact in `folder`, if it was made from the same things and is intact."""
+        if not (folder / MANIFEST).is_file() or read_mark(folder) != mark:
+            return None
+        try:
+            artifact = Artifact.load(folder)
+            damage = artifact.damage(hashes=True)
+        except UserError as error:
+            artifact, damage = None, str(error)
+        if damage:
+            self.view.log(f"{folder} is damaged ({damage}): it is made anew")
+        return None if damage else artifact
+
+    def _keep_aside(self, folder: Path) -> None:
+        """Rename what other settings or inputs have left, so that nobody mixes the two."""
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}.replaced-{number}")).exists():
+            number += 1
+        os.replace(folder, aside)
+        self.view.log(f"  settings or inputs have changed; the earlier result is kept as {aside}")
+
+
+def select(role: str, have: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """What serves as `role`: "model" is the latest full-precision model, "models" is every model."""
+    if role == "models":
+        return {made.role: made for made in have.values() if made.role in MODEL_ROLES}
+    if role == "model" and role not in have:
+        latest = [have[name] for name in FULL_PRECISION_MODELS if name in have]
+        return {role: latest[-1]} if latest else {}
+    return {role: have[role]} if role in have else {}
+
+
+def stage_module(verb: str) -> ModuleType:
+    """`modelwright.stages.<verb>`: Config, INPUTS, run."""
+    return import_module(f"modelwright.stages.{verb}")
+
+
+def stage_config(recipe: Recipe, verb: str) -> Config:
+    """A station's settings, validated by the stage itself."""
+    where = f"section '{STATION[verb].section}' of recipe '{recipe.name}'"
+    return validate(stage_module(verb).Config, recipe.section(verb), where)
+
+
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """The recipe with every default filled in."""
+    settings = recipe.model_dump(mode="json")
+    for verb in recipe.stages:
+        settings[STATION[verb].section] = stage_config(recipe, verb).model_dump(mode="json")
+    settings["model"] = settings["pretrain"].pop("model", settings["model"])
+    return settings
+
+
+def write_report(folder: Path) -> Path:
+    """The self-contained page over a run directory."""
+    return import_module("modelwright.stages.report").write_report(Path(folder))
+
+
+def started_mark(
+    verb: str, stage: ModuleType, config: Config, seed: int, inputs: Mapping[str, Artifact]
+) -> dict[str, str]:
+    """All that decides what a station makes. A stage that reads files from outside the run directory
+    has `sources(config) -> str`, a mark that changes when their content does."""
+    parents = [Parent(role=role, id=made.id, path="") for role, made in inputs.items()]
+    return {
+        "fingerprint": fingerprint(verb, config, seed, parents, __version__),
+        "sources": stage.sources(config) if hasattr(stage, "sources") else "",
+    }
+
+
+def read_mark(folder: Path) -> Any:
+    """What `started_mark` gave when the folder's work began; None where that is not known."""
+    file = folder / STARTED
+    return read_json(file) if file.is_file() else None
+
+
+def is_unfinished(folder: Path, mark: Mapping[str, str]) -> bool:
+    """Whether the folder holds unfinished work that the same settings and inputs began."""
+    return read_mark(folder) == mark and not (folder / MANIFEST).exists()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time works on a run directory. The system drops the lock with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise UserError(
+                f"process {owner} is working on {folder}. Wait for it, stop it, or choose another --out."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

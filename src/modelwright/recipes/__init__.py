@@ -1,0 +1,1 @@
+"""Whole lives as YAML, shipped with the package. `modelwright recipes` lists them."""

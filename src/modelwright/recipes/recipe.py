@@ -1,0 +1,134 @@
+"""Recipes: which stations a life has, and with which settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import model_validator
+
+from modelwright.base.config import Config, Settings, merge, parse_overrides, read_recipe, validate
+from modelwright.base.errors import ConfigError, did_you_mean
+from modelwright.recipes.stations import STATION, STATIONS, VERBS
+
+RECIPE_FILE = "recipe.yaml"
+"""In a run directory: the recipe as resolved, so that the run can be lived again."""
+ENVIRONMENT_PREFIX = "MODELWRIGHT__"
+"""MODELWRIGHT__PRETRAIN__STEPS=100 sets pretrain.steps."""
+
+
+class Recipe(Config):
+    """A whole life. Each section is checked by its own stage before anything runs."""
+
+    name: str
+    """Also the name of the run directory, below runs/, where none is given."""
+    about: str = ""
+    """One line for `modelwright recipes`."""
+    seed: int = 0
+    stages: tuple[str, ...] = VERBS
+    """The stations, in the order of the life."""
+    data: Settings = {}
+    tokenizer: Settings = {}
+    model: Settings = {}
+    """The shape of the model, `depth` first; it becomes pretrain's setting of that name."""
+    pretrain: Settings = {}
+    finetune: Settings = {}
+    align: Settings = {}
+    evaluate: Settings = {}
+    average: Settings = {}
+    compress: Settings = {}
+    export: Settings = {}
+
+    @model_validator(mode="after")
+    def _stations_in_order(self) -> Self:
+        for verb in self.stages:
+            if verb not in VERBS:
+                raise ValueError(f"stages: there is no station '{verb}'.{did_you_mean(verb, VERBS)}")
+        ordered = sorted(set(self.stages), key=VERBS.index)
+        if list(self.stages) != ordered or not ordered:
+            raise ValueError(f"stages must follow the order of a life, each at most once: {', '.join(VERBS)}")
+        return self
+
+    def section(self, verb: str) -> Settings:
+        """The settings of one station."""
+        settings: Settings = getattr(self, STATION[verb].section)
+        if verb == "pretrain" and self.model:
+            return merge({"model": self.model}, settings)
+        return settings
+
+    def to_yaml(self) -> str:
+        """The recipe as a file that stands alone."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the recipes that come with the package, the first one to try first."""
+    names = sorted(
+        file.name.removesuffix(".yaml") for file in _shelf().iterdir() if file.name.endswith(".yaml")
+    )
+    return tuple(sorted(names, key=lambda name: name != "quickstart"))
+
+
+def recipe_text(name: str) -> str:
+    """The YAML of a recipe: a shipped name, a file, or a run directory."""
+    path = Path(name)
+    if name in shipped():
+        return (_shelf() / f"{name}.yaml").read_text(encoding="utf-8")
+    if path.is_dir() and (path / RECIPE_FILE).is_file():
+        path = path / RECIPE_FILE
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    raise ConfigError(
+        f"there is no recipe '{name}': expected the name of a shipped recipe, a YAML file, or the directory"
+        f" of a run.{did_you_mean(name, shipped())}"
+    )
+
+
+def load_recipe(
+    name: str, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Recipe:
+    """The recipe with everything that was set on top. The later wins: what a recipe extends, the
+    recipe, the environment, `path=value` overrides of the command line."""
+    settings = read_recipe(name, recipe_text)
+    settings = merge(settings, parse_overrides(_from_environment(environment)))
+    settings = merge(settings, parse_overrides(overrides))
+    default_name = Path(name).stem if not Path(name).is_dir() else Path(name).resolve().name
+    return validate(Recipe, {"name": default_name, **settings}, f"recipe '{name}'")
+
+
+def run_directory(name: str, recipe: Recipe) -> Path:
+    """Where a recipe lives by default: in the run directory that was named, or in runs/<recipe>."""
+    path = Path(name)
+    if path.name == RECIPE_FILE:
+        return path.parent
+    return path if name not in shipped() and path.is_dir() else Path("runs") / recipe.name
+
+
+def parse_inputs(assignments: Sequence[str]) -> dict[str, Path]:
+    """["model=runs/a/finetune"] -> {"model": Path("runs/a/finetune")}."""
+    roles = ["model", *(station.role for station in STATIONS)]
+    inputs: dict[str, Path] = {}
+    for assignment in assignments:
+        role, equals, path = assignment.partition("=")
+        if not equals or role not in roles:
+            raise ConfigError(f"--input got '{assignment}', expected role=PATH.{did_you_mean(role, roles)}")
+        inputs[role] = Path(path)
+    return inputs
+
+
+def _from_environment(environment: Mapping[str, str] | None) -> list[str]:
+    variables = os.environ if environment is None else environment
+    return [
+        f"{name.removeprefix(ENVIRONMENT_PREFIX).lower().replace('__', '.')}={value}"
+        for name, value in sorted(variables.items())
+        if name.startswith(ENVIRONMENT_PREFIX)
+    ]
+
+
+def _shelf() -> Traversable:
+    return files("modelwright.recipes")

@@ -1,0 +1,228 @@
+"""A life of stations that do next to nothing: what runs, what is skipped, what resumes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from modelwright import life as life_module
+from modelwright.base.artifact import Artifact
+from modelwright.base.config import Config
+from modelwright.base.errors import ConfigError, UserError
+from modelwright.base.progress import PlainView
+from modelwright.base.run import Run
+from modelwright.life import Life, locked
+from modelwright.recipes.recipe import Recipe
+
+INPUTS = {
+    "prepare": (),
+    "tokenize": ("corpus",),
+    "pretrain": ("tokens",),
+    "finetune": ("tokens", "model"),
+    "align": ("tokens", "model"),
+    "evaluate": ("tokens", "models"),
+    "average": ("tokens", "model"),
+    "compress": ("tokens", "model"),
+    "export": ("model",),
+}
+
+
+class Stations:
+    """Stand-ins for the stage modules; they note what ran, on which inputs."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.inputs: dict[str, dict[str, str]] = {}
+        self.fail_at: str | None = None
+        self.outside = "one"
+
+    def module(self, verb: str) -> Any:
+        class StationConfig(Config):
+            steps: int = 1
+            model: dict[str, Any] = {}
+
+        def run(config: StationConfig, run: Run) -> Artifact:
+            self.ran.append(verb)
+            self.inputs[verb] = {role: made.stage for role, made in run.inputs.items()}
+            progress = run.dir / "progress.txt"
+            before = progress.read_text() if progress.exists() else ""
+            progress.write_text(before + ".")
+            if self.fail_at == verb:
+                raise UserError("no luck")
+            (run.dir / "made.txt").write_text(f"{verb} {config.steps} {run.seed}")
+            return run.finish(["made.txt"])
+
+        stage = SimpleNamespace(Config=StationConfig, INPUTS=INPUTS[verb], run=run)
+        if verb == "prepare":
+            stage.sources = lambda config: self.outside
+        return stage
+
+
+@pytest.fixture
+def stations(monkeypatch: pytest.MonkeyPatch) -> Stations:
+    fake = Stations()
+    monkeypatch.setattr(life_module, "stage_module", fake.module)
+    return fake
+
+
+def live(folder: Path, given: dict[str, Path] | None = None, **recipe: Any) -> list[Artifact]:
+    life = Life(Recipe(name="test", **recipe), folder, PlainView(quiet=True), given)
+    return life.run(life.between())
+
+
+def test_a_whole_life_runs_in_order_and_hands_the_right_models_on(tmp_path: Path, stations: Stations) -> None:
+    made = live(tmp_path)
+    assert stations.ran == list(INPUTS)
+    assert [artifact.role for artifact in made][:3] == ["corpus", "tokens", "base"]
+    assert stations.inputs["finetune"] == {"tokens": "tokenize", "model": "pretrain"}
+    assert stations.inputs["align"]["model"] == "finetune"
+    assert stations.inputs["evaluate"] == {
+        "tokens": "tokenize",
+        "base": "pretrain",
+        "sft": "finetune",
+        "aligned": "align",
+    }
+    assert stations.inputs["average"]["model"] == "align"
+    assert stations.inputs["compress"]["model"] == "average"
+    assert stations.inputs["export"]["model"] == "average"
+    assert made[2].manifest.parents[0].id == made[1].id
+
+
+def test_nothing_runs_twice(tmp_path: Path, stations: Stations) -> None:
+    first = live(tmp_path)
+    stations.ran.clear()
+    again = live(tmp_path)
+    assert stations.ran == []
+    assert [artifact.id for artifact in again] == [artifact.id for artifact in first]
+
+
+def test_a_changed_setting_reruns_its_station_and_all_below_and_keeps_the_old(
+    tmp_path: Path, stations: Stations
+) -> None:
+    live(tmp_path)
+    stations.ran.clear()
+    live(tmp_path, finetune={"steps": 2})
+    # `fake` artifacts are pure functions of verb, settings and seed, but ids carry the ancestry
+    assert stations.ran == ["finetune", "align", "evaluate", "average", "compress", "export"]
+    assert (tmp_path / "finetune.replaced-1" / "made.txt").read_text().startswith("finetune 1")
+    assert (tmp_path / "finetune" / "made.txt").read_text().startswith("finetune 2")
+
+
+def test_changed_files_outside_the_run_count_as_a_change(tmp_path: Path, stations: Stations) -> None:
+    live(tmp_path)
+    stations.ran.clear()
+    stations.outside = "two"
+    live(tmp_path)
+    assert stations.ran[0] == "prepare"
+
+
+@pytest.mark.parametrize("damage", ["changed", "shorter", "missing", "manifest"])
+def test_damaged_files_are_made_anew(
+    tmp_path: Path, stations: Stations, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live(tmp_path)
+    file = tmp_path / "tokenize" / "made.txt"
+    intact = file.read_text()
+    if damage == "manifest":
+        (tmp_path / "tokenize" / "manifest.json").write_text("{")
+    elif damage == "missing":
+        file.unlink()
+    else:
+        file.write_text("x" * len(intact) if damage == "changed" else "x")
+    stations.ran.clear()
+    life = Life(Recipe(name="test"), tmp_path, PlainView())
+    life.run(life.between())
+    assert stations.ran == ["tokenize"]  # its content is the same again, so nothing below has changed
+    assert file.read_text() == intact
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_an_interrupted_station_goes_on_in_its_own_folder(tmp_path: Path, stations: Stations) -> None:
+    stations.fail_at = "pretrain"
+    with pytest.raises(UserError, match="no luck") as caught:
+        live(tmp_path)
+    assert "same command goes on" in caught.value.__notes__[0]
+    assert stations.ran == ["prepare", "tokenize", "pretrain"]
+    stations.fail_at = None
+    live(tmp_path)
+    assert stations.ran[3:] == list(INPUTS)[2:]
+    assert (tmp_path / "pretrain" / "progress.txt").read_text() == ".."
+
+
+def test_unfinished_work_of_other_settings_is_not_gone_on_with(tmp_path: Path, stations: Stations) -> None:
+    stations.fail_at = "pretrain"
+    with pytest.raises(UserError):
+        live(tmp_path)
+    stations.fail_at = None
+    live(tmp_path, pretrain={"steps": 5})
+    assert (tmp_path / "pretrain" / "progress.txt").read_text() == "."
+    assert (tmp_path / "pretrain.replaced-1" / "progress.txt").read_text() == "."
+
+
+def test_force_runs_again(tmp_path: Path, stations: Stations) -> None:
+    live(tmp_path)
+    stations.ran.clear()
+    Life(Recipe(name="test"), tmp_path, PlainView(quiet=True)).run(["average"], force=True)
+    assert stations.ran == ["average"]
+
+
+def test_a_missing_input_is_found_before_any_work(tmp_path: Path, stations: Stations) -> None:
+    life = Life(Recipe(name="test"), tmp_path, PlainView(quiet=True))
+    with pytest.raises(
+        UserError, match=r"pretrain needs 'tokens'.*Run 'tokenize' there first.*--input tokens="
+    ):
+        life.run(["pretrain", "finetune"])
+    with pytest.raises(UserError, match="export needs 'model'"):
+        life.run(["prepare", "export"])
+    assert stations.ran == []
+
+
+def test_a_wrong_setting_is_found_before_any_work(tmp_path: Path, stations: Stations) -> None:
+    with pytest.raises(ConfigError, match=r"section 'export'(.|\n)*stepz.*Did you mean 'steps'"):
+        live(tmp_path, export={"stepz": 2})
+    assert stations.ran == []
+
+
+def test_inputs_from_another_run(tmp_path: Path, stations: Stations) -> None:
+    live(tmp_path / "a")
+    given = {"tokens": tmp_path / "a" / "tokenize", "model": tmp_path / "a" / "pretrain"}
+    live(tmp_path / "b", given, stages=("finetune", "evaluate"))
+    assert stations.inputs["finetune"] == {"tokens": "tokenize", "model": "pretrain"}
+    assert stations.inputs["evaluate"] == {"tokens": "tokenize", "base": "pretrain", "sft": "finetune"}
+
+
+def test_between(tmp_path: Path) -> None:
+    life = Life(Recipe(name="test"), tmp_path, PlainView(quiet=True))
+    assert life.between("finetune", "evaluate") == ("finetune", "align", "evaluate")
+    with pytest.raises(ConfigError, match="no station 'cook'"):
+        life.between("cook")
+    with pytest.raises(ConfigError, match="'align' comes after 'prepare'"):
+        life.between("align", "prepare")
+
+
+def test_two_processes_do_not_share_a_run_directory(tmp_path: Path) -> None:
+    script = f"""
+    from pathlib import Path
+    from modelwright.life import locked
+    with locked(Path({str(tmp_path)!r})):
+        print("held", flush=True)
+        input()
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout and other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"process {other.pid} is working on"), locked(tmp_path):
+            pass
+        other.kill()  # not a clean end: the lock must go with the process all the same
+    with locked(tmp_path):
+        pass
