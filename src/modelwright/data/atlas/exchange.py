@@ -16,4 +16,4 @@ class Exchange:
     concise: str
     verbose: str
     facts: tuple[Fact, ...] = ()
-    """The facts that the answers state; the first one is what was asked."""
+    """What was asked for; the verbose answer may state more."""
