@@ -63,7 +63,7 @@ def quantize(model: Transformer, kept_dtype: torch.dtype = torch.bfloat16) -> Tr
     state = dict(_quantized_state(model.state_dict(), names, kept_dtype))
     with torch.device("meta"):
         made = Transformer(model.config, model.compute_dtype)
-        replace_linears(made, state)
+        replace_linears(made, names)
     made.load_state_dict(state, assign=True)
     return made.eval()
 

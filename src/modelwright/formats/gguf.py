@@ -84,6 +84,11 @@ def write_gguf(model_folder: Path, out: Path, file_type: FileType, about: About 
     if file_type not in _FILE_TYPES:
         raise UserError(f"GGUF type '{file_type}' is unknown.{did_you_mean(file_type, get_args(FileType))}")
     config = load_config(model_folder)
+    if config.architecture == "qwen2" and config.num_attention_heads * config.head_dim != config.hidden_size:
+        raise UserError(
+            f"llama.cpp loads qwen2 only where heads x head_dim ({config.num_attention_heads} x"
+            f" {config.head_dim}) is hidden_size ({config.hidden_size}). Use the architecture qwen3 or llama."
+        )
     vocabulary = Vocabulary.read(model_folder, rows=config.vocab_size)
     state = load_weights(model_folder)
     if config.tie_word_embeddings:

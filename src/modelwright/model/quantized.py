@@ -6,7 +6,6 @@ rounding of the weights, at most half a scale each (see compression/quantize.py)
 
 from __future__ import annotations
 
-from collections.abc import Container
 from functools import cache
 
 import torch
@@ -73,15 +72,12 @@ def has_packed_kernel(dtype: torch.dtype) -> bool:
     return True
 
 
-def replace_linears(module: nn.Module, tensors: Container[str], prefix: str = "") -> None:
-    """Put an empty Int8Linear in the place of each nn.Linear that has a scale among `tensors`, in place.
-
-    `tensors` are the names of a checkpoint's tensors, such as its state dict.
-    """
+def replace_linears(module: nn.Module, names: frozenset[str], prefix: str = "") -> None:
+    """Put an empty Int8Linear in the place of each nn.Linear named in `names` (dotted), in place."""
     for name, child in list(module.named_children()):
         full = f"{prefix}{name}"
         if not isinstance(child, nn.Linear):
-            replace_linears(child, tensors, f"{full}.")
-        elif f"{full}.weight_scale" in tensors:
+            replace_linears(child, names, f"{full}.")
+        elif full in names:
             empty = Int8Linear(child.in_features, child.out_features, child.bias is not None)
             setattr(module, name, empty)
