@@ -1,0 +1,155 @@
+"""Conversations and preference pairs from JSON Lines and Parquet.
+
+Conversations are rows in OpenAI's form, `{"messages": [{"role": ..., "content": ...}, ...]}`.
+Preferences are rows in TRL's: `{"prompt", "chosen", "rejected"}`, each a string or messages, or only
+`chosen` and `rejected` as whole conversations that begin alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, cast, get_args
+
+from modelwright.base.errors import UserError, did_you_mean
+from modelwright.base.schema import Conversation, Json, Message, Preference, Role
+from modelwright.data.faults import Faults
+from modelwright.data.files import Source, find_files, format_of, name_of
+from modelwright.data.rows import Row, read_rows
+
+ROLES: tuple[str, ...] = get_args(Role)
+
+T = TypeVar("T")
+
+
+class _WrongRow(Exception):
+    """What is wrong with a row, and a kind to count it by."""
+
+    def __init__(self, kind: str, problem: str) -> None:
+        super().__init__(problem)
+        self.kind = kind
+
+
+def read_conversations(sources: Sequence[Source], faults: Faults | None = None) -> list[Conversation]:
+    """All conversations of the files, in order. Each has an assistant's turn to learn from."""
+    return list(_read(sources, _conversation, faults or Faults()))
+
+
+def read_preferences(sources: Sequence[Source], faults: Faults | None = None) -> list[Preference]:
+    """All preference pairs of the files, in order."""
+    return list(_read(sources, _preference, faults or Faults()))
+
+
+def _read(sources: Sequence[Source], make: Callable[[Row], T], faults: Faults) -> Iterator[T]:
+    for source in sources:
+        for path in find_files(source):
+            if format_of(path) not in ("jsonl", "parquet"):
+                raise UserError(f"{path}: conversations are read from .jsonl (.gz, .zst) and .parquet files")
+            for row in read_rows(path, faults):
+                try:
+                    made = make(row)
+                except _WrongRow as wrong:
+                    faults(wrong.kind, row.where, str(wrong))
+                else:
+                    yield made
+
+
+def _conversation(row: Row) -> Conversation:
+    messages = _messages(_field(row, "messages"), "messages")
+    if not any(message.role == "assistant" for message in messages):
+        raise _WrongRow("no assistant turn", "no message has the role 'assistant': there is nothing to learn")
+    tools = row.fields.get("tools") or []
+    if not isinstance(tools, list):
+        raise _WrongRow("wrong tools", f"tools is {type(tools).__name__}, expected a list")
+    return Conversation(messages=messages, tools=tuple(tools), meta=_meta(row, "messages", "tools"))
+
+
+def _preference(row: Row) -> Preference:
+    if "prompt" in row.fields:
+        prompt = _prompt(row.fields["prompt"])
+        chosen = _answer(_field(row, "chosen"), "chosen", prompt)
+        rejected = _answer(_field(row, "rejected"), "rejected", prompt)
+    else:
+        whole = [_messages(_field(row, name), name) for name in ("chosen", "rejected")]
+        prompt = whole[0][:-1]
+        if not prompt:
+            raise _WrongRow("no prompt", "no prompt: 'chosen' holds a single message")
+        chosen, rejected = (_ending(messages, prompt, "the two") for messages in whole)
+    if chosen == rejected:
+        raise _WrongRow("no difference", "chosen and rejected are the same text: there is nothing to prefer")
+    judge, method = (str(row.fields.get(name) or "unknown") for name in ("judge", "method"))
+    meta = _meta(row, "prompt", "chosen", "rejected", "judge", "method")
+    return Preference(prompt=prompt, chosen=chosen, rejected=rejected, judge=judge, method=method, meta=meta)
+
+
+def _field(row: Row, name: str) -> Json:
+    if name not in row.fields:
+        have = ", ".join(f'"{key}"' for key in list(row.fields)[:20]) or "no fields"
+        raise _WrongRow("missing field", f'no field "{name}", it has {have}')
+    return row.fields[name]
+
+
+def _prompt(value: Json) -> tuple[Message, ...]:
+    if not isinstance(value, str):
+        return _messages(value, "prompt")
+    _check_text(value, "prompt")
+    return (Message(role="user", content=value),)
+
+
+def _answer(value: Json, name: str, prompt: tuple[Message, ...]) -> str:
+    """A string, one assistant message, or the prompt and then one assistant message."""
+    if isinstance(value, str):
+        _check_text(value, name)
+        return value
+    messages = _messages(value, name)
+    return _ending(messages, prompt if len(messages) > 1 else (), name)
+
+
+def _ending(messages: tuple[Message, ...], prompt: tuple[Message, ...], name: str) -> str:
+    if messages[:-1] != prompt or messages[-1].role != "assistant":
+        raise _WrongRow(
+            "wrong answer", f"{name}: expected the prompt's messages and then one by the assistant"
+        )
+    return messages[-1].content
+
+
+def _messages(value: Json, name: str) -> tuple[Message, ...]:
+    if not isinstance(value, list) or not value:
+        raise _WrongRow("wrong messages", f"{name} is {_shape(value)}, expected a list of messages")
+    return tuple(_message(item, f"{name}[{index}]") for index, item in enumerate(cast(list[Any], value)))
+
+
+def _message(value: Json, name: str) -> Message:
+    if not isinstance(value, dict) or "role" not in value or "content" not in value:
+        raise _WrongRow("wrong messages", f'{name} is {_shape(value)}, expected {{"role", "content"}}')
+    role, content = value["role"], value["content"]
+    if role not in ROLES:
+        raise _WrongRow("unknown role", f"{name}: unknown role '{role}'.{did_you_mean(str(role), ROLES)}")
+    _check_text(content, f"{name}.content")
+    return Message(role=role, content=content)
+
+
+def _check_text(value: Json, name: str) -> None:
+    if not isinstance(value, str):
+        raise _WrongRow("text is no string", f"{name} is {_shape(value)}, expected a string")
+    if not value.strip():
+        raise _WrongRow("empty text", f"{name} is empty")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise _WrongRow("not Unicode", f"{name} holds half a surrogate pair: not valid Unicode")
+
+
+def _shape(value: Json) -> str:
+    if isinstance(value, dict):
+        return "an object with " + (", ".join(f'"{key}"' for key in list(value)[:8]) or "no fields")
+    return "an empty list" if value == [] else "null" if value is None else f"a {type(value).__name__}"
+
+
+def _meta(row: Row, *used: str) -> dict[str, Json]:
+    return {
+        "source": name_of(row.file),
+        "place": row.place,
+        **{name: value for name, value in row.fields.items() if name not in used and _is_small(value)},
+    }
+
+
+def _is_small(value: Json) -> bool:
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and 0 < len(value) <= 500)

@@ -1,0 +1,119 @@
+"""From what a recipe names to nouns: the embedded corpus by its name, all else from files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from modelwright.base.config import Config
+from modelwright.base.files import canonical_json, sha256_file, sha256_text
+from modelwright.base.schema import Conversation, Document, Message, Preference
+from modelwright.data.atlas.conversations import conversations
+from modelwright.data.atlas.documents import documents
+from modelwright.data.atlas.preferences import preferences
+from modelwright.data.conversations import read_conversations, read_preferences
+from modelwright.data.faults import Faults
+from modelwright.data.files import Source, find_files, name_of
+from modelwright.data.read import read_file
+from modelwright.data.split import Side, position, side_of
+
+CONVERSATION_VALIDATION_FRACTION = 0.05
+
+T = TypeVar("T")
+
+
+def documents_from(
+    sources: Sequence[Source],
+    seed: int,
+    atlas_bytes: int,
+    faults: Faults | None = None,
+    used: Callable[[int], None] = lambda _: None,
+) -> Iterator[Document]:
+    """The documents of all sources in order; `atlas_bytes` of text from the embedded corpus.
+
+    `used` is told how many bytes of input have been used up; they add up to `input_bytes`.
+    """
+    faults = faults or Faults()
+    for source in sources:
+        if source.is_atlas:
+            for document in documents(seed, atlas_bytes):
+                yield document
+                used(len(document.text.encode()))
+            continue
+        for path in find_files(source):
+            yield from read_file(path, source, faults)
+            used(path.stat().st_size)
+
+
+def input_bytes(sources: Sequence[Source], atlas_bytes: int) -> int:
+    """Bytes on disk of all sources, and of the embedded corpus as text."""
+    files = (path for source in sources if not source.is_atlas for path in find_files(source))
+    return sum(path.stat().st_size for path in files) + sum(atlas_bytes for s in sources if s.is_atlas)
+
+
+def conversations_from(
+    sources: Sequence[Source], seed: int, count: int, split: Side, faults: Faults | None = None
+) -> list[Conversation]:
+    """At most `count` conversations from each source, of one side of the split."""
+    made: list[Conversation] = []
+    for source in sources:
+        if source.is_atlas:
+            made += conversations(seed, count, split)
+        else:
+            read = read_conversations([source], faults)
+            made += _choose(read, lambda each: each.messages, seed, count, split)
+    return made
+
+
+def preferences_from(
+    sources: Sequence[Source], seed: int, count: int, split: Side, faults: Faults | None = None
+) -> list[Preference]:
+    """At most `count` preference pairs from each source, of one side of the split."""
+    made: list[Preference] = []
+    for source in sources:
+        if source.is_atlas:
+            made += preferences(seed, count, split)
+        else:
+            read = read_preferences([source], faults)
+            made += _choose(read, lambda each: each.prompt, seed, count, split)
+    return made
+
+
+def _choose(
+    items: list[T], messages_of: Callable[[T], tuple[Message, ...]], seed: int, count: int, split: Side
+) -> list[T]:
+    """One side of the split, by the opening question, so that no question is on both sides; and of it
+    `count` drawn evenly, in the order of the file."""
+
+    def question(item: T) -> str:
+        messages = messages_of(item)
+        return next((message.content for message in messages if message.role == "user"), messages[0].content)
+
+    here = [item for item in items if side_of(question(item), CONVERSATION_VALIDATION_FRACTION) == split]
+    order = sorted(
+        range(len(here)), key=lambda index: position(f"{index}", f"{seed}\x1f{question(here[index])}")
+    )
+    return [here[index] for index in sorted(order[:count])]
+
+
+class SourceFile(Config):
+    """A file that was read, so that a later run can tell whether it has changed."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+def describe(sources: Sequence[Source]) -> list[SourceFile]:
+    """Path, size and hash of every file that the sources name now."""
+    files = [path for source in sources if not source.is_atlas for path in find_files(source)]
+    return [
+        SourceFile(path=name_of(path), bytes=path.stat().st_size, sha256=sha256_file(path))
+        for path in dict.fromkeys(files)
+    ]
+
+
+def mark(sources: Sequence[Source]) -> str:
+    """A hash of what the sources' files hold now. A recipe that names a folder stays the same while the
+    folder changes, so a stage that reads sources is only up to date while this is unchanged."""
+    return sha256_text(canonical_json([file.model_dump() for file in describe(sources)]))

@@ -1,0 +1,60 @@
+"""A chain of Steps with a count at every joint: where each document went can always be said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from modelwright.base.schema import Document
+from modelwright.base.seams import Drop, Step
+
+Record = Callable[[str, Document, str], None]
+"""Gets (step, document, reason) of every document that a step drops."""
+
+
+@dataclass(slots=True)
+class Flow:
+    """What came out of a step so far."""
+
+    step: str
+    documents: int = 0
+    bytes: int = 0
+    dropped: int = 0
+
+    def count(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """The same documents, counted as they pass."""
+        for document in documents:
+            self.documents += 1
+            self.bytes += len(document.text.encode())
+            yield document
+
+
+def chain(
+    documents: Iterable[Document], steps: Sequence[tuple[str, Step]], record: Record
+) -> tuple[Iterator[Document], list[Flow]]:
+    """Documents through all steps, lazily, and the flows (first "read", then one a step), which are
+    complete when the documents are used up."""
+    flows = [Flow("read")]
+    stream = flows[0].count(documents)
+    for name, step in steps:
+        flow = Flow(name)
+        stream = flow.count(step(stream, _dropper(flow, record)))
+        flows.append(flow)
+    return stream, flows
+
+
+def _dropper(flow: Flow, record: Record) -> Drop:
+    def drop(document: Document, reason: str) -> None:
+        flow.dropped += 1
+        record(flow.step, document, reason)
+
+    return drop
+
+
+def drop_empty(documents: Iterator[Document], drop: Drop) -> Iterator[Document]:
+    """A Step: texts without a letter to see go."""
+    for document in documents:
+        if document.text.strip():
+            yield document
+        else:
+            drop(document, "empty: nothing but white space")
