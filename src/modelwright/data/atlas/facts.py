@@ -70,7 +70,23 @@ answer, {an_a} the answer with its article."""
 
 RELATIONS: tuple[str, ...] = tuple(CANONICAL)
 
-NUMBERS = tuple("zero one two three four five six seven eight nine ten eleven twelve".split())
+NUMBERS = tuple(
+    [
+        "zero",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+    ]
+)
 
 
 def capitalize(text: str) -> str:

@@ -15,11 +15,59 @@ from modelwright.base.seeding import derive
 from modelwright.data.atlas.splits import Split, split_of
 from modelwright.data.atlas.world import load_world
 
-_ONSETS = tuple("b br d dr f g gl gr h j k kr l m n p pr qu r s sk t tr v vr w y z".split())
-_VOWELS = tuple("a e i o u ai ei ou".split())
+_ONSETS = tuple(
+    [
+        "b",
+        "br",
+        "d",
+        "dr",
+        "f",
+        "g",
+        "gl",
+        "gr",
+        "h",
+        "j",
+        "k",
+        "kr",
+        "l",
+        "m",
+        "n",
+        "p",
+        "pr",
+        "qu",
+        "r",
+        "s",
+        "sk",
+        "t",
+        "tr",
+        "v",
+        "vr",
+        "w",
+        "y",
+        "z",
+    ]
+)
+_VOWELS = tuple(["a", "e", "i", "o", "u", "ai", "ei", "ou"])
 _CODAS = ("", "", "", "l", "m", "n", "r", "s", "th")
 _ENDINGS = tuple(
-    "aria enia ovia istan oria andia una essa ovar imor elle anto urra ython essia ombre".split()
+    [
+        "aria",
+        "enia",
+        "ovia",
+        "istan",
+        "oria",
+        "andia",
+        "una",
+        "essa",
+        "ovar",
+        "imor",
+        "elle",
+        "anto",
+        "urra",
+        "ython",
+        "essia",
+        "ombre",
+    ]
 )
 
 

@@ -1,0 +1,1 @@
+"""One small file a genre: each has a function (world, rng) -> endless texts, listed in documents.py."""

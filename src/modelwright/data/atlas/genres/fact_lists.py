@@ -1,0 +1,58 @@
+"""Facts of all kinds, shuffled, several to a document: the bulk of what is to be known."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+
+from modelwright.data.atlas.facts import RELATIONS, Fact, facts, statement
+from modelwright.data.atlas.phrasing import Deck, say
+from modelwright.data.atlas.world import World
+
+WEIGHTS: Mapping[str, int] = {
+    "capital": 4,
+    "capital_of": 2,
+    "continent": 2,
+    "currency": 2,
+    "language": 2,
+    "neighbour": 2,
+    "element_symbol": 3,
+    "element_number": 3,
+    "planet_order": 6,
+    "planet_kind": 4,
+    "planet_fame": 4,
+    "month_number": 4,
+    "month_days": 4,
+    "month_after": 4,
+    "month_before": 4,
+    "weekday_after": 6,
+    "weekday_before": 6,
+    "animal_young": 3,
+    "thing_purpose": 3,
+}
+"""How often a fact of a relation comes up in one round over all facts; once where not named. Small
+relations weigh more, so that their facts are still seen in a short training."""
+
+_SEPARATORS = (" ", " ", "\n", "\n- ")
+
+
+def fact_lists(world: World, rng: random.Random) -> Iterator[str]:
+    """Six to fourteen facts in no order. Half the documents open with a capital, in its plain form."""
+    capitals = Deck(facts(world, "capital"), rng)
+    deck = Deck(one_round(world), rng)
+    while True:
+        sentences = [statement(capitals.draw())] if rng.random() < 0.5 else []
+        sentences += [say(fact, rng) for fact in deck.hand(rng.randint(6, 14))]
+        separator = rng.choice(_SEPARATORS)
+        text = separator.join(sentences)
+        yield f"- {text}" if separator == "\n- " else text
+
+
+def one_round(world: World) -> tuple[Fact, ...]:
+    """Every fact as often as its relation weighs."""
+    return tuple(
+        fact
+        for relation in RELATIONS
+        for fact in facts(world, relation)
+        for _ in range(WEIGHTS.get(relation, 1))
+    )

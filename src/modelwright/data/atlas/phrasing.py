@@ -1,0 +1,204 @@
+"""How facts are said and asked for in running text, and the small words around them.
+
+A fact is told in its canonical sentence about half the time and in another phrasing otherwise, so
+that a model meets both one firm form and the fact itself apart from its words.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from modelwright.data.atlas.facts import Fact, capitalize, statement
+from modelwright.data.atlas.world import with_article
+
+T = TypeVar("T")
+
+CANONICAL_SHARE = 0.5
+
+STATEMENTS: Mapping[str, tuple[str, ...]] = {
+    "capital": (
+        "The capital city of {s} is {a}.",
+        "{S} has {a} as its capital.",
+        "In {s}, the capital is {a}.",
+        "{P} capital is {a}.",
+        "Capital of {s}: {a}.",
+    ),
+    "capital_of": (
+        "{S} is the capital city of {a}.",
+        "The country whose capital is {s} is {a}.",
+        "With {s} as its capital, the country must be {a}.",
+    ),
+    "continent": (
+        "{S} is a country in {a}.",
+        "The continent of {s} is {a}.",
+        "{S} is in {a}.",
+        "On a map of the world, you find {s} in {a}.",
+    ),
+    "currency": (
+        "In {s}, people pay with the {a}.",
+        "{P} currency is the {a}.",
+        "The money of {s} is the {a}.",
+        "To buy something in {s}, you need the {a}.",
+    ),
+    "language": (
+        "In {s}, {a} is an official language.",
+        "{A} is an official language of {s}.",
+        "One official language of {s} is {a}.",
+    ),
+    "neighbour": (
+        "{S} borders {a}.",
+        "{S} shares a border with {a}.",
+        "{S} and {a} are neighbours.",
+        "One neighbour of {s} is {a}.",
+    ),
+    "element_symbol": (
+        "The symbol of {s} is {a}.",
+        "Chemists write {s} as {a}.",
+        "{P} chemical symbol is {a}.",
+    ),
+    "element_of_symbol": ("{S} is the symbol of {a}.", "On the periodic table, {s} means {a}."),
+    "element_number": (
+        "{S} has the atomic number {a}.",
+        "{P} atomic number is {a}.",
+        "{S} is element number {a}.",
+    ),
+    "element_of_number": ("Element number {s} is {a}.", "Atomic number {s} belongs to {a}."),
+    "element_category": ("{S} is {an_a}.", "Chemists call {s} {an_a}."),
+    "element_state": ("{S} is a {a} at room temperature.",),
+    "element_use": ("{S} is used for {a}.", "People use {s} for {a}."),
+    "planet_order": ("{S} is number {a} among the planets, counted from the Sun.",),
+    "planet_kind": ("{S} is {an_a}.", "Astronomers call {s} {an_a}."),
+    "planet_fame": ("{S} is famous for {a}.",),
+    "month_number": ("{S} is month number {a} of the year.", "In the calendar, {s} comes as number {a}."),
+    "month_days": ("{S} has {a} days.", "There are {a} days in {s}."),
+    "month_after": ("{S} is followed by {a}.", "After {s} comes {a}."),
+    "month_before": ("Before {s} comes {a}.",),
+    "weekday_after": ("{S} is followed by {a}.", "After {s} comes {a}.", "If today is {s}, tomorrow is {a}."),
+    "weekday_before": ("Before {s} comes {a}.", "If today is {s}, yesterday was {a}."),
+    "animal_kind": ("{S} is {an_a}.",),
+    "animal_young": (
+        "A young {n} is called {an_a}.",
+        "The word for a young {n} is {a}.",
+        "When {s} has a young one, it is {an_a}.",
+    ),
+    "animal_sound": ("{S} {a}.", "When you hear {s}, it {a}."),
+    "animal_diet": ("{S} is {an_a}.",),
+    "animal_habitat": ("{S} lives {a}.",),
+    "animal_legs": ("{S} has {a} legs.",),
+    "thing_purpose": (
+        "{S} is for {a}.",
+        "People use {s} for {a}.",
+        "For {a}, people use {s}.",
+        "The purpose of {s} is {a}.",
+    ),
+    "thing_place": ("People keep {s} {a}.", "You will find {s} {a}."),
+    "thing_material": ("Most often, {s} is made of {a}.",),
+}
+"""Relation -> other ways to tell it. Besides the fields of `facts.CANONICAL`: {A} the answer at the
+start of a sentence, {P} the possessive ("France's"), {n} the subject without its article."""
+
+QUESTIONS: Mapping[str, tuple[str, ...]] = {
+    "capital": ("What is the capital of {s}?", "Which city is the capital of {s}?", "What is {p} capital?"),
+    "capital_of": ("Which country has {s} as its capital?", "{S} is the capital of which country?"),
+    "continent": ("Which continent is {s} in?", "On which continent is {s}?"),
+    "currency": ("What is the currency of {s}?", "What money do people use in {s}?"),
+    "language": ("What is an official language of {s}?", "Which language is official in {s}?"),
+    "neighbour": ("Which country borders {s}?", "What country is next to {s}?"),
+    "element_symbol": ("What is the symbol of {s}?", "What is the chemical symbol of {s}?"),
+    "element_of_symbol": ("Which element has the symbol {s}?", "What does the symbol {s} stand for?"),
+    "element_number": ("What is the atomic number of {s}?", "Which atomic number does {s} have?"),
+    "element_of_number": ("Which element has the atomic number {s}?",),
+    "element_category": ("What kind of element is {s}?",),
+    "element_state": ("Is {s} a solid, a liquid or a gas at room temperature?",),
+    "element_use": ("What is {s} used for?",),
+    "planet_order": ("Counted from the Sun, which planet is {s}?",),
+    "planet_kind": ("What kind of planet is {s}?",),
+    "planet_fame": ("What is {s} known for?",),
+    "month_number": ("What number is the month of {s}?", "Which month of the year is {s}?"),
+    "month_days": ("How many days does {s} have?", "How many days are there in {s}?"),
+    "month_after": ("Which month comes after {s}?",),
+    "month_before": ("Which month comes before {s}?",),
+    "weekday_after": ("Which day comes after {s}?", "If today is {s}, what day is tomorrow?"),
+    "weekday_before": ("Which day comes before {s}?", "If today is {s}, what day was yesterday?"),
+    "animal_kind": ("What kind of animal is {s}?",),
+    "animal_young": ("What is a young {n} called?", "What do you call a young {n}?"),
+    "animal_sound": ("What does {s} do when you hear it?",),
+    "animal_diet": ("Is {s} a herbivore, a carnivore or an omnivore?",),
+    "animal_habitat": ("Where does {s} live?",),
+    "animal_legs": ("How many legs does {s} have?",),
+    "thing_purpose": ("What is {s} for?", "What is {s} used for?"),
+    "thing_place": ("Where is {s} kept?",),
+    "thing_material": ("What is {s} usually made of?",),
+}
+"""Relation -> questions. None of them is a phrasing that `questions.HELD_OUT` keeps for tests."""
+
+
+def say(fact: Fact, rng: random.Random, canonical_share: float = CANONICAL_SHARE) -> str:
+    """The fact as a sentence."""
+    if rng.random() < canonical_share:
+        return statement(fact)
+    return fill(rng.choice(STATEMENTS[fact.relation]), fact)
+
+
+def ask(fact: Fact, rng: random.Random) -> str:
+    """A question that the fact answers."""
+    return fill(rng.choice(QUESTIONS[fact.relation]), fact)
+
+
+def short_answer(fact: Fact) -> str:
+    """The answer alone, as one would write it: "Paris", "The euro", "A puppy"."""
+    if fact.relation == "currency":
+        return f"The {fact.answer}"
+    if fact.relation in ("animal_young", "animal_diet", "element_category", "planet_kind", "element_state"):
+        return capitalize(with_article(fact.answer))
+    if fact.relation == "animal_sound":
+        return f"It {fact.answer}"
+    return capitalize(fact.answer) if fact.relation != "element_symbol" else fact.answer
+
+
+def fill(template: str, fact: Fact) -> str:
+    """`template` with the fact's words in its fields."""
+    owner = possessive(fact.subject)
+    return template.format(
+        s=fact.subject,
+        S=capitalize(fact.subject),
+        a=fact.answer,
+        A=capitalize(fact.answer),
+        an_a=with_article(fact.answer),
+        p=owner,
+        P=capitalize(owner),
+        n=fact.subject.removeprefix("an ").removeprefix("a "),
+    )
+
+
+def possessive(noun: str) -> str:
+    """ "France's", "the Netherlands'"."""
+    return f"{noun}'" if noun.endswith("s") else f"{noun}'s"
+
+
+def listed(words: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+class Deck(Generic[T]):
+    """Draws every item once a round, each round in a fresh order: random, yet none is rare."""
+
+    def __init__(self, items: Sequence[T], rng: random.Random) -> None:
+        assert items, "an empty deck has nothing to draw"
+        self._items = items
+        self._rng = rng
+        self._rest: Iterator[T] = iter(())
+
+    def draw(self) -> T:
+        """The next item."""
+        for item in self._rest:
+            return item
+        self._rest = iter(self._rng.sample(self._items, len(self._items)))
+        return next(self._rest)
+
+    def hand(self, count: int) -> list[T]:
+        """The next `count` items."""
+        return [self.draw() for _ in range(count)]
