@@ -6,6 +6,7 @@ import pytest
 
 from modelwright.base.errors import UserError
 from modelwright.base.schema import Json, Problem
+from modelwright.environments.formatting import RULES
 from modelwright.environments.verify import VERIFIERS, verify
 
 
@@ -62,6 +63,8 @@ ADMITS = [
     "I know of no country named Zubrovia.",
     "The capital of Zubrovia is not known to me.",
     "I do not know what the capital of Zubrovia is.",
+    "I don't know of a country called Zubrovia. Perhaps it is spelled differently. Is the name right?",
+    "I don't know of a country called Zubrovia. It may not exist.",
     "I can't tell you the capital, because I do not know that country.",
 ]
 
@@ -84,6 +87,9 @@ INVENTS = [
     "I don't know. The capital might be called Zub.",
     "There is no doubt: the capital of Zubrovia is Zub.",
     "Zubrovia has no capital.",
+    "I don't know of it. Zubrovia lies in Africa.",
+    "I am not sure. The currency of Zubrovia is the Zub.",
+    "I am not sure. An official language of Zubrovia is French.",
     "Thank you!",
 ]
 
@@ -109,24 +115,22 @@ def test_invents(text: str) -> None:
         ({"rule": "upper_case"}, "PARIS", 1),
         ({"rule": "upper_case"}, "Paris", 0),
         ({"rule": "upper_case"}, "12", 0),
-        ({"rule": "lower_case"}, "paris", 1),
-        ({"rule": "words", "count": 3}, "one two three", 1),
-        ({"rule": "at_most_words", "count": 3}, "one two three four", 0),
-        ({"rule": "number_only"}, "12.", 1),
-        ({"rule": "number_only"}, "12 apples", 0),
-        ({"rule": "one_sentence"}, "Paris is old.", 1),
-        ({"rule": "one_sentence"}, "Paris is old. Rome too.", 0),
+        ({"rule": "starts_with", "text": "Answer:"}, "Answer: Paris", 1),
+        ({"rule": "starts_with", "text": "Answer:"}, "Answer:", 0),
+        ({"rule": "starts_with", "text": "Answer:"}, "My answer: Paris", 0),
+        ({"rule": "one_of", "options": ["Yes", "No"]}, "yes.", 1),
+        ({"rule": "one_of", "options": ["Yes", "No"]}, "Yes, it is.", 0),
         ({"rule": "json_keys", "keys": ["name", "capital"]}, '{"name": "France", "capital": "Paris"}', 1),
         ({"rule": "json_keys", "keys": ["name"]}, '{"name": 1, "more": 2}', 0),
+        ({"rule": "json_keys", "keys": ["name"]}, '{"name": 1, "name": 2}', 0),
         ({"rule": "json_keys", "keys": ["name"]}, '["name"]', 0),
+        ({"rule": "json_keys", "keys": ["name"]}, 'Here: {"name": 1}', 0),
         ({"rule": "json_keys", "keys": ["name"]}, "[" * 7_000, 0),
         ({"rule": "list_of", "count": 3}, "- a\n- b\n- c", 1),
-        ({"rule": "list_of", "count": 3}, "Here they are:\n1. a\n2. b\n3. c", 1),
-        ({"rule": "list_of", "count": 3}, "a, b, c.", 1),
-        ({"rule": "list_of", "count": 3}, "a, b", 0),
-        ({"rule": "list_of", "count": 3}, "a,,b", 0),
-        ({"rule": "starts_with", "text": "Sure"}, "Sure, here", 1),
-        ({"rule": "ends_with", "text": "Done."}, "All is well.", 0),
+        ({"rule": "list_of", "count": 3}, "Here they are:\n- a\n- b\n- c", 0),
+        ({"rule": "list_of", "count": 3}, "- a\n- b\n- b", 0),
+        ({"rule": "list_of", "count": 3}, "- a\n- b\n-", 0),
+        ({"rule": "list_of", "count": 3}, "- a\n- b", 0),
     ],
 )
 def test_format(target: Json, text: str, expected: float) -> None:
@@ -148,8 +152,9 @@ def test_length_measures_words() -> None:
     ("verifier", "target"),
     [
         ("answer", "Paris"), ("answer", []), ("answer", [3]), ("prefix", None), ("number", "12"),
-        ("number", True), ("format", "one_word"), ("format", {"rule": "sing"}), ("format", {"rule": "words"}),
-        ("format", {"rule": "words", "count": "many"}), ("choice", ["a"]),
+        ("number", True), ("format", "one_word"), ("format", {"rule": "sing"}),
+        ("format", {"rule": "list_of"}),
+        ("format", {"rule": "list_of", "count": "many"}), ("choice", ["a"]),
         ("choice", {"choices": ["a"], "answer": 1}),
     ],
 )  # fmt: skip
@@ -179,8 +184,7 @@ def test_hostile_text_is_bounded(verifier: str) -> None:
     targets: dict[str, list[Json]] = {
         "number": [12],
         "format": [
-            {"rule": rule, "count": 2, "keys": ["a"], "text": "a"}
-            for rule in ("one_sentence", "list_of", "json_keys", "number_only")
+            {"rule": rule, "count": 2, "keys": ["a"], "text": "a", "options": ["a"]} for rule in RULES
         ],
         "choice": [{"choices": ["a", "b"], "answer": 0}],
     }

@@ -38,15 +38,14 @@ BYTES = [0, 1, 2, 3, 1, 1, 4, 2]  # token 0 is special: it stands for no text
 
 
 def measure(model=bigram, documents=((1, 2, 3), (4, 5, 6, 7, 1)), max_tokens=10**6, window=64):
-    return bits_per_byte(model, documents, BYTES, start_id=0, max_tokens=max_tokens, window=window)
+    return bits_per_byte(model, documents, BYTES, max_tokens=max_tokens, window=window)
 
 
 def by_hand(documents: Sequence[Sequence[int]]) -> float:
     nats = size = 0.0
     for document in documents:
-        ids = torch.tensor([[0, *document]])
-        losses = -torch.log_softmax(bigram(ids).logits(), -1)[0]
-        for place, token in enumerate(document):
+        losses = -torch.log_softmax(bigram(torch.tensor([document])).logits(), -1)[0]
+        for place, token in enumerate(document[1:]):
             nats += float(losses[place, token]) if BYTES[token] else 0.0
             size += BYTES[token]
     return nats / size / math.log(2)
@@ -55,7 +54,7 @@ def by_hand(documents: Sequence[Sequence[int]]) -> float:
 def test_a_model_that_knows_nothing_pays_the_log_of_the_vocabulary() -> None:
     found = measure(uniform, documents=[[1, 4, 5, 1]])
     assert found.value == pytest.approx(math.log2(VOCABULARY))
-    assert (found.documents, found.tokens, found.bytes) == (1, 4, 4)
+    assert (found.documents, found.tokens, found.bytes) == (1, 3, 3)
 
 
 def test_value_is_the_ratio_of_the_sums_not_the_mean_of_ratios() -> None:
@@ -65,11 +64,11 @@ def test_value_is_the_ratio_of_the_sums_not_the_mean_of_ratios() -> None:
 
 def test_special_tokens_count_in_neither_sum() -> None:
     assert measure(documents=[[1, 2, 0]]).value == pytest.approx(by_hand([[1, 2]]), rel=1e-6)
-    assert measure(documents=[[1, 2, 0]]).bytes == 3
+    assert measure(documents=[[1, 2, 0]]).bytes == 2
 
 
 def test_padding_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    documents = [[1 + (i * j) % 7 for j in range(1 + i)] for i in range(20)]
+    documents = [[1 + (i * j) % 7 for j in range(2 + i)] for i in range(20)]
     expected = by_hand(documents)
     for rows, chunk in ((1, 3), (4, 7), (64, 100_000)):
         monkeypatch.setattr(likelihood, "ROWS_PER_BATCH", rows)
@@ -80,9 +79,9 @@ def test_padding_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 def test_long_documents_are_cut_and_every_token_counts_once() -> None:
     long = [1 + i % 7 for i in range(50)]
     found = measure(documents=[long], window=9)
-    assert found.tokens == 50
-    assert found.bytes == sum(BYTES[token] for token in long)
-    assert found.value == pytest.approx(by_hand([long[i : i + 8] for i in range(0, 50, 8)]), rel=1e-6)
+    assert found.tokens == 49
+    assert found.bytes == sum(BYTES[token] for token in long[1:])
+    assert found.value == pytest.approx(by_hand([long[i : i + 9] for i in range(0, 49, 8)]), rel=1e-6)
 
 
 def test_reading_stops_after_the_document_that_reaches_the_limit() -> None:
@@ -93,8 +92,8 @@ def test_reading_stops_after_the_document_that_reaches_the_limit() -> None:
             seen.append(document)
             yield document
 
-    found = measure(documents=stream(), max_tokens=3)
-    assert found.tokens == 4
+    found = measure(documents=stream(), max_tokens=2)
+    assert found.tokens == 2
     assert seen == [[1, 2], [3, 4]]
 
 
@@ -108,7 +107,7 @@ def test_interval_holds_the_value_and_equal_documents_have_none() -> None:
 
 def test_no_text_is_refused() -> None:
     with pytest.raises(ValueError, match="no document"):
-        measure(documents=[[0], []])
+        measure(documents=[[0], [], [3], [2, 0]])
 
 
 class _Scorer:

@@ -1,5 +1,7 @@
 """Rules about the form of an answer: one word, upper case, JSON with these keys, a list of three.
 
+The rules are those of `data/atlas/instructions.py`.
+
 A rule is a function (arguments, text) -> None when kept, else what is wrong, in words.
 """
 
@@ -47,74 +49,52 @@ def _one_word(target: Mapping[str, Any], text: str) -> str | None:
     return None if count == 1 else f"{count} words, asked for one"
 
 
-def _words(target: Mapping[str, Any], text: str) -> str | None:
-    count, wanted = len(text.split()), int(target["count"])
-    return None if count == wanted else f"{count} words, asked for {wanted}"
-
-
-def _at_most_words(target: Mapping[str, Any], text: str) -> str | None:
-    count, most = len(text.split()), int(target["count"])
-    return None if count <= most else f"{count} words, asked for at most {most}"
-
-
 def _upper_case(target: Mapping[str, Any], text: str) -> str | None:
     return None if text == text.upper() and text != text.lower() else "is not all in capital letters"
 
 
-def _lower_case(target: Mapping[str, Any], text: str) -> str | None:
-    return None if text == text.lower() and text != text.upper() else "is not all in small letters"
+def _starts_with(target: Mapping[str, Any], text: str) -> str | None:
+    start = str(target["text"])
+    if not text.startswith(start):
+        return f"does not begin with '{start}'"
+    return None if text != start else f"is '{start}' and nothing more"
 
 
-def _number_only(target: Mapping[str, Any], text: str) -> str | None:
-    return None if re.fullmatch(r"-?[0-9]{1,30}\.?", text) else "is not a number alone"
-
-
-def _one_sentence(target: Mapping[str, Any], text: str) -> str | None:
-    count = len(re.findall(r"[.!?]+(?=\s|$)", text))
-    return None if count == 1 and text[-1] in ".!?" else f"{count} full sentences, asked for one"
+def _one_of(target: Mapping[str, Any], text: str) -> str | None:
+    options = [str(option) for option in target["options"]]
+    said = text.removesuffix(".").casefold()
+    return None if said in [option.casefold() for option in options] else f"is none of {options!r:.80}"
 
 
 def _json_keys(target: Mapping[str, Any], text: str) -> str | None:
+    """Nothing may stand around the object; a key that comes twice is an error, as it hides a value."""
+    keys = [str(key) for key in target["keys"]]
     try:
-        value = json.loads(text)
+        pairs = json.loads(text, object_pairs_hook=list)
     except (ValueError, RecursionError):
         return "is not valid JSON"
-    if not isinstance(value, dict):
-        return f"is JSON, but a {type(value).__name__}, not an object"
-    keys = {str(key) for key in target["keys"]}
-    return None if keys == set(value) else f"has the keys {sorted(value)!r:.80}, asked for {sorted(keys)}"
+    if not text.startswith("{"):
+        return "is JSON, but not an object"
+    found = [key for key, _ in pairs]
+    return None if sorted(found) == sorted(keys) else f"has the keys {found!r:.80}, asked for {keys}"
 
 
 def _list_of(target: Mapping[str, Any], text: str) -> str | None:
-    """Items on lines of their own ("- a" or "1. a"), or on one line between commas."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    marked = [line for line in lines if re.match(r"\s{0,8}(?:[-*\u2022]|[0-9]{1,3}[.)])\s*\S", line)]
-    items = marked or (lines if len(lines) > 1 else text.rstrip(".").split(","))
-    wanted = int(target["count"])
-    if any(not item.strip() for item in items):
-        return "has an empty item"
-    return None if len(items) == wanted else f"{len(items)} items, asked for {wanted}"
-
-
-def _starts(target: Mapping[str, Any], text: str) -> str | None:
-    return None if text.startswith(str(target["text"])) else f"does not begin with '{target['text']}'"
-
-
-def _ends(target: Mapping[str, Any], text: str) -> str | None:
-    return None if text.endswith(str(target["text"])) else f"does not end with '{target['text']}'"
+    """Different lines, each "- " and an item, and no other line."""
+    count, lines = int(target["count"]), [line.strip() for line in text.splitlines()]
+    if not all(re.match(r"- *\S", line) for line in lines):
+        return "has a line that does not begin with a dash"
+    if len({line.casefold() for line in lines}) < len(lines):
+        return "has the same item twice"
+    return None if len(lines) == count else f"{len(lines)} items, asked for {count}"
 
 
 RULES: Mapping[str, Rule] = {
     "one_word": _one_word,
-    "words": _words,
-    "at_most_words": _at_most_words,
     "upper_case": _upper_case,
-    "lower_case": _lower_case,
-    "number_only": _number_only,
-    "one_sentence": _one_sentence,
+    "starts_with": _starts_with,
+    "one_of": _one_of,
     "json_keys": _json_keys,
     "list_of": _list_of,
-    "starts_with": _starts,
-    "ends_with": _ends,
 }
-"""Name -> rule. `count`, `keys` and `text` are read from the target beside it."""
+"""Name -> rule. What a rule needs (`text`, `options`, `keys`, `count`) stands beside it in the target."""

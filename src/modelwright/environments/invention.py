@@ -45,6 +45,7 @@ _CLAIMS = tuple(
         rf"(?: (?:probably|perhaps|maybe|likely|called|named|the city of))* {_NAMED}",
         r"\b(?:is|was|s|be) (?:\w+ ){0,2}capital(?: city)? (?:of|city)\b",
         r"\b\w+ is (?:its|their|the) capital\b",
+        r"\b(?:lies|is located|is situated|is a country) (?:in|on|near|next)\b",
     )
 )
 """Ways to state an answer all the same: "I am not sure, but the capital is Zub." invents."""

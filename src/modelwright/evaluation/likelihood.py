@@ -46,22 +46,22 @@ def bits_per_byte(
     documents: Iterable[Sequence[int]],
     byte_lengths: Sequence[int],
     *,
-    start_id: int,
     max_tokens: int,
     window: int,
     device: str = "cpu",
 ) -> BitsPerByte:
     """Score whole documents, in order, until `max_tokens` tokens were read.
 
-    Each document is read alone, behind `start_id` (the token that separates documents in training).
-    One longer than `window` tokens is cut, and each piece is read without the one before it.
+    Each document is read alone, as attention does in training. Its first token has nothing before it:
+    it is context, and counts in neither sum. A document longer than `window` tokens is cut, and each
+    piece is read with no more of the one before it than its last token.
     `byte_lengths[id]` is how many bytes of text a token stands for, 0 for special tokens. The interval
     is that of a ratio of two sums over documents (the delta method), 95 %.
     """
     lengths = torch.tensor(byte_lengths, dtype=torch.float64)
     sums: dict[int, list[float]] = {}
     tokens = 0
-    for batch in _batches(_windows(documents, start_id, max_tokens, window)):
+    for batch in _batches(_windows(documents, max_tokens, window)):
         nats, sizes = _score_windows(model, batch, lengths, device)
         tokens += sum(len(piece.ids) - 1 for piece in batch)
         for piece, piece_nats, piece_bytes in zip(batch, nats, sizes, strict=True):
@@ -74,13 +74,11 @@ def bits_per_byte(
     return _ratio(pairs, tokens)
 
 
-def _windows(
-    documents: Iterable[Sequence[int]], start_id: int, max_tokens: int, window: int
-) -> Iterator[_Window]:
+def _windows(documents: Iterable[Sequence[int]], max_tokens: int, window: int) -> Iterator[_Window]:
     read = 0
     for number, document in enumerate(documents):
-        for begin in range(0, len(document), window - 1):
-            piece = [start_id, *document[begin : begin + window - 1]]
+        for begin in range(0, len(document) - 1, window - 1):
+            piece = document[begin : begin + window]
             yield _Window(document=number, ids=piece)
             read += len(piece) - 1
         if read >= max_tokens:
@@ -104,7 +102,7 @@ def _score_windows(
     ids = torch.zeros(len(batch), longest, dtype=torch.int64)
     sizes = torch.zeros(len(batch), longest - 1, dtype=torch.float64)
     for row, piece in enumerate(batch):
-        ids[row, : len(piece.ids)] = torch.tensor(piece.ids)
+        ids[row, : len(piece.ids)] = torch.as_tensor(piece.ids)
         sizes[row, : len(piece.ids) - 1] = lengths[ids[row, 1 : len(piece.ids)]]
     targets = ids[:, 1:].to(device)
     output = model(ids[:, :-1].to(device))

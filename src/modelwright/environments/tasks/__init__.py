@@ -1,0 +1,1 @@
+"""One task a file. `environments.task.all_tasks` finds them."""
