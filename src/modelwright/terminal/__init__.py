@@ -1,0 +1,1 @@
+"""What the command line shows: conversations, next-token bars, runs, manifests, lineage."""

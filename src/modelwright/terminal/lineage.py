@@ -1,0 +1,187 @@
+"""`modelwright trace`: from an artifact through its ancestors to the documents, and back again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.tree import Tree
+
+from modelwright.base.artifact import Artifact, Parent
+from modelwright.base.errors import UserError
+from modelwright.base.schema import Document
+from modelwright.data.corpus import read_corpus
+from modelwright.terminal.manifests import provenance_summary
+from modelwright.terminal.printable import printable
+from modelwright.terminal.runs import finished, is_run
+from modelwright.tokenizer.shards import TokenShards
+
+SPLITS = ("train", "validation")
+TRAINED = ("base", "sft", "aligned", "averaged", "int8", "bundle")
+"""Roles of artifacts that hold weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestor:
+    """An artifact in a family tree. `artifact` is None where its folder is gone or holds another one."""
+
+    role: str
+    id: str
+    artifact: Artifact | None
+    note: str
+    parents: tuple[Ancestor, ...]
+
+    def walk(self) -> Iterator[Ancestor]:
+        """This one and all above it, each path once."""
+        yield self
+        for parent in self.parents:
+            yield from parent.walk()
+
+    def as_json(self) -> dict[str, Any]:
+        """The tree as plain data."""
+        made = self.artifact
+        return {
+            "role": self.role,
+            "id": self.id,
+            "stage": made.stage if made else None,
+            "path": str(made.path) if made else None,
+            "note": self.note,
+            "parents": [parent.as_json() for parent in self.parents],
+        }
+
+
+def ancestry(artifact: Artifact, role: str | None = None) -> Ancestor:
+    """The family tree above an artifact."""
+    parents = tuple(_parent(artifact, parent) for parent in artifact.manifest.parents)
+    return Ancestor(role or artifact.role, artifact.id, artifact, "", parents)
+
+
+def _parent(child: Artifact, parent: Parent) -> Ancestor:
+    folder = (child.path / parent.path).resolve()
+    try:
+        found = Artifact.load(folder)
+    except UserError:
+        return Ancestor(parent.role, parent.id, None, f"no longer at {parent.path}", ())
+    if found.id != parent.id:
+        return Ancestor(parent.role, parent.id, None, f"{parent.path} has been made anew since", ())
+    return ancestry(found, parent.role)
+
+
+def target(path: Path) -> Artifact:
+    """The artifact that a path means: a stage folder's own, or the last one of a run directory."""
+    if not is_run(path):
+        return Artifact.load(path)
+    made = finished(path)
+    if not made:
+        raise UserError(f"nothing is finished in {path} yet: there is nothing to trace")
+    return made[-1]
+
+
+def show_ancestry(path: Path, *, as_json: bool = False) -> None:
+    """Print the family tree of an artifact, down to the counts of its documents."""
+    artifact = target(path)
+    family = ancestry(artifact)
+    if as_json:
+        documents = provenance_summary(artifact.manifest.provenance)
+        print(json.dumps({"artifact": family.as_json(), "documents": documents}, indent=2))
+        return
+    tree = Tree(_label(family))
+    _grow(tree, family, set())
+    Console(markup=False, highlight=False).print(tree)
+
+
+def _grow(tree: Tree, node: Ancestor, drawn: set[str]) -> None:
+    for parent in node.parents:
+        branch = tree.add(_label(parent) + (" (see above)" if parent.id in drawn and parent.parents else ""))
+        if parent.id not in drawn:
+            drawn.add(parent.id)
+            _grow(branch, parent, drawn)
+    if node.artifact is not None and not node.parents:
+        own = provenance_summary(node.artifact.manifest.provenance)
+        branch = tree.add(f"{own['count']:,} documents")
+        for name in ("sources", "licences", "jurisdictions", "personal data"):
+            counts = ", ".join(f"{key} {count:,}" for key, count in own[name].items())
+            branch.add(printable(f"{name}: {counts or 'none'}"))
+
+
+def _label(node: Ancestor) -> str:
+    where = f"{node.artifact.stage}  {node.artifact.path}" if node.artifact else node.note
+    return printable(f"{node.role}  {node.id[:12]}  {where}")
+
+
+def corpora(path: Path) -> list[Artifact]:
+    """The corpora that an artifact, or anything in a run directory, comes from."""
+    starts = finished(path) if is_run(path) else [Artifact.load(path)]
+    found = {
+        node.id: node.artifact
+        for start in starts
+        for node in ancestry(start).walk()
+        if node.artifact is not None and node.artifact.role == "corpus"
+    }
+    if not found:
+        raise UserError(f"no corpus is left above {path}: documents cannot be traced")
+    return list(found.values())
+
+
+def descendants(path: Path, corpus: Artifact) -> list[Artifact]:
+    """Models beside `path` that come from a corpus."""
+    run = path if is_run(path) else path.parent
+    models = [made for made in finished(run) if made.role in TRAINED]
+    return [made for made in models if any(node.id == corpus.id for node in ancestry(made).walk())]
+
+
+def show_document(path: Path, document_id: str, *, as_json: bool = False) -> None:
+    """Print a document, and which models descend from the corpus that holds it for training."""
+    for corpus in corpora(path):
+        for split in SPLITS:
+            for document in read_corpus(corpus.file(split)):
+                if document.id.startswith(document_id):
+                    _show(document, split, corpus, descendants(path, corpus), as_json)
+                    return
+    raise UserError(
+        f"no document above {path} has an id that begins with '{document_id}'. Documents that prepare took"
+        " out are listed with their reasons in prepare/dropped.jsonl."
+    )
+
+
+def show_token(path: Path, position: int, *, as_json: bool = False) -> None:
+    """Print the document that a position in the training shards belongs to."""
+    starts = finished(path) if is_run(path) else [Artifact.load(path)]
+    nodes = [node for start in starts for node in ancestry(start).walk()]
+    tokens = next((node.artifact for node in nodes if node.artifact and node.artifact.role == "tokens"), None)
+    if tokens is None:
+        raise UserError(f"no token shards are left above {path}: 'tokenize' makes them")
+    shards = TokenShards.open(tokens.file("train"))
+    if not 0 <= position < len(shards):
+        raise UserError(
+            f"token {position:,} is outside the training shards, which hold 0 to {len(shards) - 1:,}"
+        )
+    show_document(path, shards.document_of(position)[0], as_json=as_json)
+
+
+def _show(document: Document, split: str, corpus: Artifact, models: list[Artifact], as_json: bool) -> None:
+    facts: dict[str, Any] = {
+        "document": document.id,
+        "source": document.source,
+        "licence": document.licence,
+        "jurisdiction": document.jurisdiction,
+        "personal_data": document.personal_data,
+        "corpus": corpus.id,
+        "split": split,
+        "models": [f"{made.role} {made.id[:12]}" for made in models] if split == "train" else [],
+        "text": document.text,
+    }
+    if as_json:
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    if split == "validation":
+        facts["models"] = "none was trained on it: it is held out to measure them"
+    else:
+        facts["models"] = ", ".join(facts["models"]) or "no model yet"
+    facts["text"] = f"{len(document.text):,} characters\n\n{printable(document.text, 600)}"
+    lines = [f"{name.replace('_', ' ')}: {value}" for name, value in facts.items()]
+    Console(markup=False, highlight=False).print(printable("\n".join(lines)), soft_wrap=True)

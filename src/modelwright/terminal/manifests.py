@@ -1,0 +1,90 @@
+"""`modelwright show`: what the manifest of a stage folder, or of every station of a run, says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from modelwright.base.artifact import Artifact, Provenance
+from modelwright.base.errors import DamagedFile
+from modelwright.terminal.printable import printable
+from modelwright.terminal.runs import duration, finished, is_run, size
+
+MANY = 12
+"""More entries than this are summed up."""
+
+
+def show_manifests(path: Path, *, verify: bool = False, as_json: bool = False) -> None:
+    """Print one manifest, or those of all finished stations. `verify` hashes every file."""
+    artifacts = finished(path) if is_run(path) else [Artifact.load(path)]
+    if as_json:
+        manifests = [artifact.manifest.model_dump(mode="json") for artifact in artifacts]
+        print(json.dumps(manifests if is_run(path) else manifests[0], indent=2, ensure_ascii=False))
+    else:
+        console = Console(markup=False, highlight=False)
+        for artifact in artifacts:
+            console.print(printable(describe(artifact)), soft_wrap=True)
+    if verify:
+        check(artifacts)
+
+
+def check(artifacts: list[Artifact]) -> None:
+    """Raise if any file is not what its manifest says."""
+    faults = [f"{made.path}: {damage}" for made in artifacts if (damage := made.damage(hashes=True))]
+    if faults:
+        raise DamagedFile("files are not what their manifests say:\n  " + "\n  ".join(faults))
+
+
+def describe(artifact: Artifact) -> str:
+    """A manifest for the eye."""
+    manifest, cost = artifact.manifest, artifact.manifest.cost
+    total = sum(file.bytes for file in manifest.files)
+    parts = {
+        "artifact": manifest.id,
+        "made by": f"{manifest.stage}, as '{manifest.role}', {manifest.created}",
+        "code": f"modelwright {manifest.version}, revision {manifest.revision}",
+        "from": [f"{parent.role}: {parent.id[:12]} ({parent.path})" for parent in manifest.parents]
+        or "outside",
+        "cost": f"{duration(cost.seconds)}, {cost.tokens:,} tokens, {cost.flops:.3g} FLOPs, "
+        f"{size(cost.peak_memory_bytes)} peak memory, about {cost.energy_wh:.2f} Wh",
+        "metrics": dict(manifest.metrics),
+        "settings": {"seed": manifest.seed, **manifest.config},
+        "files": _files(artifact) | {"in all": f"{len(manifest.files)} files, {size(total)}"},
+        "documents": provenance_summary(manifest.provenance),
+        "machine": dict(manifest.environment),
+    }
+    return f"{artifact.path}\n" + _indented(
+        yaml.safe_dump(parts, sort_keys=False, allow_unicode=True, width=100)
+    )
+
+
+def _files(artifact: Artifact) -> dict[str, str]:
+    files = artifact.manifest.files
+    return {file.path: f"{size(file.bytes)}  {file.sha256[:12]}" for file in files[:MANY]}
+
+
+def provenance_summary(provenance: Provenance) -> dict[str, Any]:
+    """The roll-up of the documents: how many, from where, under which licences."""
+    return {
+        "count": provenance.documents,
+        "sources": _most(provenance.sources),
+        "licences": _most(provenance.licences),
+        "jurisdictions": _most(provenance.jurisdictions),
+        "personal data": _most(provenance.personal_data),
+    }
+
+
+def _most(counts: Mapping[str, int]) -> dict[str, int]:
+    """The largest entries; the rest in one."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rest = ordered[MANY:]
+    return dict(ordered[:MANY]) | ({f"({len(rest)} more)": sum(n for _, n in rest)} if rest else {})
+
+
+def _indented(text: str) -> str:
+    return "".join(f"  {line}\n" for line in text.splitlines())

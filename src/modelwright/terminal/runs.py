@@ -1,0 +1,113 @@
+"""`modelwright ls`: the runs in a folder, read from their manifests alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from modelwright.base.artifact import MANIFEST, Artifact
+from modelwright.base.errors import UserError
+from modelwright.recipes.stations import VERBS
+from modelwright.terminal.printable import printable
+
+WEIGHTS = "model/model.safetensors"
+HEADLINES = (
+    ("align", "preference_accuracy"),
+    ("finetune", "validation_loss"),
+    ("pretrain", "validation_bits_per_byte"),
+)
+"""The figure that speaks for a run: the one of the latest of these stations."""
+
+
+def finished(run: Path) -> list[Artifact]:
+    """The finished stations of a run directory, in the order of a life."""
+    return [Artifact.load(run / verb) for verb in VERBS if (run / verb / MANIFEST).is_file()]
+
+
+def find_runs(folder: Path) -> Iterator[Path]:
+    """Run directories directly below `folder`, or `folder` itself if it is one."""
+    if is_run(folder):
+        yield folder
+        return
+    yield from (path for path in sorted(folder.iterdir()) if path.is_dir() and is_run(path))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds stations of a life."""
+    return any((folder / verb).is_dir() for verb in VERBS)
+
+
+def summarize(run: Path) -> dict[str, Any]:
+    """What `ls` says about one run."""
+    made = finished(run)
+    unfinished = [v for v in VERBS if (run / v).is_dir() and not (run / v / MANIFEST).is_file()]
+    weights = [file.bytes for artifact in made for file in artifact.manifest.files if file.path == WEIGHTS]
+    return {
+        "run": run.name,
+        "path": str(run),
+        "done": [artifact.stage for artifact in made],
+        "unfinished": unfinished,
+        "model_bytes": weights[-1] if weights else None,
+        "seconds": sum(artifact.manifest.cost.seconds for artifact in made),
+        "tokens": sum(artifact.manifest.cost.tokens for artifact in made),
+        "updated": max((artifact.manifest.created for artifact in made), default=None),
+        "headline": headline({artifact.stage: artifact.metrics for artifact in made}),
+    }
+
+
+def headline(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Bits per byte of the base model, and what the later stations are judged by."""
+    found = {name: metrics.get(stage, {}).get(name) for stage, name in HEADLINES}
+    return {name: value for name, value in found.items() if isinstance(value, (int, float))}
+
+
+def show_runs(folder: Path, *, as_json: bool = False) -> None:
+    """Print the runs below `folder`."""
+    if not folder.is_dir():
+        raise UserError(f"there is no folder '{folder}'. Runs lie in runs/ unless --out said otherwise.")
+    rows = [summarize(run) for run in find_runs(folder)]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        raise UserError(f"there are no runs in '{folder}'. Make one: modelwright run quickstart")
+    table = Table(
+        "run", "stations", "model", "time", "last change (UTC)", "figures", box=None, pad_edge=False
+    )
+    for row in rows:
+        table.add_row(*(printable(cell) for cell in _cells(row)))
+    Console(markup=False, highlight=False).print(table)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    stations = f"{len(row['done'])} of {len(VERBS)}"
+    if row["unfinished"]:
+        stations += f", {row['unfinished'][0]} unfinished"
+    figures = "  ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in row["headline"].items())
+    updated = (row["updated"] or "-").replace("T", " ").removesuffix("+00:00")
+    return [row["run"], stations, size(row["model_bytes"]), duration(row["seconds"]), updated, figures]
+
+
+def size(num_bytes: int | None) -> str:
+    """`15.2 MB`, or a dash."""
+    if num_bytes is None:
+        return "-"
+    if num_bytes < 1000:
+        return f"{num_bytes} B"
+    power = min((len(str(num_bytes)) - 1) // 3, 4)
+    return f"{num_bytes / 1000**power:.1f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def duration(seconds: float) -> str:
+    """`3 min 20 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
