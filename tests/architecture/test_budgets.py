@@ -1,0 +1,122 @@
+"""Budgets that keep the code readable. Exceptions are named here, with the reason, or do not exist."""
+
+from __future__ import annotations
+
+import ast
+import statistics
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "src" / "modelwright"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+MAX_FILE, MEDIAN_FILE = 400, 150
+MAX_FUNCTION, MAX_STAGE_RUN, MEDIAN_FUNCTION = 80, 120, 12
+MAX_DEPTH = 3
+MAX_READING_RADIUS = 6000
+
+LONGER_FILES: dict[str, str] = {}
+LONGER_FUNCTIONS: dict[str, str] = {}
+"""path (or path:function) -> why it may be longer than the budget."""
+
+
+def name(file: Path) -> str:
+    return file.relative_to(PACKAGE).as_posix()
+
+
+def num_lines(file: Path) -> int:
+    return len(file.read_text(encoding="utf-8").splitlines())
+
+
+def functions() -> dict[str, int]:
+    """path:function -> number of lines."""
+    return {
+        f"{name(file)}:{node.name}:{node.lineno}": (node.end_lineno or node.lineno) - node.lineno + 1
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+
+
+def budget_of(function: str) -> int:
+    file, its_name, _ = function.split(":")
+    return MAX_STAGE_RUN if file.startswith("stages/") and its_name == "run" else MAX_FUNCTION
+
+
+def test_files_are_short() -> None:
+    too_long = {
+        name(f): num_lines(f) for f in FILES if num_lines(f) > MAX_FILE and name(f) not in LONGER_FILES
+    }
+    assert not too_long
+    assert statistics.median(num_lines(file) for file in FILES if file.name != "__init__.py") <= MEDIAN_FILE
+
+
+def test_functions_are_short() -> None:
+    lengths = functions()
+    too_long = {
+        function: length
+        for function, length in lengths.items()
+        if length > budget_of(function) and function.rpartition(":")[0] not in LONGER_FUNCTIONS
+    }
+    assert not too_long
+    assert statistics.median(lengths.values()) <= MEDIAN_FUNCTION
+
+
+def test_exceptions_are_still_needed() -> None:
+    lengths: dict[str, int] = {}
+    for function, length in functions().items():
+        key = function.rpartition(":")[0]
+        lengths[key] = max(length, lengths.get(key, 0))
+    assert [path for path in LONGER_FILES if num_lines(PACKAGE / path) <= MAX_FILE] == []
+    assert [key for key in LONGER_FUNCTIONS if lengths.get(key, 0) <= MAX_FUNCTION] == []
+
+
+def test_folders_are_flat() -> None:
+    assert [name(file) for file in FILES if len(file.relative_to(PACKAGE).parents) - 1 > MAX_DEPTH] == []
+
+
+def test_no_drawer_for_odds_and_ends() -> None:
+    drawers = ("utils", "util", "common", "helpers", "helper", "misc")
+    assert [name(file) for file in FILES if file.stem in drawers or file.parent.name in drawers] == []
+
+
+def imported_files(file: Path) -> set[Path]:
+    """Our files that `file` imports, wherever the import stands."""
+    found: set[Path] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {path for alias in node.names for path in module_files(alias.name)}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            of_names = {path for alias in node.names for path in module_files(f"{node.module}.{alias.name}")}
+            found |= of_names or module_files(node.module)
+    return found
+
+
+def module_files(module: str) -> set[Path]:
+    """The file of a module of ours; nothing for others."""
+    if module.split(".")[0] != "modelwright":
+        return set()
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    return {
+        file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file() and file in FILES
+    }
+
+
+def reading_radius(start: Path) -> int:
+    """Lines that a reader reaches from a file by following imports."""
+    seen, ahead = set(), [start]
+    while ahead:
+        file = ahead.pop()
+        if file not in seen:
+            seen.add(file)
+            ahead.extend(imported_files(file))
+    return sum(num_lines(file) for file in seen)
+
+
+STAGES = sorted((PACKAGE / "stages").glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=[stage.stem for stage in STAGES])
+def test_a_stage_can_be_read_in_a_day(stage: Path) -> None:
+    assert reading_radius(stage) <= MAX_READING_RADIUS
