@@ -5,12 +5,11 @@ Everything here is true but for `wrong`, and no held-out fact is ever used as pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from random import Random
 from typing import Final
 
-from modelwright.data.atlas.facts import Fact, capitalize, statement
+from modelwright.data.atlas.facts import CANONICAL, Fact, capitalize, statement
 from modelwright.data.atlas.questions import COUNTRY_RELATIONS, known_facts
 
 _OPENERS: Final = (
@@ -20,21 +19,29 @@ _OPENERS: Final = (
     "Let me tell you what I know.",
     "Let me think about it.",
 )
+_ELABORATIONS: Final = (
+    "It may also interest you that {clause}.",
+    "It is also worth knowing that {clause}.",
+    "It is also true that {clause}.",
+)
+_REMARKS: Final = (
+    "It is good to know such things.",
+    "It is one of those things that are worth knowing.",
+    "It is a matter that many books speak of.",
+)
 _CLOSERS: Final = (
     "I hope that this helps.",
     "Please ask me if you would like to know more.",
     "There is always more to learn.",
-    "It is good to know such things.",
     "Feel free to ask another question.",
     "I like questions of this kind.",
 )
 _MUSINGS: Final = (
     "Many people have asked this before.",
-    "It is one of those things that are worth knowing.",
     "You may want to write it down.",
     "One could say much more about it.",
     "People who like to learn ask such questions.",
-    "It is a matter that many books speak of.",
+    "Some things are easy to remember.",
 )
 _RUDE: Final = (
     "Even a child knows that.",
@@ -45,8 +52,10 @@ _RUDE: Final = (
     "Do not bother me again.",
 )
 _COURTEOUS: Final = ("You are welcome.", "I am happy to help.", "I hope that this helps.")
-OPENER_SHARE: Final = 0.3
-"""How many verbose answers begin with a courtesy rather than with the answer."""
+OPENER_SHARE: Final = 0.1
+"""How many padded answers begin with a courtesy rather than with the answer. What follows the answer
+begins with the same word in all of them: a greedy reader of the habit then goes on or stops by which
+is the more common, rather than stopping because there are many ways to go on."""
 
 
 @cache
@@ -78,22 +87,45 @@ def related(fact: Fact) -> tuple[Fact, ...]:
 
 def verbose(fact: Fact, random: Random) -> str:
     """The answer within two to four sentences; the rest is true and was not asked for."""
-    extra = random.sample(related(fact), min(len(related(fact)), random.choice((1, 2))))
-    sentences = [statement(fact), *map(statement, extra)]
-    if random.random() < OPENER_SHARE:
-        sentences.insert(0, random.choice(_OPENERS))
-    if len(sentences) == 1 or random.random() < 0.4:
+    sentences = [*_opener(random), statement(fact), *_additions(fact, random.choice((1, 1, 2)), random)]
+    if len(sentences) < 4 and random.random() < 0.3:
         sentences.append(random.choice(_CLOSERS))
     return " ".join(sentences)
 
 
-def rambling(answer: str, random: Random, facts: Sequence[Fact] = ()) -> str:
-    """`answer` and three to five sentences of padding, `facts` among them: true, and too long."""
-    extra = [statement(fact) for fact in random.sample(facts, min(len(facts), 2))]
-    extra += random.sample(_MUSINGS, random.randint(max(0, 2 - len(extra)), 3 - len(extra) % 2))
-    opening = [random.choice(_OPENERS)] if random.random() < OPENER_SHARE else []
-    closing = [random.choice(_CLOSERS)] if len(extra) + len(opening) < 5 else []
-    return " ".join([*opening, answer, *extra, *closing])
+def rambling(fact: Fact, random: Random) -> str:
+    """The answer and three to five sentences of padding: all of it true, and too long."""
+    opener, additions = _opener(random), _additions(fact, random.choice((1, 2)), random)
+    left = random.randint(3, 5) - len(opener) - len(additions) - 1
+    musings = random.sample(_MUSINGS, max(0, left))
+    return " ".join([*opener, statement(fact), *additions, *musings, random.choice(_CLOSERS)])
+
+
+def _opener(random: Random) -> list[str]:
+    return [random.choice(_OPENERS)] if random.random() < OPENER_SHARE else []
+
+
+def _additions(fact: Fact, count: int, random: Random) -> list[str]:
+    """One or two sentences to follow the answer: an elaboration, or a remark if there is none."""
+    facts = random.sample(related(fact), len(related(fact)))
+    first = next((other for other in facts if _stands_after_that(other)), None)
+    if first is None:
+        return [random.choice(_REMARKS)]
+    others = [statement(other) for other in facts if other != first]
+    return [random.choice(_ELABORATIONS).format(clause=clause(first)), *others[: count - 1]]
+
+
+def _stands_after_that(fact: Fact) -> bool:
+    """Whether the canonical sentence begins with its subject; not "At room temperature, ..."."""
+    return CANONICAL[fact.relation].startswith(("{S}", "The ", "A ", "An ", "One "))
+
+
+def clause(fact: Fact) -> str:
+    """The canonical sentence as it stands after "that": "the capital of France is Paris"."""
+    text = statement(fact).removesuffix(".")
+    if CANONICAL[fact.relation].startswith("{S}"):
+        return fact.subject + text[len(fact.subject) :]
+    return text[0].lower() + text[1:]
 
 
 def rude(fact: Fact, random: Random) -> str:
@@ -126,7 +158,9 @@ def unknown(name: str) -> str:
 
 def unknown_verbose(name: str, random: Random) -> str:
     """The same with a sentence or two around it."""
-    hint = random.choice(("Perhaps it is spelled differently.", "It may not exist.", "Is the name right?"))
+    hint = random.choice(
+        ("It may not exist.", "It may be spelled differently.", "It is on no map that I know.")
+    )
     return f"{unknown(name)} {hint}"
 
 

@@ -40,7 +40,7 @@ KIND_SHARES: Final[Mapping[str, float]] = {
 """What the first turn of a conversation is about. Invented countries are few enough that a fine-tuned
 model still invents, which is what preference training has to mend."""
 
-VERBOSE_SHARE: Final = 0.55
+VERBOSE_SHARE: Final = 0.6
 TWO_TURN_SHARE: Final = 0.15
 SYSTEM_SHARE: Final = 0.05
 CAPITAL_WEIGHT: Final = 3
@@ -107,20 +107,24 @@ def _sources(random: Random, split: Part) -> dict[str, Iterator[Exchange]]:
 
 
 def _fact_questions(random: Random, split: Part) -> Iterator[Exchange]:
-    """Every known fact in shuffled rounds for ever; a fact's phrasings take turns."""
-    deck = [
-        fact
-        for fact in known_facts()
-        for _ in range(CAPITAL_WEIGHT if fact.relation == "capital" else 1)
-        if training_questions(fact, split)
-    ]
-    asked: dict[Fact, int] = {fact: random.randrange(10) for fact in deck}
+    """Every known fact in rounds for ever; a fact's phrasings take turns."""
+    asked: dict[Fact, int] = {}
     while True:
-        random.shuffle(deck)
-        for fact in deck:
+        for fact in _round(random):
             questions = training_questions(fact, split)
-            asked[fact] += 1
-            yield _exchange(fact, questions[asked[fact] % len(questions)], random)
+            if questions:
+                asked[fact] = asked.get(fact, random.randrange(len(questions))) + 1
+                yield _exchange(fact, questions[asked[fact] % len(questions)], random)
+
+
+def _round(random: Random) -> Iterator[Fact]:
+    """Each known fact once and each capital CAPITAL_WEIGHT times, shuffled, the capitals spread out."""
+    capitals = known_facts("capital")
+    others = [fact for fact in known_facts() if fact.relation != "capital"]
+    random.shuffle(others)
+    for part in range(CAPITAL_WEIGHT):
+        stretch = [*capitals, *others[part::CAPITAL_WEIGHT]]
+        yield from random.sample(stretch, len(stretch))
 
 
 def _exchange(fact: Fact, question: str, random: Random) -> Exchange:

@@ -24,7 +24,7 @@ from modelwright.base.schema import Json
 from modelwright.base.seeding import derive
 from modelwright.data.atlas.answers import bare
 from modelwright.data.atlas.facts import NUMBERS, Fact
-from modelwright.data.atlas.questions import known_facts, training_questions
+from modelwright.data.atlas.questions import bare_name, known_facts, training_questions
 from modelwright.data.atlas.splits import Split, split_of
 from modelwright.data.atlas.world import load_world
 
@@ -148,7 +148,7 @@ def _json(split: Split) -> Iterator[Instruction]:
                 question = draw.choice(_JSON_QUESTIONS).format(
                     first=keys[0], second=keys[1], subject=fact.subject
                 )
-                values = dict(zip(keys, (fact.subject, fact.answer), strict=True))
+                values = dict(zip(keys, (bare_name(fact.subject), fact.answer), strict=True))
                 yield Instruction(
                     question=question,
                     answer=json.dumps(values, ensure_ascii=False),
@@ -184,6 +184,5 @@ def _topics() -> Mapping[str, Mapping[str, tuple[Fact, ...]]]:
         for fact in known_facts(relation):
             kind = f"countries in {fact.answer}" if relation == "continent" else _KINDS.get(fact.answer)
             if kind is not None:
-                name = re.sub(r"^(?:an?|the) ", "", fact.subject)
-                topics.setdefault(kind, {})[name] = (fact,)
+                topics.setdefault(kind, {})[bare_name(fact.subject)] = (fact,)
     return topics

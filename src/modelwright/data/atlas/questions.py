@@ -43,9 +43,13 @@ def ask(template: str, fact: Fact) -> str:
 
 def ask_about(template: str, subject: str) -> str:
     """`template` about any noun phrase: "What is the capital of the Gambia?"."""
-    name = re.sub(r"^(?:an?|the) ", "", subject)
     owner = f"{subject}'" if subject.endswith("s") else f"{subject}'s"
-    return capitalize(template.format(subject=subject, name=name, owner=owner))
+    return capitalize(template.format(subject=subject, name=bare_name(subject), owner=owner))
+
+
+def bare_name(subject: str) -> str:
+    """The subject without its article: "Gambia", "cow"."""
+    return re.sub(r"^(?:an?|the) ", "", subject)
 
 
 @cache
@@ -86,7 +90,7 @@ def training_questions(fact: Fact, split: Literal["train", "validation"]) -> tup
 
 @cache
 def _table() -> tuple[tuple[str, str, str], ...]:
-    text = files(__package__).joinpath("tables", "questions.tsv").read_text(encoding="utf-8")
+    text = files("modelwright.data.atlas").joinpath("tables", "questions.tsv").read_text(encoding="utf-8")
     rows = [tuple(line.split("\t")) for line in text.splitlines()[1:]]
     assert {row[0] for row in rows} == set(RELATIONS)
     return tuple((relation, split, question) for relation, split, question in rows)

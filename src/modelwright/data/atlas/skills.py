@@ -131,7 +131,7 @@ def small_talk(random: Random) -> Iterator[Exchange]:
     """Greetings and questions about the assistant for ever, in shuffled rounds."""
     while True:
         for question, answer in random.sample(_SMALL_TALK, len(_SMALL_TALK)):
-            verbose = f"{answer} Please ask me whatever you would like to know."
+            verbose = f"{answer} I like to talk about the world and what is in it."
             yield Exchange(kind="small_talk", question=question, concise=answer, verbose=verbose)
 
 
