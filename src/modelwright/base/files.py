@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Generator[Path]:
     """A temporary path to write to; renamed to `path` when the block ends well, removed when not."""
     path = Path(path)
     temporary = _temporary_beside(path)
@@ -50,7 +50,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_directory(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path) -> Generator[Path]:
     """A temporary directory to fill; renamed to `path` when the block ends well, removed when not.
 
     An existing `path` is replaced: it is moved aside first, since a rename cannot replace a folder

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 PLAIN_LINE_SECONDS = 5.0
 
@@ -57,7 +57,7 @@ class PlainView:
             print(text, file=sys.stderr, flush=True)
 
     @contextmanager
-    def task(self, label: str, total: int, done: int = 0) -> Iterator[_PlainTask]:
+    def task(self, label: str, total: int, done: int = 0) -> Generator[_PlainTask]:
         """A bar as occasional lines."""
         task = _PlainTask(self, label, total, done)
         yield task
@@ -109,7 +109,7 @@ class LiveView:
         self._progress.console.print(text, markup=False, highlight=False)
 
     @contextmanager
-    def task(self, label: str, total: int, done: int = 0) -> Iterator[_LiveTask]:
+    def task(self, label: str, total: int, done: int = 0) -> Generator[_LiveTask]:
         """A bar; bars inside bars stand below each other."""
         identity = self._progress.add_task(label, total=total, completed=done, shown="")
         if self._depth == 0:
@@ -125,7 +125,7 @@ class LiveView:
 
 
 class _LiveTask:
-    def __init__(self, progress: Progress, identity: int) -> None:
+    def __init__(self, progress: Progress, identity: TaskID) -> None:
         self._progress, self._identity = progress, identity
         self._shown: dict[str, float | str] = {}
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Json = Any
@@ -99,6 +100,16 @@ class Batch:
     """(B, T) int64: attention stays within equal values; None means that a row is one document."""
     extra: Mapping[str, Tensor] = field(default_factory=dict[str, "Tensor"])
     """What only one objective needs, such as a reference model's log-probabilities."""
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return Batch(
+            ids=self.ids.to(device),
+            targets=self.targets.to(device),
+            positions=None if self.positions is None else self.positions.to(device),
+            segments=None if self.segments is None else self.segments.to(device),
+            extra={name: tensor.to(device) for name, tensor in self.extra.items()},
+        )
 
 
 IGNORE = -100

@@ -42,10 +42,15 @@ class Tokenizer(Protocol):
 class Output(Protocol):
     """What a language model returns: hidden states, and logits only for those who ask."""
 
-    hidden: Tensor
-    """(B, T, D) after the last norm."""
-    head: Tensor
-    """(V, D) weight of the output projection: logits = hidden @ head.T"""
+    @property
+    def hidden(self) -> Tensor:
+        """(B, T, D) after the last norm."""
+        ...
+
+    @property
+    def head(self) -> Tensor:
+        """(V, D) weight of the output projection: logits = hidden @ head.T"""
+        ...
 
     def logits(self) -> Tensor:
         """(B, T, V) in fp32. Large: objectives use a chunked kernel on hidden and head instead."""

@@ -86,8 +86,11 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
         groups = self.heads // self.kv_heads
-        if groups > 1:  # repeated by hand: CPU kernels for unequal head counts are the slow ones
+        if groups > 1 and length == 1:  # decoding: the heads of a group are rows that share their keys
+            q = q.reshape(batch, self.kv_heads, groups, self.head_dim)
+        elif groups > 1:  # repeated by hand: CPU kernels for unequal head counts are the slow ones
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        causal = mask is None and cache is None
+        causal = mask is None and cache is None and length > 1
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        mixed = mixed.reshape(batch, self.heads, length, self.head_dim)
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim))

@@ -7,6 +7,7 @@ rounding of the weights, at most half a scale each (see compression/quantize.py)
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from torch.nn import functional as F
 PACKED_ROWS = 8
 """Up to this many rows (decoding) torch's packed kernel wins, since reading the weights is what takes
 the time; above it (prefill) the plain product is faster. Measured on a CPU with AVX512."""
+
+
+_packed_product: Any = getattr(torch, "_weight_int8pack_mm", None)
 
 
 class Int8Linear(nn.Module):
@@ -52,22 +56,28 @@ class Int8Linear(nn.Module):
     def _packed(self, input: Tensor) -> Tensor:
         flat = input.reshape(-1, self.in_features)
         scales = self.weight_scale.flatten().to(input.dtype)
-        return torch._weight_int8pack_mm(flat, self.weight, scales).view(*input.shape[:-1], -1)
+        return _packed_product(flat, self.weight, scales).view(*input.shape[:-1], -1)
 
     def extra_repr(self) -> str:
         """For `print(model)`."""
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        )
 
 
 @cache
 def has_packed_kernel(dtype: torch.dtype) -> bool:
     """Whether this torch multiplies `dtype` by packed int8 on the CPU. The function is private to torch,
     so its absence, or a change of its arguments, means "no"."""
+    if _packed_product is None:
+        return False
     try:
-        torch._weight_int8pack_mm(
-            torch.zeros(1, 32, dtype=dtype), torch.zeros(32, 32, dtype=torch.int8), torch.zeros(32, dtype=dtype)
+        _packed_product(
+            torch.zeros(1, 32, dtype=dtype),
+            torch.zeros(32, 32, dtype=torch.int8),
+            torch.zeros(32, dtype=dtype),
         )
-    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
+    except (RuntimeError, TypeError, NotImplementedError):
         return False
     return True
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from modelwright.model.attention import Attention, KeyValueCache, Rope
+from modelwright.base.schema import Batch
+from modelwright.model.attention import Attention, KeyValueCache, Rope, segment_mask
 from modelwright.model.config import ModelConfig
 from modelwright.model.layers import Linear, RMSNorm, SwiGLU
 
@@ -109,6 +110,11 @@ class Transformer(nn.Module):
         attention is causal. With a `cache`, a mask over all S stored tokens is required.
         """
         return ModelOutput(self.model(ids, positions, mask, cache, self.compute_dtype), self.head)
+
+    def on_batch(self, batch: Batch) -> ModelOutput:
+        """Run the network on a micro-batch; documents packed in one row do not see each other."""
+        mask = None if batch.segments is None else segment_mask(batch.segments)
+        return self(batch.ids, batch.positions, mask)
 
     def num_parameters(self) -> int:
         """Learned numbers, tied ones counted once."""

@@ -1,0 +1,220 @@
+"""Micro-batches as pure functions of (seed, index): a resumed run needs to know only where it was.
+
+Three views of data, one protocol. `Windows` cuts a long stream of tokens (pre-training), `Packed` puts
+whole examples side by side in rows (fine-tuning), `Pairs` lays two answers to a prompt in adjacent
+rows (preferences). Rows never attend across documents: `segments` numbers the documents of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modelwright.base.errors import UserError
+from modelwright.base.schema import IGNORE, Batch
+from modelwright.base.seeding import derive
+
+
+class Batches(Protocol):
+    """An endless or finite row of micro-batches."""
+
+    def __getitem__(self, index: int) -> Batch: ...
+
+
+class TokenStream(Protocol):
+    """Tokens on disk, documents one after the other, each ended by the end-of-text token."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, length: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Tokens and which of them are learned: `mask[i]` says that ids[i] is a target."""
+
+    ids: Sequence[int]
+    mask: Sequence[bool]
+
+
+class Windows:
+    """Windows of T tokens in an order shuffled anew each epoch, endlessly.
+
+    Each epoch shifts the cuts by a random offset, so documents are cut at other places; a window's
+    last target is the next window's first token. Only the few tokens before the offset sit an epoch out.
+    """
+
+    def __init__(self, tokens: TokenStream, rows: int, length: int, seed: int, end_of_text: int) -> None:
+        self.windows = (len(tokens) - length) // length
+        if self.windows < 1:
+            raise UserError(
+                f"the corpus has {len(tokens):,} tokens, too few for one window of {length}: "
+                "add text or set a shorter pretrain.context"
+            )
+        self._tokens, self._rows, self._length = tokens, rows, length
+        self._seed, self._end = seed, end_of_text
+        self._order = lru_cache(maxsize=2)(self._make_order)
+
+    def _make_order(self, epoch: int) -> tuple[int, np.ndarray]:
+        random = np.random.default_rng(derive(self._seed, "windows", epoch))
+        return int(random.integers(self._length)), random.permutation(self.windows)
+
+    def __getitem__(self, index: int) -> Batch:
+        """Micro-batch `index`: (rows, T)."""
+        rows: list[np.ndarray] = []
+        for number in range(index * self._rows, (index + 1) * self._rows):
+            epoch, place = divmod(number, self.windows)
+            offset, order = self._order(epoch)
+            rows.append(self._tokens.read(offset + int(order[place]) * self._length, self._length + 1))
+        stacked = torch.from_numpy(np.stack(rows).astype(np.int64))
+        ids = stacked[:, :-1].contiguous()
+        return Batch(ids=ids, targets=stacked[:, 1:].contiguous(), segments=self._segments(ids))
+
+    def _segments(self, ids: Tensor) -> Tensor:
+        ends = (ids == self._end).long()
+        return ends.cumsum(1) - ends
+
+
+class Packed:
+    """Examples side by side in rows of T tokens, whole, in an order shuffled anew each epoch.
+
+    Packing is first-fit over the shuffled order with a few open rows; a row's rest is padding without loss.
+    Examples longer than T are left out and counted in `too_long`.
+    """
+
+    OPEN_ROWS = 8
+
+    def __init__(
+        self, examples: Sequence[Example], rows: int, length: int, seed: int, padding: int, epochs: int = 1
+    ) -> None:
+        fitting = [example for example in examples if 2 <= len(example.ids) <= length + 1]
+        self.too_long = len(examples) - len(fitting)
+        if not any(any(example.mask[1:]) for example in fitting):
+            raise UserError(
+                f"none of {len(examples):,} examples fits {length} tokens and has a supervised token: "
+                "training would learn nothing"
+            )
+        self._examples, self._rows, self._length = fitting, rows, length
+        self._padding = padding
+        self._plan = [row for epoch in range(epochs) for row in self._pack(derive(seed, "packed", epoch))]
+
+    def _pack(self, seed: int) -> list[list[int]]:
+        done: list[list[int]] = []
+        rows: list[tuple[int, list[int]]] = []
+        for index in np.random.default_rng(seed).permutation(len(self._examples)):
+            size = len(self._examples[index].ids) - 1
+            for place, (free, row) in enumerate(rows):
+                if size <= free:
+                    row.append(int(index))
+                    rows[place] = (free - size, row)
+                    break
+            else:
+                rows.append((self._length - size, [int(index)]))
+                if len(rows) > self.OPEN_ROWS:
+                    fullest = min(range(len(rows)), key=lambda place: rows[place][0])
+                    done.append(rows.pop(fullest)[1])
+        return done + [row for _, row in rows]
+
+    def __len__(self) -> int:
+        """Micro-batches over all epochs; the last one may repeat rows from the start to be full."""
+        return -(-len(self._plan) // self._rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        """Micro-batch `index`: (rows, T)."""
+        shape = (self._rows, self._length)
+        ids = torch.full(shape, self._padding)
+        targets = torch.full(shape, IGNORE)
+        segments = torch.full(shape, -1)
+        for row in range(self._rows):
+            if (place := index * self._rows + row) < len(self._plan):
+                self._fill(ids[row], targets[row], segments[row], self._plan[place])
+        return Batch(ids=ids, targets=targets, segments=segments)
+
+    def _fill(self, ids: Tensor, targets: Tensor, segments: Tensor, members: Sequence[int]) -> None:
+        start = 0
+        for segment, index in enumerate(members):
+            example = self._examples[index]
+            end = start + len(example.ids) - 1
+            ids[start:end] = torch.tensor(example.ids[:-1])
+            targets[start:end] = shifted_targets(example)
+            segments[start:end] = segment
+            start = end
+
+
+class Pairs:
+    """Chosen and rejected answers in rows 2i and 2i + 1, right-padded to a common length.
+
+    Pairs of like length share a micro-batch, to save padding; the order of micro-batches is shuffled
+    each epoch. `reference_logps` (2P,) are the frozen reference's, in the order of `pairs`.
+    """
+
+    MULTIPLE = 32
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[Example, Example]],
+        size: int,
+        seed: int,
+        padding: int,
+        reference_logps: Tensor | None = None,
+        epochs: int = 1,
+    ) -> None:
+        if not pairs:
+            raise UserError("no preference pair is left to learn from")
+        self._pairs, self._padding, self._reference = pairs, padding, reference_logps
+        self._plan = [
+            batch for epoch in range(epochs) for batch in self._group(size, derive(seed, "pairs", epoch))
+        ]
+
+    def _group(self, size: int, seed: int) -> list[np.ndarray]:
+        random = np.random.default_rng(seed)
+        lengths = np.array([max(len(a.ids), len(b.ids)) for a, b in self._pairs])
+        order = np.lexsort((random.permutation(len(lengths)), lengths))
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        return [batches[i] for i in random.permutation(len(batches))]
+
+    def __len__(self) -> int:
+        """Micro-batches over all epochs."""
+        return len(self._plan)
+
+    def __getitem__(self, index: int) -> Batch:
+        """Micro-batch `index`: (2 x pairs, T)."""
+        members = self._plan[index]
+        rows = [example for member in members for example in self._pairs[member]]
+        batch = padded(rows, self._padding, self.MULTIPLE)
+        if self._reference is None:
+            return batch
+        logps = self._reference.view(-1, 2)[torch.from_numpy(members)].flatten()
+        return Batch(ids=batch.ids, targets=batch.targets, extra={"reference_logps": logps})
+
+    def in_order(self, size: int) -> list[Batch]:
+        """All pairs in their given order, `size` at a time: for computing the reference's values."""
+        rows = [example for pair in self._pairs for example in pair]
+        return [
+            padded(rows[start : start + 2 * size], self._padding, self.MULTIPLE)
+            for start in range(0, len(rows), 2 * size)
+        ]
+
+
+def shifted_targets(example: Example) -> Tensor:
+    """(n - 1,) the target of each position but the last: the next id where it is learned, else IGNORE."""
+    ids, mask = torch.tensor(example.ids[1:]), torch.tensor(example.mask[1:])
+    return torch.where(mask, ids, IGNORE)
+
+
+def padded(rows: Sequence[Example], padding: int, multiple: int = 1) -> Batch:
+    """One example a row, padded on the right, where causal attention cannot see it."""
+    length = max(len(row.ids) for row in rows) - 1
+    length = -(-length // multiple) * multiple
+    ids = torch.full((len(rows), length), padding)
+    targets = torch.full((len(rows), length), IGNORE)
+    for i, row in enumerate(rows):
+        ids[i, : len(row.ids) - 1] = torch.tensor(row.ids[:-1])
+        targets[i, : len(row.ids) - 1] = shifted_targets(row)
+    return Batch(ids=ids, targets=targets)
