@@ -98,11 +98,12 @@ class Life:
         write_json(folder / STARTED, mark)
         try:
             artifact: Artifact = stage.run(config, run)
-        except BaseException as error:
-            run.log(f"stopped by {type(error).__name__}")
-            error.add_note(
-                f"'{verb}' stopped. What was made is kept in {self.folder}; the same command goes on."
-            )
+        except KeyboardInterrupt:
+            run.log("interrupted. What was made is kept; resume with the same command.")
+            raise
+        except Exception as error:
+            run.log(f"failed: {type(error).__name__}")
+            error.add_note(f"'{verb}' failed. What was made is kept; the same command goes on from there.")
             raise
         finally:
             run.close()
