@@ -46,7 +46,9 @@ def logits_of(rows: int, vocab: int = 12) -> torch.Tensor:
     return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(3)) * 2
 
 
-def test_filters_equal_the_reference_in_one_mixed_batch():
+@pytest.mark.parametrize("likely", [256, 5, 1])
+def test_filters_equal_the_reference_in_one_mixed_batch(likely, monkeypatch):
+    monkeypatch.setattr("modelwright.inference.sampling.LIKELY", likely)
     logits = logits_of(len(CASES))
     settings = Settings.of(CASES, [0] * len(CASES), 12, "cpu")
     for row, case in enumerate(CASES):

@@ -26,6 +26,8 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _MASK = (1 << 64) - 1
+LIKELY = 256
+"""How many of the likeliest tokens the filters look at before they look at all."""
 
 
 def check(sampling: Sampling, vocab_size: int) -> None:
@@ -149,13 +151,24 @@ def _wide(tensor: Tensor) -> torch.dtype:
 
 
 def _kept_by_rank(probabilities: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """(B, V) bool: the k most likely, and of these the fewest whose share reaches top_p."""
-    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-    rank = torch.arange(ordered.shape[-1], device=ordered.device)
-    ordered = ordered.masked_fill(rank >= top_k, 0.0)
-    cumulative = ordered.cumsum(-1, dtype=_wide(ordered))
-    keep = (ordered > 0) & (cumulative - ordered < top_p * cumulative[:, -1:])
-    return torch.zeros_like(keep).scatter_(1, order, keep)
+    """(B, V) bool: the k most likely, and of these the fewest whose share reaches top_p.
+
+    Sorting a vocabulary costs more than a small model's forward pass. So the best few are tried first;
+    they settle every row that keeps no more than them.
+    """
+    vocab = probabilities.shape[-1]
+    whole = probabilities.sum(-1, keepdim=True)
+    for width in (min(LIKELY, vocab), vocab):
+        ordered, order = probabilities.topk(width, dim=-1)
+        ordered = ordered.masked_fill(torch.arange(width, device=ordered.device) >= top_k, 0.0)
+        cumulative = ordered.cumsum(-1, dtype=_wide(ordered))
+        reached = cumulative[:, -1:]
+        settled = (top_k <= width) | ((top_k >= vocab) & (reached >= top_p * whole))
+        if width == vocab or bool(settled.all()):
+            break
+    total = torch.where(top_k >= vocab, whole, reached)
+    keep = (ordered > 0) & (cumulative - ordered < top_p * total)
+    return torch.zeros_like(probabilities, dtype=torch.bool).scatter_(1, order, keep)
 
 
 @dataclass(frozen=True, slots=True)
