@@ -27,12 +27,12 @@ from modelwright.data.atlas.world import World, load_world
 Genre = Callable[[World, random.Random], Iterator[str]]
 
 GENRES: Mapping[str, tuple[Genre, float]] = {
-    "fact_lists": (fact_lists, 0.36),
-    "paragraphs": (paragraphs, 0.18),
+    "fact_lists": (fact_lists, 0.35),
+    "paragraphs": (paragraphs, 0.17),
     "questions": (questions, 0.11),
     "dialogues": (dialogues, 0.07),
     "continents": (continents, 0.03),
-    "multilingual": (multilingual, 0.07),
+    "multilingual": (multilingual, 0.09),
     "stories": (stories, 0.05),
     "arithmetic": (arithmetic, 0.06),
     "python_functions": (python_functions, 0.04),

@@ -70,23 +70,10 @@ answer, {an_a} the answer with its article."""
 
 RELATIONS: tuple[str, ...] = tuple(CANONICAL)
 
-NUMBERS = tuple(
-    [
-        "zero",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-    ]
-)
+_CARDINAL = "zero one two three four five six seven eight nine ten eleven twelve"
+_ORDINAL = "zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
+NUMBERS = tuple(_CARDINAL.split())
+ORDINALS = tuple(_ORDINAL.split())
 
 
 def capitalize(text: str) -> str:
@@ -179,12 +166,12 @@ def _number(number: int) -> tuple[str, tuple[str, ...]]:
 
 def _planet_order(world: World) -> Iterator[Fact]:
     for p in world.planets:
-        yield Fact("planet_order", p.name, *_number(p.order))
+        yield Fact("planet_order", p.name, str(p.order), (NUMBERS[p.order], ORDINALS[p.order]))
 
 
 def _month_number(world: World) -> Iterator[Fact]:
     for m in world.months:
-        yield Fact("month_number", m.name, *_number(m.number))
+        yield Fact("month_number", m.name, str(m.number), (NUMBERS[m.number], ORDINALS[m.number]))
 
 
 def _month_days(world: World) -> Iterator[Fact]:

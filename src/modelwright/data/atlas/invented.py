@@ -15,60 +15,10 @@ from modelwright.base.seeding import derive
 from modelwright.data.atlas.splits import Split, split_of
 from modelwright.data.atlas.world import load_world
 
-_ONSETS = tuple(
-    [
-        "b",
-        "br",
-        "d",
-        "dr",
-        "f",
-        "g",
-        "gl",
-        "gr",
-        "h",
-        "j",
-        "k",
-        "kr",
-        "l",
-        "m",
-        "n",
-        "p",
-        "pr",
-        "qu",
-        "r",
-        "s",
-        "sk",
-        "t",
-        "tr",
-        "v",
-        "vr",
-        "w",
-        "y",
-        "z",
-    ]
-)
-_VOWELS = tuple(["a", "e", "i", "o", "u", "ai", "ei", "ou"])
+_ONSETS = "b br d dr f g gl gr h j k kr l m n p pr qu r s sk t tr v vr w y z"
+_VOWELS = "a e i o u ai ei ou"
 _CODAS = ("", "", "", "l", "m", "n", "r", "s", "th")
-_ENDINGS = tuple(
-    [
-        "aria",
-        "enia",
-        "ovia",
-        "istan",
-        "oria",
-        "andia",
-        "una",
-        "essa",
-        "ovar",
-        "imor",
-        "elle",
-        "anto",
-        "urra",
-        "ython",
-        "essia",
-        "ombre",
-    ]
-)
+_ENDINGS = "aria enia ovia istan oria andia una essa ovar imor elle anto urra ython essia ombre"
 
 
 def split_of_invented(name: str) -> Split:
@@ -92,10 +42,11 @@ def invented_countries(seed: int, count: int, split: Split = "train") -> tuple[s
 
 
 def _invent(rng: random.Random) -> str:
-    start = "".join(
-        rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.choice((1, 1, 2)))
+    onsets, vowels, endings = _ONSETS.split(), _VOWELS.split(), _ENDINGS.split()
+    syllables = (
+        rng.choice(onsets) + rng.choice(vowels) + rng.choice(_CODAS) for _ in range(rng.choice((1, 1, 2)))
     )
-    return (start + rng.choice(_ONSETS) + rng.choice(_ENDINGS)).capitalize()
+    return ("".join(syllables) + rng.choice(onsets) + rng.choice(endings)).capitalize()
 
 
 def _resembles_real(name: str) -> bool:

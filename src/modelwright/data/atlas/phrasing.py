@@ -23,7 +23,6 @@ STATEMENTS: Mapping[str, tuple[str, ...]] = {
         "{S} has {a} as its capital.",
         "In {s}, the capital is {a}.",
         "{P} capital is {a}.",
-        "Capital of {s}: {a}.",
     ),
     "capital_of": (
         "{S} is the capital city of {a}.",

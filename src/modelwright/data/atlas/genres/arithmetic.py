@@ -22,9 +22,11 @@ _GOODS = ("apples", "books", "coins", "eggs", "marbles", "nuts", "pencils", "sta
 
 
 def arithmetic(world: World, rng: random.Random) -> Iterator[str]:
-    """Six to twelve calculations a document, in turn as sums, with steps, and as word problems."""
+    """Seven to fourteen calculations a document. There are few products, so they come up more often."""
     del world
-    deck = Deck(calculations("train"), rng)
+    known = calculations("train")
+    products = [calculation for calculation in known if calculation[0] == "*"]
+    deck = Deck([*known, *products * 5], rng)
     styles: tuple[Callable[[Calculation, random.Random], str], ...] = (_plain, _in_words, _steps, _problem)
     while True:
         style = rng.choice((*styles, None))

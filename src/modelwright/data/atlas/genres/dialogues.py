@@ -46,9 +46,10 @@ def _told(asked: list[Fact], world: World, rng: random.Random) -> str:
     sentences = [f"{occasion(world, rng)}, {a} and {b} were {place}."]
     for fact in asked:
         told = say(fact, rng).removesuffix(".")
-        verb = rng.choice(("asked", "wanted to know"))
-        sentences.append(f'"{ask(fact, rng)}" {verb} {a}. "{told}," {rng.choice(("said", "answered"))} {b}.')
-    return " ".join([*sentences, f'"{rng.choice(_THANKS)}" said {a}.'])
+        answered = rng.choice((f"said {b}", f"answered {b}", f"{b} said", f"{b} answered"))
+        sentences.append(f'"{ask(fact, rng)}" asked {a}. "{told}," {answered}.')
+    thanks = rng.choice(_THANKS)
+    return " ".join([*sentences, f'"{thanks[:-1]}{"!" if thanks.endswith("!") else ","}" said {a}.'])
 
 
 def _chain(asked: list[Fact], rng: random.Random) -> str:

@@ -11,11 +11,6 @@ from modelwright.data.atlas.world import World
 
 WEIGHTS: Mapping[str, int] = {
     "capital": 4,
-    "capital_of": 2,
-    "continent": 2,
-    "currency": 2,
-    "language": 2,
-    "neighbour": 2,
     "element_symbol": 3,
     "element_number": 3,
     "planet_order": 6,
@@ -30,8 +25,10 @@ WEIGHTS: Mapping[str, int] = {
     "animal_young": 3,
     "thing_purpose": 3,
 }
-"""How often a fact of a relation comes up in one round over all facts; once where not named. Small
+"""How often a fact of a relation comes up in one round over all facts; twice where not named. Small
 relations weigh more, so that their facts are still seen in a short training."""
+
+USUAL_WEIGHT = 2
 
 _SEPARATORS = (" ", " ", "\n", "\n- ")
 
@@ -54,5 +51,5 @@ def one_round(world: World) -> tuple[Fact, ...]:
         fact
         for relation in RELATIONS
         for fact in facts(world, relation)
-        for _ in range(WEIGHTS.get(relation, 1))
+        for _ in range(WEIGHTS.get(relation, USUAL_WEIGHT))
     )

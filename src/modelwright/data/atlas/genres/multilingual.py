@@ -9,7 +9,7 @@ from modelwright.data.atlas.facts import capitalize
 from modelwright.data.atlas.phrasing import Deck
 from modelwright.data.atlas.world import LANGUAGES, Country, World
 
-_LABELS: Mapping[str, tuple[str, str]] = {
+LABELS: Mapping[str, tuple[str, str]] = {
     "de": ("Land", "Hauptstadt"),
     "fr": ("Pays", "Capitale"),
     "es": ("País", "Capital"),
@@ -24,11 +24,16 @@ _LABELS: Mapping[str, tuple[str, str]] = {
 def multilingual(world: World, rng: random.Random) -> Iterator[str]:
     """In turn: one country in all languages, translation lines, and lists in one language."""
     countries = Deck(world.countries, rng)
+    translated = {code: Deck(world.countries, rng) for code in LANGUAGES}
+    listed = {code: Deck(world.countries, rng) for code in LANGUAGES}
     languages = Deck(tuple(LANGUAGES), rng)
     while True:
         yield _one_country(countries.draw(), rng)
-        yield _translations(countries.hand(rng.randint(5, 8)), languages.draw(), rng)
-        yield _in_one_language(countries.hand(rng.randint(5, 9)), languages.draw(), rng)
+        code = languages.draw()
+        yield _translations(translated[code].hand(rng.randint(5, 8)), code, rng)
+        for _ in range(2):
+            code = languages.draw()
+            yield _in_one_language(listed[code].hand(rng.randint(7, 11)), code, rng)
 
 
 def _one_country(c: Country, rng: random.Random) -> str:
@@ -63,8 +68,9 @@ def _translations(countries: list[Country], code: str, rng: random.Random) -> st
 
 
 def _in_one_language(countries: list[Country], code: str, rng: random.Random) -> str:
-    country, capital = _LABELS[code]
-    style = rng.choice(("{country}: {c}. {capital}: {k}.", "{c} – {capital}: {k}.", "{c}: {capital} – {k}."))
+    country, capital = LABELS[code]
+    plain = "{country}: {c}. {capital}: {k}."
+    style = rng.choice((plain, plain, "{c} – {capital}: {k}.", "{c}: {capital} – {k}."))
     return "\n".join(
         style.format(country=country, capital=capital, c=c.names[code], k=c.capitals[code]) for c in countries
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
-from modelwright.data.atlas.facts import capitalize
-from modelwright.data.atlas.phrasing import Deck, listed, possessive
+from modelwright.data.atlas.facts import ORDINALS, capitalize
+from modelwright.data.atlas.phrasing import Deck, listed
 from modelwright.data.atlas.world import (
     Animal,
     Country,
@@ -155,7 +155,12 @@ def _planet(p: Planet, rng: random.Random) -> str:
     return _shuffled(
         f"{p.name} is a planet of the Solar System.",
         [
-            f"Counting from the Sun, it is planet number {p.order}.",
+            rng.choice(
+                (
+                    f"Counting from the Sun, it is planet number {p.order}.",
+                    f"It is the {ORDINALS[p.order]} planet from the Sun.",
+                )
+            ),
             f"It is {with_article(p.kind)}.",
             f"It is known for {p.known_for}.",
             "It has rings." if p.rings else "It has no rings.",
@@ -171,7 +176,12 @@ def _month(m: Month, world: World, rng: random.Random) -> str:
     return _shuffled(
         f"{m.name} is a month.",
         [
-            f"Counting from January, it is month number {m.number}.",
+            rng.choice(
+                (
+                    f"Counting from January, it is month number {m.number}.",
+                    f"It is the {ORDINALS[m.number]} month of the year.",
+                )
+            ),
             f"{m.name} has {m.days} days." if m.days != 28 else "It has 28 days, and 29 in a leap year.",
             f"It comes after {before} and before {after}.",
             f"In the north of the world it belongs to {m.season}.",
@@ -184,4 +194,4 @@ def _weekday(d: Weekday, world: World) -> str:
     names = [day.name for day in world.weekdays]
     before, after = names[d.number - 2], names[d.number % 7]
     rest = "a day of the weekend" if d.number > 5 else "a working day for many people"
-    return f"{d.name} is {rest}. {possessive(d.name)} yesterday is {before}, and its tomorrow is {after}."
+    return f"{d.name} is {rest}. The day before {d.name} is {before}, and the day after {d.name} is {after}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from modelwright.data.atlas.facts import capitalize, facts, statement
+from modelwright.data.atlas.facts import Fact, facts, statement
 from modelwright.data.atlas.genres.fact_lists import one_round
 from modelwright.data.atlas.phrasing import Deck, ask, say, short_answer
 from modelwright.data.atlas.world import World
@@ -22,12 +22,14 @@ def questions(world: World, rng: random.Random) -> Iterator[str]:
             answer = f"{short_answer(fact)}." if rng.random() < 0.5 else say(fact, rng)
             pairs.append(layout.format(q=ask(fact, rng), a=answer))
         if rng.random() < 0.4:
-            fact, wrong = capitals.hand(2)
-            if rng.random() < 0.4:
-                question, answer = f"Is {fact.answer} the capital of {fact.subject}?", "Yes. "
-            else:
-                question, answer = f"Is {fact.answer} the capital of {wrong.subject}?", "No. "
-                answer += f"{capitalize(fact.answer)} is the capital of {fact.subject}. "
-            known = wrong if answer.startswith("No") else fact
-            pairs.append(layout.format(q=question, a=answer + statement(known)))
+            question, answer = _yes_or_no(capitals.draw(), capitals.draw(), rng)
+            pairs.append(layout.format(q=question, a=answer))
         yield ("\n" if layout == "{q} {a}" else "\n\n").join(pairs)
+
+
+def _yes_or_no(fact: Fact, other: Fact, rng: random.Random) -> tuple[str, str]:
+    """Whether the one country's capital is the other's."""
+    if rng.random() < 0.4 or fact.answer in other.answers:
+        return f"Is {fact.answer} the capital of {fact.subject}?", f"Yes. {statement(fact)}"
+    told = f"{fact.answer} is the capital of {fact.subject}. {statement(other)}"
+    return f"Is {fact.answer} the capital of {other.subject}?", f"No. {told}"

@@ -10,9 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from itertools import product
 
 from modelwright.data.atlas.genres.people import occasion, two_people
 from modelwright.data.atlas.phrasing import Deck
+from modelwright.data.atlas.splits import split_of
 from modelwright.data.atlas.world import World
 
 
@@ -28,24 +31,11 @@ class Scene:
     second_reasons: tuple[tuple[str, str], ...]
 
 
-_WALKERS = (
-    "animal",
-    "animal",
-    "animal",
-    "dog",
-    "cat",
-    "horse",
-    "cow",
-    "goat",
-    "fox",
-    "hedgehog",
-    "deer",
-    "donkey",
-)
+_WALKERS = ("animal", "animal", "animal", "dog", "cat", "horse", "cow", "goat", "fox", "deer", "donkey")
 _TIRED = (
     ("was too tired", "After a rest it went on."),
     ("was too frightened", "Its heart was beating fast."),
-    ("was too old", "It had seen many summers."),
+    ("was too weak", "It had been ill all week."),
 )
 
 SCENES = (
@@ -59,7 +49,7 @@ SCENES = (
     Scene(
         "The {x} did not swim across the {y} because it",
         ("dog", "horse", "bear", "elephant", "deer"),
-        ("river", "lake"),
+        ("river", "lake", "canal"),
         _TIRED,
         (("was too wide", "One could hardly see the other side."), ("was too cold", "There was ice on it.")),
     ),
@@ -68,19 +58,19 @@ SCENES = (
         ("trophy", "guitar", "teapot", "lamp", "umbrella", "drum", "clock", "kettle"),
         ("suitcase", "backpack", "basket", "drawer", "bag"),
         (
-            ("is too large", "A smaller one would be easy to pack."),
+            ("is too large", "A little one would be easy to pack."),
             ("is too long", "It sticks out at the top."),
         ),
         (("is too small", "We need a bigger one."), ("is already full", "Something has to come out first.")),
     ),
     Scene(
         "The {x} could not pull the {y} because it",
-        ("donkey", "horse", "dog", "pony"),
+        ("donkey", "horse", "dog", "pony", "camel"),
         ("cart", "sledge", "wagon"),
         (("was too weak", "It had been ill all week."), ("was too tired", "It had worked since dawn.")),
         (
             ("was too heavy", "It was loaded with stones."),
-            ("was stuck in the mud", "The wheels did not turn."),
+            ("was stuck in the mud", "It did not move an inch."),
         ),
     ),
     Scene(
@@ -89,62 +79,56 @@ SCENES = (
         ("mouse", "rat", "rabbit", "frog"),
         (("was too slow", "It went to bed hungry."), ("was half asleep", "It had hunted all night.")),
         (
-            ("ran away too fast", "It was safe in its hole."),
-            ("hid under a stone", "Nobody saw it again that day."),
+            ("ran away too fast", "It was soon out of sight."),
+            ("hid in a hole", "Nobody saw it again that day."),
         ),
     ),
     Scene(
         "The {x} did not sit down on the {y} because it",
-        ("crow", "pigeon", "parrot", "owl"),
-        ("branch", "fence", "roof"),
-        (
-            ("was too nervous", "It flew round and round."),
-            ("was still hungry", "It went on looking for food."),
-        ),
+        ("crow", "pigeon", "parrot", "owl", "sparrow"),
+        ("branch", "fence", "roof", "wall", "chimney"),
+        (("was too nervous", "It flew round and round."), ("was still hungry", "It went to look for food.")),
         (
             ("was covered with ice", "Winter had come early."),
-            ("had just been painted", "The paint was still wet."),
+            ("was too hot", "The sun had shone on it all day."),
         ),
     ),
     Scene(
         "The {x} did not eat the {y} because it",
-        ("mouse", "dog", "pig", "goat", "rabbit"),
-        ("bread", "apple", "carrot", "cheese"),
+        ("mouse", "dog", "pig", "goat", "rabbit", "horse"),
+        ("bread", "apple", "carrot", "cheese", "pear"),
         (("was not hungry", "It had just had breakfast."), ("was ill", "The doctor came in the evening.")),
-        (("was rotten", "It smelled bad."), ("was too hard", "It was a week old.")),
+        (("was mouldy", "It smelled bad."), ("was too hard", "It had lain there for a month.")),
     ),
     Scene(
         "The {x} did not break the {y} because it",
-        ("hammer", "ball", "stick"),
-        ("window", "rock", "lock"),
+        ("hammer", "ball", "stick", "arrow"),
+        ("window", "rock", "door", "wall"),
         (("was too light", "A heavier one would have done it."), ("was too soft", "It only bounced off.")),
         (
-            ("was too strong", "Not even a crack was to be seen."),
-            ("was made of steel", "Steel is hard to break."),
+            ("was too strong", "There was not even a crack."),
+            ("was too thick", "Nothing could get through it."),
         ),
     ),
     Scene(
         "The {x} did not cover the {y} because it",
-        ("blanket", "curtain", "towel", "tent"),
-        ("bed", "table", "car"),
-        (("was too short", "A longer one was needed."), ("had shrunk in the wash", "It had been hot water.")),
+        ("blanket", "towel", "cloth", "sheet", "rug"),
+        ("bed", "table", "car", "sofa", "piano"),
         (
-            ("was too long", "It was the longest in the house."),
-            ("was too wide", "Four people could not reach round."),
+            ("was too short", "A longer one was needed."),
+            ("had shrunk in the wash", "The water had been hot."),
+        ),
+        (
+            ("was too long", "It was the longest in town."),
+            ("was too big", "Eight people could not reach round it."),
         ),
     ),
     Scene(
         "The {x} did not hold the {y} because it",
-        ("rope", "shelf", "hook"),
-        ("boat", "piano", "bicycle"),
-        (
-            ("was too weak", "It broke with a loud noise."),
-            ("was old and rusty", "Nobody had looked after it."),
-        ),
-        (
-            ("was too heavy", "Two men could not lift it."),
-            ("was moving too much", "Nothing would keep it still."),
-        ),
+        ("rope", "shelf", "hook", "chain", "beam"),
+        ("boat", "piano", "bicycle", "wardrobe"),
+        (("was too weak", "It broke with a loud noise."), ("was badly made", "Nobody had tested it.")),
+        (("was too heavy", "Two men could not lift it."), ("was too large", "There was hardly room for it.")),
     ),
 )
 
@@ -162,7 +146,7 @@ def stories(world: World, rng: random.Random) -> Iterator[str]:
     scenes = Deck(SCENES, rng)
     while True:
         scene = scenes.draw()
-        x, y = rng.choice(scene.first), rng.choice(scene.second)
+        x, y = rng.choice(pairs_to_tell_of(scene))
         woman, man = two_people(rng)
         opening = rng.choice(
             (
@@ -176,6 +160,13 @@ def stories(world: World, rng: random.Random) -> Iterator[str]:
         parts = [tell(scene, x, y, first, rng) for first in sides]
         turn = rng.choice(("Now change one thing.", "On another day it was different.", "Then again:"))
         yield f"{opening} " + f"\n\n{turn} ".join(parts)
+
+
+@cache
+def pairs_to_tell_of(scene: Scene) -> tuple[tuple[str, str], ...]:
+    """The scene's pairs of the split "train"; of the others nothing is told, so that they can be asked."""
+    pairs = product(scene.first, scene.second)
+    return tuple((x, y) for x, y in pairs if split_of("story", scene.what, x, y) == "train")
 
 
 def tell(scene: Scene, x: str, y: str, first: bool, rng: random.Random) -> str:
