@@ -146,11 +146,17 @@ def ask(fact: Fact, rng: random.Random) -> str:
     return fill(rng.choice(QUESTIONS[fact.relation]), fact)
 
 
+_NOUN_ANSWERS = frozenset(
+    {"animal_young", "animal_kind", "animal_diet", "element_category", "element_state", "planet_kind"}
+)
+"""Relations whose answers are nouns that want an article."""
+
+
 def short_answer(fact: Fact) -> str:
     """The answer alone, as one would write it: "Paris", "The euro", "A puppy"."""
     if fact.relation == "currency":
         return f"The {fact.answer}"
-    if fact.relation in ("animal_young", "animal_diet", "element_category", "planet_kind", "element_state"):
+    if fact.relation in _NOUN_ANSWERS:
         return capitalize(with_article(fact.answer))
     if fact.relation == "animal_sound":
         return f"It {fact.answer}"
