@@ -5,13 +5,14 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from hashlib import sha256
 
 import pytest
 
 from modelwright.base.schema import Conversation, Preference, Role
-from modelwright.data.atlas.conversations import KIND_SHARES, VERBOSE_SHARE, conversations
+from modelwright.data.atlas.conversations import KIND_SHARES, VERBOSE_SHARE, Part, conversations
 from modelwright.data.atlas.facts import facts, statement
 from modelwright.data.atlas.invented import split_of_invented
 from modelwright.data.atlas.preferences import preferences
@@ -97,7 +98,7 @@ def test_verbose_answers_hold_the_answer_and_are_longer() -> None:
 
 
 @pytest.mark.parametrize("texts", [lambda: said("assistant"), pairs_said], ids=["sft", "pairs"])
-def test_held_out_facts_are_never_stated(texts) -> None:
+def test_held_out_facts_are_never_stated(texts: Callable[[], list[str]]) -> None:
     text = "\n".join(texts()).casefold()
     for fact in held_out_facts():
         sentence = statement(fact).casefold().removesuffix(".")
@@ -117,7 +118,7 @@ def test_held_out_capitals_are_never_named() -> None:
 
 
 @pytest.mark.parametrize("texts", [lambda: said("user"), pairs_asked], ids=["sft", "pairs"])
-def test_held_out_facts_and_phrasings_are_never_asked(texts) -> None:
+def test_held_out_facts_and_phrasings_are_never_asked(texts: Callable[[], list[str]]) -> None:
     questions = set(texts())
     for fact in held_out_facts():
         assert questions.isdisjoint(ask(t, fact) for t in phrasings(fact.relation, "train")), fact
@@ -130,16 +131,16 @@ def test_held_out_facts_and_phrasings_are_never_asked(texts) -> None:
 
 
 def test_held_out_calculations_never_occur() -> None:
-    signs = {"plus": "+", "minus": "-", "times": "*"}
+    signs = {"plus": "+", "minus": "-", "times": "*", "+": "+", "-": "-", "*": "*"}
     text = "\n".join([*said("user"), *said("assistant")])
     found = re.findall(r"(\d+) (\+|-|\*|plus|minus|times) (\d+)", text)
     assert len(found) > 500
     for left, sign, right in found:
-        assert operands_split(signs.get(sign, sign), int(left), int(right)) == "train"
+        assert operands_split(signs[sign], int(left), int(right)) == "train"
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_invented_countries_are_of_their_split(split) -> None:
+def test_invented_countries_are_of_their_split(split: Part) -> None:
     texts = [m.content for each in conversations(1, 1_500, split) for m in each.messages]
     texts += [pair.chosen for pair in preferences(1, 800, split)]
     names = {name for text in texts for name in re.findall(r"know of a country called (\w+)\.", text)}

@@ -7,37 +7,38 @@ import pytest
 
 from modelwright.base.schema import Preference
 from modelwright.data.atlas.answers import _RUDE
+from modelwright.data.atlas.conversations import Part
 from modelwright.data.atlas.facts import Fact, facts, statement
 from modelwright.data.atlas.preferences import SHARES, preferences
 from modelwright.data.atlas.questions import ask, held_out_facts, known_facts, phrasings
 from modelwright.data.atlas.world import load_world
 
 WORLD = load_world()
-SPLITS = ("train", "validation")
+SPLITS: tuple[Part, ...] = ("train", "validation")
 
 
 @cache
-def made(split) -> tuple[Preference, ...]:
+def made(split: Part) -> tuple[Preference, ...]:
     return tuple(preferences(0, 1_000, split))
 
 
 @cache
-def asked(split) -> dict[str, Fact]:
+def asked(split: Part) -> dict[str, Fact]:
     """Question -> the fact it asks for."""
     found, part = (known_facts(), "train") if split == "train" else (held_out_facts(), "test")
     return {ask(template, fact): fact for fact in found for template in phrasings(fact.relation, part)}
 
 
-def of_kind(kind: str, split) -> list[Preference]:
+def of_kind(kind: str, split: Part) -> list[Preference]:
     return [pair for pair in made(split) if pair.meta["kind"] == kind]
 
 
-def fact_of(pair: Preference, split) -> Fact:
+def fact_of(pair: Preference, split: Part) -> Fact:
     return asked(split)[pair.prompt[-1].content]
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_kinds_have_their_shares(split) -> None:
+def test_kinds_have_their_shares(split: Part) -> None:
     kinds = Counter(pair.meta["kind"] for pair in made(split))
     assert kinds == {kind: round(share * 1_000) for kind, share in SHARES.items()}
     assert sum(SHARES.values()) == pytest.approx(1)
@@ -48,7 +49,7 @@ def test_kinds_have_their_shares(split) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_concise_and_rambling_give_the_same_answer(split) -> None:
+def test_concise_and_rambling_give_the_same_answer(split: Part) -> None:
     for pair in of_kind("concise_over_rambling", split):
         assert pair.chosen == statement(fact_of(pair, split))
         assert pair.chosen in pair.rejected
@@ -58,7 +59,7 @@ def test_concise_and_rambling_give_the_same_answer(split) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_polite_and_rude_give_the_same_answer(split) -> None:
+def test_polite_and_rude_give_the_same_answer(split: Part) -> None:
     for pair in of_kind("polite_over_rude", split):
         answer = statement(fact_of(pair, split))
         assert answer in pair.chosen
@@ -68,7 +69,7 @@ def test_polite_and_rude_give_the_same_answer(split) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_refusing_is_right_only_for_countries_that_do_not_exist(split) -> None:
+def test_refusing_is_right_only_for_countries_that_do_not_exist(split: Part) -> None:
     names = {fact.subject for fact in facts(WORLD, "capital")}
     for pair in of_kind("answer_over_refusal", split):
         fact = fact_of(pair, split)
@@ -83,7 +84,7 @@ def test_refusing_is_right_only_for_countries_that_do_not_exist(split) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_wrong_answers_are_wrong(split) -> None:
+def test_wrong_answers_are_wrong(split: Part) -> None:
     for pair in of_kind("right_over_wrong", split):
         fact = fact_of(pair, split)
         assert pair.chosen == statement(fact)

@@ -17,6 +17,7 @@ from modelwright.base.errors import UserError, did_you_mean
 from modelwright.base.schema import Json, Message, Problem
 from modelwright.base.seeding import derive
 from modelwright.data.atlas.facts import Fact, facts, prefix
+from modelwright.data.atlas.genres.multilingual import LABELS
 from modelwright.data.atlas.genres.stories import SCENES
 from modelwright.data.atlas.instructions import instructions
 from modelwright.data.atlas.invented import invented_countries
@@ -36,16 +37,6 @@ T = TypeVar("T")
 
 INVENTED_COUNTRIES: Final = 1_000
 """How many names the suite "invented_countries" has when nobody sets a limit."""
-
-CAPITAL_WORDS: Final[Mapping[str, tuple[str, str]]] = {
-    "de": ("Land", "Hauptstadt"),
-    "fr": ("Pays", "Capitale"),
-    "es": ("País", "Capital"),
-    "ru": ("Страна", "Столица"),
-    "el": ("Χώρα", "Πρωτεύουσα"),
-    "ja": ("国", "首都"),
-    "ar": ("البلد", "العاصمة"),
-}
 
 
 def problems(suite: str, seed: int, limit: int | None = None) -> list[Problem]:
@@ -184,7 +175,7 @@ def _multilingual(random: Random) -> Iterator[Problem]:
     countries = load_world().countries
     groups = [[(code, country) for country in countries] for code in LANGUAGES]
     for code, country in _evenly(groups, random):
-        word, capital = CAPITAL_WORDS[code]
+        word, capital = LABELS[code]
         prompt = f"{word}: {country.names[code]}. {capital}:"
         meta = {"language": code, "subject": country.phrase}
         yield _problem("multilingual", prompt, "prefix", [country.capitals[code]], meta, chat=False)

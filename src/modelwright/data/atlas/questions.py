@@ -14,6 +14,7 @@ from importlib.resources import files
 from typing import Final, Literal
 
 from modelwright.data.atlas.facts import RELATIONS, Fact, capitalize, facts
+from modelwright.data.atlas.phrasing import possessive
 from modelwright.data.atlas.splits import split_of
 from modelwright.data.atlas.world import load_world
 
@@ -43,8 +44,8 @@ def ask(template: str, fact: Fact) -> str:
 
 def ask_about(template: str, subject: str) -> str:
     """`template` about any noun phrase: "What is the capital of the Gambia?"."""
-    owner = f"{subject}'" if subject.endswith("s") else f"{subject}'s"
-    return capitalize(template.format(subject=subject, name=bare_name(subject), owner=owner))
+    words = {"subject": subject, "name": bare_name(subject), "owner": possessive(subject)}
+    return capitalize(template.format(**words))
 
 
 def bare_name(subject: str) -> str:
