@@ -153,9 +153,11 @@ class Life:
             damage = artifact.damage(hashes=True)
         except UserError as error:
             artifact, damage = None, str(error)
-        if damage:
-            self.view.log(f"{folder} is damaged ({damage}): it is made anew")
-        return None if damage else artifact
+        if not damage:
+            return artifact
+        self.view.log(f"{folder} is damaged ({damage}): it is made again, from its checkpoints if it has any")
+        (folder / MANIFEST).unlink()
+        return None
 
     def _keep_aside(self, folder: Path) -> None:
         """Rename what other settings or inputs have left, so that nobody mixes the two."""
