@@ -53,4 +53,6 @@ def _check(first: Mapping[str, Tensor], other: Mapping[str, Tensor], number: int
                 f" {number}: only checkpoints of one architecture can be averaged."
             )
         if not a.is_floating_point() and not torch.equal(a, b):
-            raise UserError(f"'{name}' holds {a.dtype}, which has no average, and differs between the inputs.")
+            raise UserError(
+                f"'{name}' holds {a.dtype}, which has no average, and differs between the inputs."
+            )

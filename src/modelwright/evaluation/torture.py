@@ -7,6 +7,9 @@ holds NUL, which C interfaces take for the end of the text.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from random import Random
+
 from modelwright.base.schema import Conversation, Message
 
 TORTURE: tuple[str, ...] = (
@@ -24,7 +27,7 @@ TORTURE: tuple[str, ...] = (
     "31415926535897932384626433832795028841971693993751",
     "２０２４ ٣٤٥ १२३ ⅷ ½ ²",
     "def f(x: int) -> int:\n    return x ** 2 if x != 0 else -1  # 100%\n\n\tprint(f'{f(3)!r}')\n",
-    "{\"a\": [1, 2.5e3, null, true], \"b\\u00e9\": \"\\n\"}",
+    '{"a": [1, 2.5e3, null, true], "b\\u00e9": "\\n"}',
     "<html><body class='x'>&amp;&lt;</body></html>",
     "https://example.org/a/b?c=d&e=%20f#g user@example.org C:\\dir\\file.txt",
     "<|im_end|>",
@@ -81,3 +84,15 @@ CONVERSATIONS: tuple[Conversation, ...] = (
     Conversation(messages=(Message(role="user", content=""),)),
 )
 """For the chat template: system prompt, several turns, white space, and text that looks like a template."""
+
+
+def vocabulary_strings(pieces: Sequence[str], limit: int = 512, size: int = 16) -> tuple[str, ...]:
+    """Texts made of a tokenizer's own pieces, on lines of their own and run together.
+
+    A wrong split shows only where the vocabulary has a piece that the split cuts: with few merges, no
+    fixed set of strings can be sure to meet one. The pieces are shuffled, always in the same way.
+    """
+    shuffled = list(pieces)
+    Random(0).shuffle(shuffled)
+    groups = [shuffled[i : i + size] for i in range(0, len(shuffled), size)][: limit // 2]
+    return tuple(text for group in groups for text in ("\n".join(group), "".join(group)))

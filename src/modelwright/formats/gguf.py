@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -93,8 +94,7 @@ def write_gguf(model_folder: Path, out: Path, file_type: FileType, about: About 
     state = load_weights(model_folder)
     if config.tie_word_embeddings:
         state.pop("lm_head.weight", None)  # readers take the embedding where there is no output matrix
-    with atomic_path(out) as temporary:
-        writer = GGUFWriter(str(temporary), config.architecture)
+    with atomic_path(out) as temporary, closing(GGUFWriter(str(temporary), config.architecture)) as writer:
         _describe(writer, config, file_type, about or About())
         vocabulary.write(writer)
         for name, weight in state.items():
@@ -104,7 +104,6 @@ def write_gguf(model_folder: Path, out: Path, file_type: FileType, about: About 
         writer.write_ti_data_to_file()
         for name, weight in state.items():
             writer.write_tensor_data(_converted(name, weight, config, file_type))
-        writer.close()
 
 
 _STORAGE: Mapping[GGMLQuantizationType, np.dtype[Any]] = {
@@ -213,8 +212,9 @@ def _pre_tokenizer(content: Mapping[str, Any]) -> str:
     regex = parts[0]["pattern"]["Regex"] if kinds == ["Split", "ByteLevel"] else ""
     if content.get("normalizer") is not None or regex not in _PRE_TOKENIZERS:
         raise UserError(
-            f"tokenizer.json pre-tokenizes by {kinds} with the regex {regex!r}; llama.cpp has no name for that,"
-            f" and a wrong name breaks text silently. Known: {sorted(_PRE_TOKENIZERS.values())}, no normalizer."
+            f"tokenizer.json pre-tokenizes by {kinds} with the regex {regex!r}; llama.cpp has no name for"
+            " that, and a wrong name breaks text silently."
+            f" Known: {sorted(_PRE_TOKENIZERS.values())}, without a normalizer."
         )
     return _PRE_TOKENIZERS[regex]
 
@@ -247,7 +247,9 @@ def _announce(writer: GGUFWriter, name: str, shape: tuple[int, ...], file_type: 
     writer.add_tensor_info(name, stored, dtype, math.prod(stored) * dtype.itemsize, raw_dtype=kind)
 
 
-def _converted(name: str, weight: torch.Tensor, config: ModelConfig, file_type: FileType) -> np.ndarray[Any, Any]:
+def _converted(
+    name: str, weight: torch.Tensor, config: ModelConfig, file_type: FileType
+) -> np.ndarray[Any, Any]:
     """The tensor as it is stored: reordered where llama.cpp wants it so, then rounded."""
     if not weight.is_floating_point():
         raise UserError(f"'{name}' holds {weight.dtype}: export the model before it was quantized.")
@@ -260,7 +262,9 @@ def _converted(name: str, weight: torch.Tensor, config: ModelConfig, file_type: 
     kind = _kind(values.shape, file_type)
     largest = float(np.abs(values).max(initial=0.0))
     if not np.isfinite(largest):
-        raise UserError(f"'{name}' holds values that are not finite: the training run diverged before this model.")
+        raise UserError(
+            f"'{name}' holds values that are not finite: the training run diverged before this model."
+        )
     if kind == GGMLQuantizationType.F16 and largest > float(np.finfo(np.float16).max):
         raise UserError(f"'{name}' reaches {largest:.3g}, more than F16 can hold; export with type f32.")
     return np.ascontiguousarray(quants.quantize(values, kind))

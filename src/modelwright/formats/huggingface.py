@@ -59,7 +59,8 @@ def load_model(
     if config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
     if quantized == QUANT_METHOD:
-        replace_linears(model, state)
+        int8 = (name.removesuffix(".weight") for name, tensor in state.items() if tensor.dtype == torch.int8)
+        replace_linears(model, frozenset(int8))
     elif quantized:
         raise UserError(
             f"{folder} is quantized by '{quantized}', which is not supported; export it unquantized"

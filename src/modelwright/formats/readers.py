@@ -21,7 +21,8 @@ from gguf import GGUFReader
 from torch import Tensor
 
 from modelwright.base.schema import Conversation
-from modelwright.formats.huggingface import load_model
+from modelwright.formats.huggingface import load_config, load_model
+from modelwright.model.config import ModelConfig
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.chat import render
 
@@ -73,10 +74,19 @@ class TransformersReader:
         self._transformers = _quiet_transformers()
         with redirect_stderr(io.StringIO()):  # its progress bar for GGUF files has no switch
             if path.is_dir():
-                self._tokenizer = self._transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+                tokenizer_class = self._tokenizer_class(load_config(path))
+                self._tokenizer = tokenizer_class.from_pretrained(path, local_files_only=True)
                 self._model = self._load(path)
             else:
                 self._open_gguf(path)
+
+    def _tokenizer_class(self, config: ModelConfig) -> Any:
+        """AutoTokenizer, but for qwen2: there transformers 5 puts a class of its own in the place of the
+        folder's tokenizer, one that normalizes text to NFC. The model card tells users the same."""
+        ignores_the_folder = config.architecture == "qwen2"
+        return getattr(
+            self._transformers, "PreTrainedTokenizerFast" if ignores_the_folder else "AutoTokenizer"
+        )
 
     def _open_gguf(self, path: Path) -> None:
         """In a folder of its own: from tokenizer files beside it transformers would read those instead.

@@ -1,0 +1,141 @@
+"""The model card: a README made from the manifests, so that it says what happened and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from modelwright.base.artifact import MANIFEST, Artifact, Provenance
+from modelwright.model.config import ModelConfig
+
+
+def ancestry(artifact: Artifact) -> list[Artifact]:
+    """The artifact and all it was made from, itself first, as far as their folders are still there."""
+    found: dict[str, Artifact] = {}
+    ahead = [artifact]
+    while ahead:
+        current = ahead.pop(0)
+        if current.id in found:
+            continue
+        found[current.id] = current
+        for parent in current.manifest.parents:
+            folder = current.path / parent.path
+            if (folder / MANIFEST).is_file():
+                made = Artifact.load(folder)
+                if made.id == parent.id:  # a folder made anew since then is no ancestor
+                    ahead.append(made)
+    return list(found.values())
+
+
+def licence_of(provenance: Provenance) -> str:
+    """The licences of the documents as one expression: all of them apply."""
+    return " AND ".join(sorted(provenance.licences)) or "unknown"
+
+
+def model_card(
+    *,
+    name: str,
+    config: ModelConfig,
+    parameters: int,
+    history: Sequence[Artifact],
+    checks: Iterable[str],
+    gguf_files: Sequence[str],
+    scores: Mapping[str, object] | None = None,
+) -> str:
+    """Markdown with the front matter that model hubs read. `history` is `ancestry` of the model."""
+    provenance = history[0].manifest.provenance
+    sections = [
+        _front_matter(provenance),
+        f"# {name}\n\n{_what_it_is(config, parameters)}",
+        f"## Data\n\n{_data(provenance)}",
+        f"## How it was made\n\n{_stages(history)}",
+        f"## Scores\n\n{_table('score', scores)}" if scores else "",
+        "## Checks\n\nThe exported files were read back by independent programs:\n\n"
+        + "\n".join(f"- {line}" for line in checks),
+        f"## How to load it\n\n{_loading(name, config, gguf_files)}",
+    ]
+    return "\n\n".join(section.rstrip() for section in sections if section) + "\n"
+
+
+def _front_matter(provenance: Provenance) -> str:
+    licences = sorted(provenance.licences)
+    known = len(licences) == 1 and licences[0] != "unknown"
+    licence = f"license: {licences[0].lower()}" if known else "license: other\nlicense_name: see-data-sources"
+    tags = "library_name: transformers\npipeline_tag: text-generation\ntags: [modelwright]"
+    return f"---\n{licence}\n{tags}\n---"
+
+
+def _what_it_is(config: ModelConfig, parameters: int) -> str:
+    tied = "tied" if config.tie_word_embeddings else "separate"
+    return (
+        f"A language model with {parameters:,} parameters in the {config.architecture} architecture:"
+        f" {config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} query"
+        f" and {config.num_key_value_heads} key/value heads, {config.vocab_size:,} tokens,"
+        f" {tied} embeddings, trained for contexts of up to {config.max_position_embeddings:,} tokens."
+    )
+
+
+def _data(provenance: Provenance) -> str:
+    if not provenance.documents:
+        return "The manifests name no source documents."
+    tables = [
+        _table("source", provenance.sources),
+        _table("licence", provenance.licences),
+        _table("jurisdiction", provenance.jurisdictions),
+        _table("personal data", provenance.personal_data),
+    ]
+    return f"{provenance.documents:,} documents.\n\n" + "\n\n".join(tables)
+
+
+def _table(head: str, rows: Mapping[str, object] | None) -> str:
+    def number(value: object) -> str:
+        return (
+            f"{value:,}"
+            if isinstance(value, int)
+            else f"{value:.4g}"
+            if isinstance(value, float)
+            else str(value)
+        )
+
+    lines = [f"| {_cell(name)} | {_cell(number(value))} |" for name, value in (rows or {}).items()]
+    return "\n".join([f"| {head} | |", "| --- | --- |", *lines])
+
+
+def _cell(text: str) -> str:
+    """Table text as one line: sources are file names, and may hold anything."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+
+
+def _stages(history: Sequence[Artifact]) -> str:
+    lines = ["| stage | artifact | seed | tokens | results |", "| --- | --- | --- | --- | --- |"]
+    for artifact in reversed(history):
+        made = artifact.manifest
+        results = ", ".join(
+            f"{key} {value:.4g}" for key, value in made.metrics.items() if isinstance(value, int | float)
+        )
+        lines.append(
+            f"| {made.stage} | {made.id[:12]} | {made.seed} | {made.cost.tokens:,} | {_cell(results)} |"
+        )
+    first = history[0].manifest
+    return "\n".join(lines) + f"\n\nMade by modelwright {first.version}, revision {first.revision}."
+
+
+def _loading(name: str, config: ModelConfig, gguf_files: Sequence[str]) -> str:
+    tokenizer = "PreTrainedTokenizerFast" if config.architecture == "qwen2" else "AutoTokenizer"
+    why = (
+        "\nAutoTokenizer would replace this tokenizer by one that normalizes text (transformers 5).\n"
+        if config.architecture == "qwen2"
+        else ""
+    )
+    text = (
+        f"transformers:\n\n```python\nfrom transformers import AutoModelForCausalLM, {tokenizer}\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("hf")\n'
+        f'tokenizer = {tokenizer}.from_pretrained("hf")\n```\n{why}'
+    )
+    if gguf_files:
+        file = gguf_files[-1]
+        text += (
+            f"\nllama.cpp:\n\n```sh\nllama-cli -m {file} -cnv --jinja\n```\n"
+            f"\nOllama:\n\n```sh\nollama create {Path(name).name} -f Modelfile\n```\n"
+        )
+    return text

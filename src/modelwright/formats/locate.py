@@ -1,0 +1,87 @@
+"""From what a user points at (a run, a stage, a folder) to the Hugging Face folder to load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelwright.base.artifact import FULL_PRECISION_MODELS, MANIFEST, Artifact
+from modelwright.base.errors import UserError
+
+# The folder inside an artifact that holds its model, by role; what comes first is taken first.
+_MODEL_FOLDERS = {"bundle": "hf"} | {role: "model" for role in (*reversed(FULL_PRECISION_MODELS), "int8")}
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder is a Hugging Face model with weights we read."""
+    return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
+
+
+def resolve_model(path: Path | str) -> Path:
+    """The Hugging Face folder behind a run directory, a stage folder, or such a folder itself.
+
+    A run gives its most finished model: the exported bundle, then averaged, aligned, sft, base, and
+    INT8 last, since it is a copy of another.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise UserError(
+            f"{path} does not exist. Expected a run directory, a stage's folder or a Hugging Face model folder."
+        )
+    if is_model(path):
+        return path
+    found = dict(_models_in(path))
+    for role in _MODEL_FOLDERS:
+        if role in found:
+            return found[role]
+    here = ", ".join(sorted(child.name for child in path.iterdir())) if path.is_dir() else "a file"
+    raise UserError(
+        f"{path} holds no model. Found: {here or 'nothing'}. Expected config.json with model.safetensors, or a "
+        f"run with a finished stage that makes a model ({', '.join(_MODEL_FOLDERS)})."
+    )
+
+
+def _models_in(path: Path) -> list[tuple[str, Path]]:
+    """(role, model folder) of a stage folder, or of all finished stages of a run."""
+    if not path.is_dir():
+        return []
+    folders = [path, *sorted(child for child in path.iterdir() if child.is_dir())]
+    models: list[tuple[str, Path]] = []
+    for folder in folders:
+        if not (folder / MANIFEST).is_file():
+            continue
+        role = Artifact.load(folder).role
+        model = folder / _MODEL_FOLDERS.get(role, "")
+        if role in _MODEL_FOLDERS and is_model(model):
+            models.append((role, model))
+    return models
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which model answers: what a user is shown, so that nobody takes one for another."""
+
+    path: Path
+    role: str
+    """Its role in the run it comes from, or "model" for a folder without a manifest."""
+    id: str
+    """The artifact's id, or "" where there is none."""
+
+    @property
+    def short_id(self) -> str:
+        """The first letters of the id."""
+        return self.id[:12] or "no manifest"
+
+    @property
+    def chats(self) -> bool:
+        """Whether it has been taught turns; unknown models are given the benefit of the doubt."""
+        return self.role != "base"
+
+
+def identify(model_folder: Path) -> Identity:
+    """What the manifest beside a model folder says about it."""
+    for folder in (model_folder, model_folder.parent):
+        if (folder / MANIFEST).is_file():
+            artifact = Artifact.load(folder)
+            return Identity(model_folder, artifact.role, artifact.id)
+    return Identity(model_folder, "model", "")

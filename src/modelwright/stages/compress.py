@@ -1,0 +1,135 @@
+"""compress: INT8 weights, and an honest account of the damage.
+
+Leaves `model/` (a Hugging Face folder in the layout of compressed-tensors) and `damage.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from modelwright.base.artifact import Artifact
+from modelwright.base.config import Config as BaseConfig
+from modelwright.base.errors import UserError
+from modelwright.base.files import atomic_directory, write_json
+from modelwright.base.run import Run
+from modelwright.base.schema import IGNORE
+from modelwright.compression.quantize import quantize
+from modelwright.evaluation.compare import Comparison, Damage
+from modelwright.formats.huggingface import WEIGHTS, load_model
+from modelwright.formats.int8 import save_int8
+from modelwright.model.transformer import Transformer
+from modelwright.tokenizer.bpe import BPETokenizer
+from modelwright.tokenizer.shards import TokenShards
+
+INPUTS: tuple[str, ...] = ("tokens", "model")
+
+
+class Config(BaseConfig):
+    """How it is compressed, and on how much text the damage is measured."""
+
+    kept_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Format of what is not quantized: embedding, head, norms, biases."""
+    sequences: int = Field(default=64, gt=1)
+    """Validation sequences to compare on, fewer if there are fewer; intervals are over sequences."""
+    sequence_length: int = Field(default=256, gt=1)
+    """Tokens of each, at most the model's context."""
+    top1_target: float = Field(default=0.99, ge=0, le=1)
+    """Share of tokens on which both models should find the same token most likely. Missing it is said in
+    the log and in damage.json; it does not stop the stage."""
+
+
+def run(config: Config, run: Run) -> Artifact:
+    """Quantize, save, load what was saved, and compare that with the original."""
+    source = run.input("model").file("model")
+    original = load_model(source).eval()
+    made = quantize(original, getattr(torch, config.kept_dtype))
+    with atomic_directory(run.dir / "model") as folder:
+        save_int8(folder, made, source)
+    saved = load_model(run.dir / "model").eval()  # what is judged is the file, not the object in memory
+    damage = _compare(config, run, original, saved)
+    sizes = _sizes(source, run.dir / "model", original)
+    top1_met = damage.top1.mean >= config.top1_target
+    report = {**sizes, **asdict(damage), "top1_target": config.top1_target, "top1_target_met": top1_met}
+    write_json(run.dir / "damage.json", report)
+    _tell(config, run, damage, sizes)
+    return run.finish(
+        files=["model", "damage.json"],
+        metrics={
+            **sizes,
+            "mean_kl": damage.mean_kl.mean,
+            "kl_99": damage.kl_99.mean,
+            "top1": damage.top1.mean,
+            "top1_target_met": top1_met,
+            "bits_per_byte_before": damage.bits_per_byte_before,
+            "bits_per_byte_after": damage.bits_per_byte_after,
+        },
+    )
+
+
+@torch.inference_mode()
+def _compare(config: Config, run: Run, original: Transformer, changed: Transformer) -> Damage:
+    tokens = run.input("tokens")
+    tokenizer = BPETokenizer.load(tokens.file("tokenizer"))
+    lengths = torch.tensor(tokenizer.byte_lengths)
+    shards = TokenShards.open(tokens.file("validation"))
+    # Intervals are over sequences: of a short text at least two are made.
+    length = min(config.sequence_length, original.config.max_position_embeddings, (len(shards) - 1) // 2)
+    if length < 1:
+        raise UserError(
+            f"{shards.folder} holds {len(shards)} tokens, too few to measure on: prepare more text."
+        )
+    count = min(config.sequences, (len(shards) - 1) // length)
+    comparison = Comparison()
+    with run.progress("measuring the damage", count) as progress:
+        for ids, targets in _sequences(shards, length, count):
+            size = int(lengths[targets[targets != IGNORE]].sum())
+            comparison.add(original(ids).logits()[0], changed(ids).logits()[0], targets, size)
+            progress.advance()
+    return comparison.result()
+
+
+def _sequences(shards: TokenShards, length: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """((1, T) ids, (T,) next tokens) of `count` sequences spread evenly over the shards."""
+    available = (len(shards) - 1) // length
+    for number in range(count):
+        window = torch.from_numpy(shards.read(available * number // count * length, length + 1))
+        yield window[None, :-1], window[1:]
+
+
+def _sizes(before: Path, after: Path, original: Transformer) -> dict[str, Any]:
+    parameters = original.num_parameters()
+    sizes = {"before": _weights_size(before), "after": _weights_size(after)}
+    return {
+        "parameters": parameters,
+        **{f"bytes_{when}": size for when, size in sizes.items()},
+        **{f"bits_per_weight_{when}": 8 * size / parameters for when, size in sizes.items()},
+    }
+
+
+def _weights_size(folder: Path) -> int:
+    stem = WEIGHTS.removesuffix(".safetensors")
+    return sum(file.stat().st_size for file in folder.glob(f"{stem}*.safetensors"))
+
+
+def _tell(config: Config, run: Run, damage: Damage, sizes: dict[str, Any]) -> None:
+    run.log(
+        f"{sizes['bytes_before']:,} -> {sizes['bytes_after']:,} bytes,"
+        f" {sizes['bits_per_weight_after']:.2f} bits a weight"
+    )
+    run.log(
+        f"top-1 agreement {damage.top1.mean:.2%} [{damage.top1.low:.2%}, {damage.top1.high:.2%}],"
+        f" mean KL {damage.mean_kl.mean:.2e} nats, 99 % of tokens below {damage.kl_99.mean:.2e},"
+        f" bits per byte {damage.bits_per_byte_before:.4f} -> {damage.bits_per_byte_after:.4f}"
+    )
+    if damage.top1.mean < config.top1_target:
+        run.log(
+            f"warning: top-1 agreement is below the target of {config.top1_target:.1%}: compare the answers"
+            " of both models before this one is used, or keep more precision (kept_dtype: float32)."
+        )

@@ -1,0 +1,75 @@
+"""The measures of damage against plain definitions and known cases."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from modelwright.base.schema import IGNORE
+from modelwright.evaluation.compare import Comparison, kl_divergence, quantile_interval, same_top
+
+
+def test_kl_divergence_of_known_distributions() -> None:
+    p, q = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])
+    expected = 0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
+    assert float(kl_divergence(p.log(), q.log())) == pytest.approx(expected, rel=1e-6)
+    assert float(kl_divergence(p.log() + 3, p.log() - 40)) == pytest.approx(
+        0, abs=1e-12
+    )  # shifts mean nothing
+
+
+def test_tiny_divergences_are_not_lost_to_rounding() -> None:
+    logits = torch.randn(50, 100, generator=torch.Generator().manual_seed(0))
+    noise = 1e-5 * torch.randn(50, 100, generator=torch.Generator().manual_seed(1))
+    measured = kl_divergence(logits, logits + noise)
+    p = logits.double().softmax(-1)
+    wiggle = noise.double()
+    expected = 0.5 * ((p * wiggle**2).sum(-1) - (p * wiggle).sum(-1) ** 2)  # second order: half a variance
+    torch.testing.assert_close(measured, expected, rtol=0.2, atol=1e-13)
+
+
+def test_a_nan_is_no_agreement() -> None:
+    assert kl_divergence(torch.zeros(3), torch.tensor([0.0, float("nan"), 0.0])).isnan()
+    assert not bool(same_top(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0])))
+
+
+def test_quantile_interval_holds_the_true_quantile_about_as_often_as_it_says() -> None:
+    generator = torch.Generator().manual_seed(5)
+    hits = sum(
+        (interval := quantile_interval(torch.rand(400, generator=generator), 0.9)).low <= 0.9 <= interval.high
+        for _ in range(200)
+    )
+    assert 0.9 <= hits / 200 <= 1.0
+    assert quantile_interval(torch.arange(100.0), 0.99).mean == 98.0
+
+
+def test_comparison_adds_up_over_sequences() -> None:
+    generator = torch.Generator().manual_seed(2)
+    comparison = Comparison()
+    before = after = 0.0
+    for _ in range(4):
+        a, b = torch.randn(9, 20, generator=generator), torch.randn(9, 20, generator=generator)
+        targets = torch.randint(0, 20, (9,), generator=generator)
+        targets[0] = IGNORE
+        comparison.add(a, b, targets, size_bytes=30)
+        before += float(torch.nn.functional.cross_entropy(a[1:], targets[1:], reduction="sum"))
+        after += float(torch.nn.functional.cross_entropy(b[1:], targets[1:], reduction="sum"))
+    damage = comparison.result()
+    assert damage.bits_per_byte_before == pytest.approx(before / 120 / math.log(2), rel=1e-5)
+    assert damage.bits_per_byte_after == pytest.approx(after / 120 / math.log(2), rel=1e-5)
+    change = damage.bits_per_byte_change
+    assert change.mean == pytest.approx(damage.bits_per_byte_after - damage.bits_per_byte_before, abs=1e-9)
+    assert change.low < change.mean < change.high
+    assert (damage.mean_kl.n, damage.top1.n, damage.kl_99.n) == (4, 32, 32)
+
+
+def test_a_copy_has_no_damage() -> None:
+    comparison = Comparison()
+    for seed in range(3):
+        logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(seed))
+        comparison.add(logits, logits, torch.arange(5), size_bytes=5)
+    damage = comparison.result()
+    assert damage.mean_kl.mean == 0 and damage.bits_per_byte_change.mean == 0
+    assert damage.top1.mean == 1 and damage.top1.low < 1  # fifteen tokens prove little
