@@ -25,6 +25,7 @@ PARAGRAPHS = _tags(
     "p h1 h2 h3 h4 h5 h6 ul ol dl table pre blockquote section article main figure hr details address"
 )
 LINES = _tags("div br li dt dd tr option caption figcaption summary legend fieldset center")
+BULLET = "- "
 VOID = _tags("area base br col embed hr img input link meta param source track wbr")
 
 _META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]{1,40})", re.IGNORECASE)
@@ -42,15 +43,16 @@ class _Extractor(HTMLParser):
         self._open: list[str] = []
         self._count: Counter[str] = Counter()
         self._dropping = 0
+        self._newlines = 2  # that end the text so far; at its start we are on a fresh line
         self.whole: list[str] = []
         self.content: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._break(tag)
-        if tag == "li":
-            self._write("- ")
+        if tag == "li" and self.whole[-1:] != [BULLET]:
+            self._write(BULLET)
         elif tag in ("td", "th"):
-            self._write(" ")
+            self._flow(" ")
         if tag not in VOID:
             self._open.append(tag)
             self._count[tag] += 1
@@ -66,14 +68,27 @@ class _Extractor(HTMLParser):
         self._break(tag)
 
     def handle_data(self, data: str) -> None:
-        self._write(data if self._count["pre"] else re.sub(r"\s+", " ", data))
+        if self._count["pre"]:
+            self._write(data)
+        else:
+            self._flow(re.sub(r"\s+", " ", data))
+
+    def _flow(self, text: str) -> None:
+        """Text whose white space means nothing: a line does not start with any."""
+        at_start = self._newlines or self.whole[-1:] == [BULLET]
+        self._write(text.lstrip(" ") if at_start else text)
 
     def _break(self, tag: str) -> None:
-        self._write("\n\n" if tag in PARAGRAPHS else "\n" if tag in LINES else "")
+        if self.whole[-1:] == [BULLET]:
+            return  # <li><p>: the paragraph goes on the bullet's line
+        wanted = 2 if tag in PARAGRAPHS else 1 if tag in LINES else 0
+        self._write("\n" * (wanted if tag == "br" else wanted - self._newlines))
 
     def _write(self, text: str) -> None:
         if text and not self._dropping:
             self.whole.append(text)
+            body = text.rstrip(" ")
+            self._newlines = len(body) - len(body.rstrip("\n")) + (0 if body.strip("\n") else self._newlines)
             if self._count["main"] or self._count["article"]:
                 self.content.append(text)
 
@@ -93,13 +108,14 @@ def main_text(html: str) -> str:
 
 
 def _tidy(pieces: list[str]) -> str:
-    """Join; spaces at line ends and runs of blank lines go, and outside of indentation so do runs of
-    spaces that tags have left behind."""
-    lines = []
+    """Join; spaces at line ends, runs of spaces after the indent, runs of blank lines and bullets with
+    nothing behind them go."""
+    lines: list[str] = []
     for line in "".join(pieces).split("\n"):
         body = line.strip()
         indent = line[: len(line) - len(line.lstrip())]
-        lines.append((indent if len(indent) > 1 else "") + _SPACES.sub(" ", body) if body else "")
+        if body != BULLET.strip():
+            lines.append(indent + _SPACES.sub(" ", body) if body else "")
     return _BLANK_LINES.sub("\n\n", "\n".join(lines)).strip()
 
 

@@ -33,7 +33,7 @@ class Config(config.Config):
 
     vocab_size: int = Field(default=4096, ge=SMALLEST_VOCABULARY, le=1 << 20)
     """Ids in all, special tokens included. A multiple of 64 suits the hardware."""
-    sample_bytes: int = Field(default=50_000_000, gt=0)
+    sample_bytes: int = Field(default=20_000_000, gt=0)
     """At most about this much of the training text is used to learn the vocabulary."""
     shard_tokens: int = Field(default=1 << 26, gt=0)
     """Tokens in one shard file."""

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from modelwright.base.errors import DamagedFile, UserError
+from modelwright.base.schema import Message
+from modelwright.data.conversations import read_conversations, read_preferences
+from modelwright.data.faults import Faults
+from modelwright.data.files import Source
+from modelwright.data.sources import conversations_from, preferences_from
+
+USER = {"role": "user", "content": "Hi?"}
+ANSWER = {"role": "assistant", "content": "Hello."}
+OTHER = {"role": "assistant", "content": "Go away."}
+
+
+def put(folder: Path, *rows: Any) -> list[Source]:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return [Source(path=str(path))]
+
+
+def test_conversations_in_openai_form(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": "system", "content": "S"}, USER, ANSWER], "rank": 1},
+        {"messages": [ANSWER]},
+    ]
+    one, two = read_conversations(put(tmp_path, *rows))
+    assert [m.role for m in one.messages] == ["system", "user", "assistant"]
+    assert one.messages[1] == Message(role="user", content="Hi?")
+    assert one.meta["rank"] == 1 and one.meta["place"] == "line 1" and one.tools == ()
+    assert two.messages == (Message(role="assistant", content="Hello."),)
+
+
+def test_parquet_and_gzip_read_alike(tmp_path: Path) -> None:
+    rows = [{"messages": [USER, ANSWER]}] * 3
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    read = read_conversations([Source(path=str(tmp_path))])
+    assert len(read) == 6 and len({conversation.messages for conversation in read}) == 1
+
+
+WRONG_CONVERSATIONS = [
+    ({"text": "x"}, 'no field "messages", it has "text"'),
+    ({"messages": "x"}, "messages is a str, expected a list of messages"),
+    ({"messages": []}, "messages is an empty list"),
+    ({"messages": [USER]}, "no message has the role 'assistant'"),
+    (
+        {"messages": [USER, {"role": "asistant", "content": "x"}]},
+        r"messages\[1\]: unknown role 'asistant'\. Did you mean",
+    ),
+    ({"messages": [USER, {"role": ["user"], "content": "x"}]}, r"messages\[1\]: unknown role"),
+    ({"messages": [{"from": "human", "value": "x"}]}, r'messages\[0\] is an object with "from", "value"'),
+    ({"messages": [USER, {"role": "assistant", "content": None}]}, r"messages\[1\]\.content is null"),
+    ({"messages": [USER, {"role": "assistant", "content": " \n"}]}, r"messages\[1\]\.content is empty"),
+    ({"messages": [USER, {"role": "assistant", "content": "\ud800"}]}, "half a surrogate pair"),
+    ({"messages": [USER, ANSWER], "tools": {"a": 1}}, "tools is dict, expected a list"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), WRONG_CONVERSATIONS)
+def test_wrong_conversations_are_named_or_counted(tmp_path: Path, row: Any, message: str) -> None:
+    good = {"messages": [USER, ANSWER]}
+    sources = put(tmp_path, good, row, good)
+    with pytest.raises(DamagedFile, match=rf"rows\.jsonl, line 2: .*{message}"):
+        read_conversations(sources)
+    faults = Faults("skip")
+    assert len(read_conversations(sources, faults)) == 2
+    assert faults.counts.total() == 1
+
+
+def test_preferences_in_each_of_their_forms(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Hi?", "chosen": "Hello.", "rejected": "Go away.", "judge": "human", "method": "rank"},
+        {"prompt": [USER], "chosen": "Hello.", "rejected": "Go away."},
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": [OTHER]},
+        {"prompt": [USER], "chosen": [USER, ANSWER], "rejected": [USER, OTHER]},
+        {"chosen": [USER, ANSWER], "rejected": [USER, OTHER]},
+    ]
+    pairs = read_preferences(put(tmp_path, *rows))
+    assert {(p.prompt, p.chosen, p.rejected) for p in pairs} == {
+        ((Message(role="user", content="Hi?"),), "Hello.", "Go away.")
+    }
+    assert [(p.judge, p.method) for p in pairs[:2]] == [("human", "rank"), ("unknown", "unknown")]
+
+
+WRONG_PREFERENCES = [
+    ({"prompt": "x", "chosen": "a"}, 'no field "rejected", it has "prompt", "chosen"'),
+    ({"prompt": "x", "chosen": "a", "rejected": "a"}, "the same text"),
+    ({"prompt": "x", "chosen": "a", "rejected": ""}, "rejected is empty"),
+    ({"prompt": 3, "chosen": "a", "rejected": "b"}, "prompt is a int, expected a list of messages"),
+    (
+        {"prompt": "x", "chosen": [USER], "rejected": "b"},
+        "chosen: expected the prompt's messages and then one",
+    ),
+    ({"chosen": [USER, ANSWER], "rejected": [ANSWER, OTHER]}, "expected the prompt's messages"),
+    ({"chosen": [ANSWER], "rejected": [OTHER]}, "no prompt"),
+    ({"chosen": "\n\nHuman: x", "rejected": "y"}, "chosen is a str, expected a list of messages"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), WRONG_PREFERENCES)
+def test_wrong_preferences_are_named(tmp_path: Path, row: Any, message: str) -> None:
+    with pytest.raises(DamagedFile, match=rf"rows\.jsonl, line 1: .*{message}"):
+        read_preferences(put(tmp_path, row))
+
+
+def test_text_files_hold_no_conversations(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Hi", encoding="utf-8")
+    with pytest.raises(UserError, match=r"a\.txt: conversations are read from \.jsonl"):
+        read_conversations([Source(path=str(tmp_path))])
+
+
+def test_no_question_is_on_both_sides(tmp_path: Path) -> None:
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Question {i % 100}"},
+                {"role": "assistant", "content": f"{i}"},
+            ]
+        }
+        for i in range(300)
+    ]
+    sources = put(tmp_path, *rows)
+    train = conversations_from(sources, 1, 1000, "train")
+    validation = conversations_from(sources, 1, 1000, "validation")
+    assert len(train) + len(validation) == 300 and len(validation) >= 3
+    assert not {c.messages[0] for c in train} & {c.messages[0] for c in validation}
+    few = conversations_from(sources, 1, 10, "train")
+    assert len(few) == 10 and few == [c for c in train if c in few]
+    assert few == conversations_from(sources, 1, 10, "train") != conversations_from(sources, 2, 10, "train")
+
+
+def test_atlas_and_files_together(tmp_path: Path) -> None:
+    sources = [Source(path="atlas"), *put(tmp_path, {"messages": [USER, ANSWER]})]
+    made = conversations_from(sources, 3, 8, "train")
+    assert len(made) in (8, 9)
+    assert made[:8] == conversations_from(sources[:1], 3, 8, "train")
+    pairs = preferences_from([Source(path="atlas")], 3, 5, "validation")
+    assert len(pairs) == 5 and all(pair.chosen != pair.rejected for pair in pairs)
+
+
+def test_real_conversations_and_preferences(shared_data: Path) -> None:
+    folder = shared_data / "oasst_trees"
+    conversations = read_conversations([Source(path=str(folder / "sft_messages.jsonl.gz"))])
+    assert len(conversations) == 687
+    assert all(conversation.messages[-1].role == "assistant" for conversation in conversations)
+    pairs = read_preferences([Source(path=str(folder / "preference_pairs.jsonl.gz"))], Faults("skip"))
+    assert len(pairs) >= 740
+    with pytest.raises(DamagedFile, match="expected a list of messages"):
+        read_preferences([Source(path=str(shared_data / "hh_rlhf" / "harmless-base.test.jsonl.gz"))])

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelwright.base.errors import ConfigError, DamagedFile, UserError
+from modelwright.base.files import sha256_text
+from modelwright.base.schema import Document
+from modelwright.data import filters
+from modelwright.data.corpus import read_corpus, write_corpus
+from modelwright.data.cut import CutLong, cut
+from modelwright.data.dedup import ExactDuplicates
+from modelwright.data.split import position, side_of, split
+from modelwright.data.steps import chain, drop_empty
+
+
+def document(text: str, source: str = "a.txt") -> Document:
+    return Document(text=text, id=sha256_text(text), source=source)
+
+
+def no_drop(document: Document, reason: str) -> None:
+    raise AssertionError(f"dropped {document.text}: {reason}")
+
+
+def test_duplicates_go_and_say_what_they_repeat() -> None:
+    dropped: list[tuple[str, str]] = []
+    texts = [("x", "a"), ("y", "b"), ("x", "c"), ("y", "b"), ("x ", "d")]
+    kept = ExactDuplicates()(
+        (document(t, s) for t, s in texts), lambda d, why: dropped.append((d.source, why))
+    )
+    assert [(d.text, d.source) for d in kept] == [("x", "a"), ("y", "b"), ("x ", "d")]
+    assert dropped == [
+        ("c", f"exact duplicate: of document {sha256_text('x')[:16]} from a"),
+        ("b", f"exact duplicate: of document {sha256_text('y')[:16]} from b"),
+    ]
+
+
+def test_pieces_join_to_the_whole_and_know_it() -> None:
+    text = "\n\n".join(f"Paragraph {i}. It has two sentences." for i in range(40)) + "x" * 300
+    whole = document(text)
+    pieces = list(CutLong(100)(iter([whole, document("short")]), no_drop))
+    assert "".join(p.text for p in pieces[:-1]) == text
+    assert all(len(p.text) <= 100 and p.id == sha256_text(p.text) for p in pieces)
+    assert [p.meta["piece"] for p in pieces[:-1]] == list(range(1, len(pieces)))
+    assert {p.meta["whole"] for p in pieces[:-1]} == {whole.id}
+    assert dict(pieces[-1].meta) == {}
+    assert pieces[0].text.endswith(".\n\n")
+
+
+def test_a_cut_falls_on_the_best_break() -> None:
+    assert list(cut("aaa bbb. ccc ddd", 10)) == ["aaa bbb. ", "ccc ddd"]
+    assert list(cut("aaaa bb\ncc. dd", 10)) == ["aaaa bb\n", "cc. dd"]
+    assert list(cut("a" * 25, 10)) == ["a" * 10, "a" * 10, "a" * 5]
+    assert list(cut("", 10)) == [""]
+
+
+def test_flows_add_up() -> None:
+    went: list[tuple[str, str]] = []
+    texts = ["abc", "", "é", "abc", "long enough"]
+    steps = [
+        ("empty", drop_empty),
+        ("duplicates", ExactDuplicates()),
+        filters.build({"name": "length", "min_characters": 2}),
+    ]
+    stream, flows = chain(
+        map(document, texts), steps, lambda step, d, why: went.append((step, why.split(":")[0]))
+    )
+    assert [d.text for d in stream] == ["abc", "long enough"]
+    assert [(f.step, f.documents, f.bytes, f.dropped) for f in flows] == [
+        ("read", 5, 19, 0),
+        ("empty", 4, 19, 1),
+        ("duplicates", 3, 16, 1),
+        ("length", 2, 14, 1),
+    ]
+    assert went == [("empty", "empty"), ("length", "too short"), ("duplicates", "exact duplicate")]
+
+
+def test_filters_are_found_by_their_file_name() -> None:
+    assert "length" in filters.names()
+    with pytest.raises(ConfigError, match=r"no filter 'lenght'\. Did you mean 'length'"):
+        filters.build({"name": "lenght"})
+    with pytest.raises(ConfigError, match=r"min_chars: unknown setting\. Did you mean 'min_characters'"):
+        filters.build({"name": "length", "min_chars": 3})
+    with pytest.raises(ConfigError, match="without a name"):
+        filters.build({"min_characters": 3})
+
+
+def test_a_stranger_adds_a_filter_by_adding_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shouting.py").write_text(
+        "from modelwright.base import config\n"
+        "class Config(config.Config):\n"
+        "    mark: str = '!'\n"
+        "def step(config):\n"
+        "    def keep(documents, drop):\n"
+        "        for document in documents:\n"
+        "            if document.text.endswith(config.mark):\n"
+        "                drop(document, 'shouting: it ends in a mark')\n"
+        "            else:\n"
+        "                yield document\n"
+        "    return keep\n"
+    )
+    monkeypatch.setattr(filters, "__path__", [*filters.__path__, str(tmp_path)])
+    name, step = filters.build({"name": "shouting"})
+    dropped: list[str] = []
+
+    def drop(document: Document, reason: str) -> None:
+        dropped.append(reason)
+
+    assert [d.text for d in step(iter([document("Hey!"), document("hey")]), drop)] == ["hey"]
+    assert (name, dropped) == ("shouting", ["shouting: it ends in a mark"])
+
+
+def test_length_bounds_are_inclusive() -> None:
+    _, step = filters.build({"name": "length", "min_characters": 2, "max_characters": 3})
+    reasons: list[str] = []
+    kept = step(map(document, ["a", "ab", "abc", "abcd"]), lambda d, why: reasons.append(why))
+    assert [d.text for d in kept] == ["ab", "abc"]
+    assert [reason.split(":")[0] for reason in reasons] == ["too short", "too long"]
+
+
+def sides(documents: list[Document], fraction: float = 0.1) -> dict[str, str]:
+    return {d.text: side for side, d in split(iter(documents), fraction)}
+
+
+def test_the_split_depends_on_each_document_alone() -> None:
+    documents = [document(f"text {i}") for i in range(500)]
+    before = sides(documents)
+    assert 20 < sum(side == "validation" for side in before.values()) < 90
+    shuffled = random.Random(1).sample(documents, 500)
+    assert sides(shuffled) == before
+    after = sides(documents[100:400] + [document(f"new {i}") for i in range(50)])
+    assert all(after[text] == before[text] for text in after if text in before)
+    assert all(before[d.text] == side_of(d.id, 0.1) for d in documents)
+
+
+def test_a_tiny_corpus_still_gets_both_sides() -> None:
+    two = [document("one"), document("two")]
+    for order in (two, two[::-1]):
+        assert sorted(sides(order, 0.001).values()) == ["train", "validation"]
+    assert sides(two, 0.001) == sides(two[::-1], 0.001)
+    nearest = min(two, key=lambda d: position(d.id, "split"))
+    assert sides(two, 0.001)[nearest.text] == "validation"
+    assert sorted(sides(two, 0.9999999).values()) == ["train", "validation"]
+    assert sides(two, 0.0) == {"one": "train", "two": "train"}
+    for fraction in (0.0001, 0.9999999):
+        assert sides(two[:1], fraction) == {"one": "train"}
+    assert sides([]) == {}
+
+
+def full(number: int) -> Document:
+    flag = (True, False, None)[number % 3]
+    return Document(
+        text=f"Text {number} ü\n" * (number + 1),
+        id=sha256_text(f"{number}"),
+        source=f"source {number % 4}",
+        licence="CC0-1.0",
+        jurisdiction="DE",
+        personal_data=flag,
+        meta={"line": number, "title": "é"},
+    )
+
+
+def test_a_corpus_comes_back_as_it_went_in(tmp_path: Path) -> None:
+    documents = [full(number) for number in range(50)]
+    with write_corpus(tmp_path / "c", shard_bytes=3000) as writer:
+        for each in documents:
+            writer.add(each)
+            writer.flush()
+    assert len(list((tmp_path / "c").iterdir())) > 2
+    assert list(read_corpus(tmp_path / "c")) == documents
+    assert (writer.num_documents, writer.num_bytes) == (50, sum(len(d.text.encode()) for d in documents))
+
+
+def test_a_corpus_of_nothing_is_readable(tmp_path: Path) -> None:
+    with write_corpus(tmp_path / "c"):
+        pass
+    assert list(read_corpus(tmp_path / "c")) == []
+    with pytest.raises(UserError, match="it is no corpus"):
+        list(read_corpus(tmp_path / "missing"))
+
+
+def test_a_failed_corpus_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), write_corpus(tmp_path / "c") as writer:
+        writer.add(full(1))
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_shards_are_named(tmp_path: Path) -> None:
+    with write_corpus(tmp_path / "c") as writer:
+        writer.add(full(1))
+    shard = tmp_path / "c" / "00000.parquet"
+    shard.write_bytes(shard.read_bytes()[:-10])
+
+    def read_all() -> Iterator[Document]:
+        return read_corpus(tmp_path / "c")
+
+    with pytest.raises(DamagedFile, match=r"00000\.parquet \([\d,]+ bytes\) cannot be read"):
+        list(read_all())
