@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import doctest
 import hashlib
+import os
 import random
 import re
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from functools import cache
 
@@ -49,6 +52,24 @@ def digest(seed: int, size: int) -> str:
 def test_the_same_seed_and_size_give_the_same_bytes() -> None:
     assert digest(5, 100_000) == digest(5, 100_000)
     assert digest(5, 100_000) != digest(6, 100_000)
+
+
+def test_hash_randomization_changes_nothing() -> None:
+    """Another process, where sets and dicts of strings hash otherwise, writes the same."""
+    program = (
+        "import hashlib; from modelwright.data.atlas.documents import documents;"
+        'text = "\\x00".join(document.text for document in documents(5, 30_000));'
+        "print(hashlib.sha256(text.encode()).hexdigest())"
+    )
+    for hash_seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == digest(5, 30_000)
 
 
 def test_documents_say_what_they_are() -> None:
