@@ -94,6 +94,7 @@ def test_the_folder_has_the_layout_of_compressed_tensors(
     folder = tiny_model("qwen3")
     save_int8(tmp_path / "int8", quantize(load_model(folder)), folder)
     described = read_json(tmp_path / "int8" / "config.json")["quantization_config"]
+    assert described["config_groups"]["group_0"]["format"] == "int-quantized"
     assert (described["quant_method"], described["format"]) == ("compressed-tensors", "int-quantized")
     weights = load_weights(tmp_path / "int8")
     name = "model.layers.0.mlp.up_proj.weight"

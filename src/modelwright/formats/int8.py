@@ -12,6 +12,9 @@ from modelwright.base.files import read_json, write_json
 from modelwright.formats.huggingface import QUANT_METHOD, save_model
 from modelwright.model.transformer import Transformer
 
+FORMAT = "int-quantized"
+"""One int8 element a weight, unpacked."""
+
 
 def save_int8(folder: Path, model: Transformer, tokenizer_folder: Path) -> None:
     """Write a model whose projections are `Int8Linear` as a whole folder."""
@@ -30,10 +33,16 @@ def quantization_config() -> dict[str, object]:
         "dynamic": False,
         "observer": "minmax",
     }
-    group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
+    group = {
+        "targets": ["Linear"],
+        "weights": weights,
+        "input_activations": None,
+        "output_activations": None,
+        "format": FORMAT,  # here too: readers take "pack-quantized" for granted with weight-only schemes
+    }
     return {
         "quant_method": QUANT_METHOD,
-        "format": "int-quantized",
+        "format": FORMAT,
         "quantization_status": "compressed",
         "config_groups": {"group_0": group},
         "ignore": ["lm_head"],
