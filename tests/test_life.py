@@ -108,9 +108,8 @@ def test_a_changed_setting_reruns_its_station_and_all_below_and_keeps_the_old(
     live(tmp_path)
     stations.ran.clear()
     live(tmp_path, finetune={"steps": 2})
-    # `fake` artifacts are pure functions of verb, settings and seed, but ids carry the ancestry
     assert stations.ran == ["finetune", "align", "evaluate", "average", "compress", "export"]
-    assert (tmp_path / "finetune.replaced-1" / "made.txt").read_text().startswith("finetune 1")
+    assert (tmp_path / "replaced" / "finetune-1" / "made.txt").read_text().startswith("finetune 1")
     assert (tmp_path / "finetune" / "made.txt").read_text().startswith("finetune 2")
 
 
@@ -162,7 +161,7 @@ def test_unfinished_work_of_other_settings_is_not_gone_on_with(tmp_path: Path, s
     stations.fail_at = None
     live(tmp_path, pretrain={"steps": 5})
     assert (tmp_path / "pretrain" / "progress.txt").read_text() == "."
-    assert (tmp_path / "pretrain.replaced-1" / "progress.txt").read_text() == "."
+    assert (tmp_path / "replaced" / "pretrain-1" / "progress.txt").read_text() == "."
 
 
 def test_force_runs_again(tmp_path: Path, stations: Stations) -> None:

@@ -2,8 +2,8 @@
 
 A recipe says how to live; a run directory holds what came of it, one folder per station. A station
 whose settings and inputs are unchanged and whose files are intact is skipped. One that was
-interrupted goes on from its last checkpoint. Nothing is thrown away: a folder that changed settings
-make obsolete is renamed and kept.
+interrupted goes on from its last checkpoint. Nothing is thrown away: what a changed setting makes
+obsolete moves to `replaced/`.
 
 Stage modules are imported when they are needed, because they bring torch with them and
 `modelwright --help` must not wait for it (design/0002).
@@ -34,6 +34,8 @@ from modelwright.recipes.stations import STATION, VERBS
 
 STARTED = "started.json"
 """Written when a station starts: the settings and inputs that its unfinished work is good for."""
+REPLACED = "replaced"
+"""Where folders go that changed settings or inputs have made obsolete."""
 MODEL_ROLES = (*FULL_PRECISION_MODELS, "int8")
 
 
@@ -160,12 +162,13 @@ class Life:
         return None
 
     def _keep_aside(self, folder: Path) -> None:
-        """Rename what other settings or inputs have left, so that nobody mixes the two."""
+        """Put away what other settings or inputs have left, so that nobody mixes the two."""
         if not folder.is_dir() or not any(folder.iterdir()):
             return
         number = 1
-        while (aside := folder.with_name(f"{folder.name}.replaced-{number}")).exists():
+        while (aside := self.folder / REPLACED / f"{folder.name}-{number}").exists():
             number += 1
+        aside.parent.mkdir(exist_ok=True)
         os.replace(folder, aside)
         self.view.log(f"  settings or inputs have changed; the earlier result is kept as {aside}")
 
