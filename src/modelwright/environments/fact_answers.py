@@ -1,0 +1,68 @@
+"""Checking an answer about a fact: it names a right answer, and does not name them all.
+
+"Paris, London, Rome, Madrid, ..." contains every right answer and knows none; so does a text that
+repeats a question such as "Carnivore, herbivore or omnivore: which is a swan?". And "South Africa lies
+in Europe" holds the word Africa. So wrong answers of the same relation are counted as well.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from modelwright.base.schema import Problem, Score
+from modelwright.data.atlas.facts import facts
+from modelwright.data.atlas.world import load_world
+from modelwright.environments.matching import normalise
+from modelwright.environments.verify import passed, verify
+
+EVERYDAY = frozenset({"may"})
+"""Answers that are common words as well, and so cannot be counted as wrong ones."""
+
+
+def score_fact(problem: Problem, text: str) -> Score:
+    """Score an answer to a problem whose meta names the relation of its fact."""
+    score = verify(problem, text)
+    if score.value != 1.0:
+        return score
+    wrong = wrong_answers(problem, text)
+    if len(wrong) > tolerated(problem, text):
+        shown = "', '".join(wrong[:3])
+        return passed(False, f"beside a right answer also names '{shown}'")
+    return score
+
+
+def tolerated(problem: Problem, text: str) -> int:
+    """How many wrong answers may stand beside a right one.
+
+    Two where there are many: a long true answer tells of neighbours and other months too. One where
+    there are fewer than ten, or a list of them all would pass. None where the subject holds the answer
+    and the text says it once: that may be no more than the subject.
+    """
+    subject, said = _padded(str(problem.meta.get("subject", ""))), _padded(text)
+    shared = [right for right in map(_padded, problem.target) if right in subject]
+    if shared and all(said.count(right) == 1 for right in shared if right in said):
+        return 0
+    return 2 if len(_answers(str(problem.meta["relation"]))) >= 10 else 1
+
+
+def wrong_answers(problem: Problem, text: str) -> list[str]:
+    """Answers of the same relation that `text` names: without those that are part of a right answer
+    or of the subject ("franc" of "Swiss franc"), and the longest alone where several overlap."""
+    own = [_padded(text) for text in (*problem.target, str(problem.meta.get("subject", "")))]
+    said = _padded(text)
+    named = [answer for answer in _answers(str(problem.meta["relation"])) if f" {answer} " in said]
+    wrong = [answer for answer in named if not any(f" {answer} " in right for right in own)]
+    return [answer for answer in wrong if not any(answer != o and f" {answer} " in f" {o} " for o in wrong)]
+
+
+def _padded(text: str) -> str:
+    return f" {normalise(text)} "
+
+
+@cache
+def _answers(relation: str) -> tuple[str, ...]:
+    """Every answer of a relation, normalised; symbols of one or two letters are everyday words too,
+    and are left out."""
+    found = {normalise(answer) for fact in facts(load_world(), relation) for answer in fact.answers}
+    kept = (answer for answer in found if len(answer) > 2 or answer.isdigit())
+    return tuple(sorted(answer for answer in kept if answer not in EVERYDAY))
