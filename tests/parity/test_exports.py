@@ -90,3 +90,4 @@ def test_a_reader_whose_logits_are_not_numbers_fails(exported: tuple[Path, Evide
 
     verdicts = judge(exported[1], Broken(exported[0]), file="f", reader="r", version="v", tolerance=1e9)
     assert [v.status for v in verdicts] == ["passed", "passed", "failed"]
+    assert verdicts[-1].measured is None and "not finite" in str(verdicts[-1])

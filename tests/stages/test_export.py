@@ -67,6 +67,7 @@ def test_a_good_export_is_verified_and_described(
     paths = {file.path for file in artifact.manifest.files}
     assert {"hf/config.json", "hf/model.safetensors", "gguf/model-f16.gguf", "gguf/model-q8_0.gguf"} <= paths
     assert {"Modelfile", "README.md", "verification.json"} <= paths and artifact.damage(hashes=True) is None
+    assert artifact.metrics["verification"] == "verified"
     by_transformers = [v for v in read_verdicts(tmp_path) if v["reader"] == "transformers"]
     assert [(v["file"], v["check"]) for v in by_transformers] == [
         (file, check)
@@ -86,7 +87,7 @@ def test_a_good_export_is_verified_and_described(
 def test_without_a_reader_it_says_not_verified(
     trained: Callable[..., Artifact], bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "why_missing", lambda name: f"{name} not installed")
+    monkeypatch.setattr(export, "why_missing", lambda name, path: f"{name} not installed")
     artifact = export.run(Config(gguf=("f16",)), bench(Config(gguf=("f16",)), trained()))
     assert artifact.metrics["verification"] == "not verified"
     assert {v["status"] for v in read_verdicts(tmp_path)} == {"not verified"}
@@ -96,7 +97,7 @@ def test_without_a_reader_it_says_not_verified(
 def test_readers_can_be_required(
     trained: Callable[..., Artifact], bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "why_missing", lambda name: f"{name} not installed")
+    monkeypatch.setattr(export, "why_missing", lambda name, path: f"{name} not installed")
     config = Config(gguf=(), readers="require")
     with pytest.raises(GateRefused, match="not installed"):
         export.run(config, bench(config, trained()))
@@ -149,7 +150,7 @@ def test_a_broken_export_is_refused(
     trained: Callable[..., Artifact], bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     target: Any, name: str, spoil: Any, check: str, reader: str,
 ) -> None:  # fmt: skip
-    if export.why_missing(reader):
+    if export.why_missing(reader, Path("m.gguf")):
         pytest.skip(f"{reader} is not installed")
     monkeypatch.setattr(target, name, spoil)
     monkeypatch.setattr(export, "_READERS", {reader: export._READERS[reader]})

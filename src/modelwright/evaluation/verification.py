@@ -7,6 +7,7 @@ within the tolerance of the stored type. A check that could not be made is "not 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -47,6 +48,7 @@ class Verdict:
     """"tokens", "chat template", "logits", or "reads it"."""
     status: Status
     measured: float | None = None
+    """None also where the reader's answer was no number."""
     tolerance: float | None = None
     reason: str = ""
 
@@ -98,11 +100,11 @@ def judge(
     divergence, note = _divergence(evidence, theirs)
 
     def verdict(check: str, measured: float, limit: float, reason: str) -> Verdict:
-        # "not <=" and not ">": a NaN must fail.
-        status: Status = "passed" if measured <= limit else "failed"
+        status: Status = "passed" if measured <= limit else "failed"  # so that a NaN fails
         return Verdict(
             file=file, reader=reader, version=version, check=check,
-            status=status, measured=measured, tolerance=limit, reason=reason,
+            status=status, measured=measured if math.isfinite(measured) else None,
+            tolerance=limit, reason=reason,
         )  # fmt: skip
 
     return [
@@ -130,6 +132,8 @@ def _divergence(evidence: Evidence, theirs: Reader) -> tuple[float, str]:
         logits = theirs.logits(ids)
         if logits.shape != ours.shape:
             return float("inf"), f"logits of shape {tuple(logits.shape)}, ours are {tuple(ours.shape)}"
+        if not torch.isfinite(logits).all():
+            return float("inf"), "logits that are not finite numbers"
         divergences.append(kl_divergence(ours, logits))
         largest = max(largest, float((ours - logits).abs().max()))
     if not divergences:

@@ -31,9 +31,12 @@ LLAMA_CPP = "llama-cpp-python"
 INSTALL = {TRANSFORMERS: "'modelwright[verify]'", LLAMA_CPP: "'modelwright[judges]'"}
 
 
-def why_missing(reader: str) -> str | None:
-    """What is not installed that this reader needs, in words; None when all is there."""
-    needed = {TRANSFORMERS: ("transformers", "accelerate"), LLAMA_CPP: ("llama_cpp",)}[reader]
+def why_missing(reader: str, path: Path) -> str | None:
+    """What is not installed that this reader needs to read `path`, in words; None when all is there."""
+    if reader == LLAMA_CPP:
+        needed = ["llama_cpp"]
+    else:
+        needed = ["transformers"] if path.is_dir() else ["transformers", "accelerate"]
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     return f"{' and '.join(missing)} not installed (pip install {INSTALL[reader]})" if missing else None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -90,18 +91,18 @@ def run(config: Config, run: Run) -> Artifact:
     files = _write_bundle(config, run, source, history)
     verdicts = _verify(config, run, source, files, history)
     write_json(run.dir / "verification.json", [asdict(verdict) for verdict in verdicts])
-    for verdict in verdicts:
-        run.log(str(verdict))
+    for line in _summary(verdicts):
+        run.log(line)
     _gate(config, run, verdicts)
     _write_card(run, source, files, history, verdicts)
-    status = "passed" if all(v.status == "passed" for v in verdicts) else "partly verified"
-    checked = [v for v in verdicts if v.status != "not verified"]
+    checked = [v for v in verdicts if v.status == "passed"]
+    verified = {v.file for v in checked} == {path.name for path in files.values()}
     return run.finish(
         files=["hf", *(["gguf", "Modelfile"] if config.gguf else []), "README.md", "verification.json"],
         metrics={
-            "verification": status if checked else "not verified",
+            "verification": "verified" if verified else "not verified",
+            "verified_by": sorted({f"{v.reader} {v.version}" for v in checked}),
             "checks_passed": len(checked),
-            "checks_not_made": len(verdicts) - len(checked),
             **{f"{key}_bytes": _size(path) for key, path in files.items()},
         },
     )
@@ -143,7 +144,7 @@ def _verify(
             progress.advance(1, file=path.name, reader=name)
             if kind == FOLDER and name == LLAMA_CPP:
                 continue  # it reads GGUF files only
-            missing = why_missing(name)
+            missing = why_missing(name, path)
             if missing:
                 verdicts.append(not_verified(file=path.name, reader=name, reason=missing))
                 continue
@@ -180,6 +181,22 @@ def _evidence(config: Config, source: Path, history: Sequence[Artifact]) -> Evid
     pieces = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size) if i not in special]
     texts = (*TORTURE, *vocabulary_strings([piece for piece in pieces if "\0" not in piece]))
     return Evidence.of(ours, texts, CONVERSATIONS, sequences)
+
+
+def _summary(verdicts: Sequence[Verdict]) -> list[str]:
+    """One line for each file and reader; verification.json has the rest."""
+    lines: list[str] = []
+    for (file, reader), group in groupby(verdicts, key=lambda v: (v.file, v.reader)):
+        checks = list(group)
+        worst = next((v for v in checks if v.status != "passed"), None)
+        if worst:
+            lines.append(f"{file} by {reader}: {worst.status} ({worst.check}: {worst.reason:.160})")
+        else:
+            divergence = next(v.measured for v in checks if v.check == "logits")
+            lines.append(
+                f"{file} by {reader} {checks[0].version}: all agree, KL {divergence:.1e} nats a token"
+            )
+    return lines
 
 
 def _gate(config: Config, run: Run, verdicts: Sequence[Verdict]) -> None:

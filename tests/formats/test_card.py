@@ -1,0 +1,71 @@
+"""The card says what the manifests say, and follows an ancestry only where it is still true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modelwright.base.artifact import Artifact, Provenance
+from modelwright.base.config import Config
+from modelwright.base.run import Run
+from modelwright.formats.card import ancestry, licence_of, model_card
+from modelwright.formats.ollama import modelfile
+from modelwright.model.config import ModelConfig
+
+CONFIG = ModelConfig(
+    architecture="qwen2", vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+    num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+)  # fmt: skip
+
+
+class Settings(Config):
+    value: int = 0
+
+
+def make(folder: Path, stage: str, value: int = 0, **inputs: Artifact) -> Artifact:
+    run = Run(folder / stage, stage, stage, Settings(value=value), 5, inputs)
+    (run.dir / "made.txt").write_text(f"{stage} {value}")
+    sources = (
+        Provenance(documents=1, licences={"MIT": 1}, sources={"<script>|x": 1})
+        if stage == "prepare"
+        else None
+    )
+    return run.finish(files=["made.txt"], metrics={"score": 0.5, "note": "words"}, sources=sources)
+
+
+def card(history: list[Artifact]) -> str:
+    return model_card(
+        name="tiny", config=CONFIG, parameters=1234, history=history, checks=["f: passed"],
+        gguf_files=["gguf/model-q8_0.gguf"], scores={"capitals": 0.95},
+    )  # fmt: skip
+
+
+def test_it_tells_the_whole_line(tmp_path: Path) -> None:
+    prepared = make(tmp_path, "prepare")
+    trained = make(tmp_path, "pretrain", prepare=prepared)
+    history = ancestry(trained)
+    assert [artifact.stage for artifact in history] == ["pretrain", "prepare"]
+    text = card(history)
+    for words in (
+        "license: mit",
+        "1,234 parameters",
+        "score 0.5",
+        prepared.id[:12],
+        "f: passed",
+        "capitals | 0.95",
+    ):
+        assert words in text
+    assert "<script>" not in text and "&lt;script>\\|x" in text
+    assert "PreTrainedTokenizerFast" in text  # qwen2: see formats/readers.py
+    assert licence_of(trained.manifest.provenance) == "MIT" and licence_of(Provenance()) == "unknown"
+
+
+def test_a_parent_made_anew_is_no_ancestor(tmp_path: Path) -> None:
+    trained = make(tmp_path, "pretrain", prepare=make(tmp_path, "prepare"))
+    make(tmp_path, "prepare", value=1)
+    assert [artifact.stage for artifact in ancestry(trained)] == ["pretrain"]
+
+
+def test_the_modelfile_spells_chatml_for_go() -> None:
+    text = modelfile("gguf/m.gguf")
+    assert 'TEMPLATE """{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n' in text
+    assert text.count('PARAMETER stop "') == 3
