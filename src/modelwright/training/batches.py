@@ -27,6 +27,12 @@ class Batches(Protocol):
     def __getitem__(self, index: int) -> Batch: ...
 
 
+class FiniteBatches(Batches, Protocol):
+    """A row of micro-batches with an end."""
+
+    def __len__(self) -> int: ...
+
+
 class TokenStream(Protocol):
     """Tokens on disk, documents one after the other, each ended by the end-of-text token."""
 
@@ -122,11 +128,11 @@ class Packed:
         return done + [row for _, row in rows]
 
     def __len__(self) -> int:
-        """Micro-batches over all epochs; the last one may repeat rows from the start to be full."""
+        """Micro-batches over all epochs; the last one may have empty rows."""
         return -(-len(self._plan) // self._rows)
 
     def __getitem__(self, index: int) -> Batch:
-        """Micro-batch `index`: (rows, T)."""
+        """Micro-batch `index`: (rows, T); past the end, rows are empty."""
         shape = (self._rows, self._length)
         ids = torch.full(shape, self._padding)
         targets = torch.full(shape, IGNORE)
@@ -192,6 +198,17 @@ class Pairs:
             return batch
         logps = self._reference.view(-1, 2)[torch.from_numpy(members)].flatten()
         return Batch(ids=batch.ids, targets=batch.targets, extra={"reference_logps": logps})
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest row."""
+        return max(len(example.ids) for pair in self._pairs for example in pair)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens over all epochs, padding not counted."""
+        sizes = [sum(len(example.ids) for example in pair) for pair in self._pairs]
+        return sum(sizes[member] for batch in self._plan for member in batch)
 
     def in_order(self, size: int) -> list[Batch]:
         """All pairs in their given order, `size` at a time: for computing the reference's values."""

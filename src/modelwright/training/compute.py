@@ -18,7 +18,7 @@ class ComputeConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Format of activations and products; weights and optimizer state stay in fp32."""
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Literal["auto", "always", "never"] = "auto"
     """torch.compile of the blocks. "auto": where a compiler is found and the run is long enough."""
     compile_pays_after: float = Field(default=4e15, ge=0)
     """FLOPs of training from which "auto" compiles: below, compiling costs more than it saves."""
@@ -41,7 +41,7 @@ def compile_blocks(
     Blocks have the same code, so the compiler runs once for all of them; compiling the whole network
     instead takes several times as long for a few per cent more speed.
     """
-    wanted = config.compile == "on" or (config.compile == "auto" and flops >= config.compile_pays_after)
+    wanted = config.compile == "always" or (config.compile == "auto" and flops >= config.compile_pays_after)
     if not wanted or not device.compiler:
         reason = "no C++ compiler found" if wanted else "not worth its cost here"
         log(f"{device.describe()}; running eagerly ({reason})")

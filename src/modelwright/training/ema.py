@@ -6,7 +6,7 @@ so that it forgets the first weights instead of carrying them for ever.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,7 @@ class WeightAverage:
     def average(self) -> dict[str, Tensor]:
         """The corrected average; there must have been a step."""
         assert self.steps > 0, "the average of no weights was asked for"
-        correction = 1 - self.decay**self.steps
-        return {name: tensor / correction for name, tensor in self._sum.items()}
+        return average_from_state(self.state(), self.decay)
 
     def state(self) -> dict[str, Tensor]:
         """The uncorrected sums, as saved in checkpoints."""
@@ -44,3 +43,9 @@ class WeightAverage:
         for name, tensor in self._sum.items():
             tensor.copy_(state[name])
         self.steps = int(state["steps"])
+
+
+def average_from_state(state: Mapping[str, Tensor], decay: float) -> dict[str, Tensor]:
+    """The corrected average behind a saved state."""
+    correction = 1 - decay ** int(state["steps"])
+    return {name: tensor / correction for name, tensor in state.items() if name != "steps"}

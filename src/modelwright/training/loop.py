@@ -22,7 +22,7 @@ from modelwright.base.errors import UserError
 from modelwright.base.run import Run
 from modelwright.base.schema import Batch
 from modelwright.base.seams import Objective, Output
-from modelwright.training.batches import Batches
+from modelwright.training.batches import Batches, FiniteBatches
 from modelwright.training.checkpoint import Checkpoints
 from modelwright.training.ema import WeightAverage
 from modelwright.training.optimizer import Optimizer, OptimizerConfig
@@ -128,6 +128,20 @@ def train(
     return Trained(at.tokens, measured, ema.average())
 
 
+@torch.no_grad()
+def mean_loss(model: Trainable, objective: Objective, batches: FiniteBatches) -> dict[str, float]:
+    """The objective and its metrics over all of a finite row of micro-batches, per unit."""
+    device = next(model.parameters()).device
+    count, sums = 0, dict[str, float]()
+    for index in range(len(batches)):
+        batch = batches[index].to(device)
+        loss, metrics = objective(model.on_batch(batch), batch)
+        count += objective.count(batch)
+        for name, value in {"loss": loss, **metrics}.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    return {name: value / count for name, value in sums.items()}
+
+
 def _accumulate(
     model: Trainable,
     objective: Objective,
@@ -170,7 +184,7 @@ def _save(
 ) -> None:
     weights = dict(model.named_parameters())
     parts = {"model": weights, "optimizer": optimizer.state(), "ema": ema.state()}
-    checkpoints.save(at.step, parts, {"tokens": at.tokens})
+    checkpoints.save(at.step, parts, {"tokens": at.tokens, "ema_decay": ema.decay})
 
 
 def _resume(

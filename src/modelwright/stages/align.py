@@ -1,0 +1,54 @@
+"""align: preference pairs -> a model that answers as people prefer (DPO)."""
+
+from __future__ import annotations
+
+from modelwright.base.artifact import Artifact
+from modelwright.base.files import atomic_directory
+from modelwright.base.run import Run
+from modelwright.data.sources import mark
+from modelwright.formats.huggingface import load_model, save_model
+from modelwright.model.flops import training_flops_per_token
+from modelwright.stages.views import PairView
+from modelwright.tokenizer.bpe import BPETokenizer
+from modelwright.training.compute import ComputeConfig, compile_blocks, resolve
+from modelwright.training.loop import LoopConfig, train
+
+INPUTS: tuple[str, ...] = ("model",)
+
+
+class Config(LoopConfig, PairView):
+    """Which pairs, and how far the policy may move from where it starts."""
+
+    compute: ComputeConfig = ComputeConfig()
+
+
+def sources(config: Config) -> str:
+    """A mark of what the sources hold now: when it changes, the stage runs anew."""
+    return mark(config.sources)
+
+
+def run(config: Config, run: Run) -> Artifact:
+    """Train on pairs against the frozen start; leave a Hugging Face folder and the last checkpoints.
+
+    The start is its own reference: its log-probabilities are taken once, before the first update
+    and before a checkpoint is loaded, and nothing moves them afterwards.
+    """
+    parent = run.input("model").file("model")
+    tokenizer = BPETokenizer.load(parent)
+    device = resolve(config.compute)
+    model = load_model(parent, device=device.name)
+    model.compute_dtype = device.dtype
+    batches = config.pair_up("train", model, tokenizer, run, run.seed)
+    validate = config.measure(model, model, tokenizer, run, run.seed)
+    steps = -(-len(batches) // config.accumulation)
+    per_token = training_flops_per_token(model.config, batches.length)
+    flops = per_token * batches.num_tokens * 4 / 3  # the reference's forward pass is a third of a step
+    run.log(f"{steps:,} steps of up to {config.rows * config.accumulation} pairs")
+    compile_blocks(model.model.layers, config.compute, device, flops, run.log)
+    trained = train(
+        model, config.objective(), batches, steps, config, run, validate=validate, matmul_dtype=device.dtype
+    )
+    with atomic_directory(run.dir / "model") as folder:
+        save_model(folder, model, parent)
+    metrics = {"steps": steps, **trained.metrics}
+    return run.finish(["model", "metrics.jsonl"], metrics, tokens=trained.tokens, flops=flops)

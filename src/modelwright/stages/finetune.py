@@ -1,0 +1,51 @@
+"""finetune: conversations -> a model that answers (supervised fine-tuning of all weights)."""
+
+from __future__ import annotations
+
+from modelwright.base.artifact import Artifact
+from modelwright.base.files import atomic_directory
+from modelwright.base.run import Run
+from modelwright.data.sources import mark
+from modelwright.formats.huggingface import load_model, save_model
+from modelwright.model.flops import training_flops_per_token
+from modelwright.objectives.next_token import NextToken
+from modelwright.stages.views import ConversationView
+from modelwright.tokenizer.bpe import BPETokenizer
+from modelwright.training.compute import ComputeConfig, compile_blocks, resolve
+from modelwright.training.loop import LoopConfig, train
+
+INPUTS: tuple[str, ...] = ("model",)
+
+
+class Config(LoopConfig, ConversationView):
+    """Which conversations, how often, in which pieces."""
+
+    compute: ComputeConfig = ComputeConfig()
+
+
+def sources(config: Config) -> str:
+    """A mark of what the sources hold now: when it changes, the stage runs anew."""
+    return mark(config.sources)
+
+
+def run(config: Config, run: Run) -> Artifact:
+    """Train on the assistant's turns; leave a Hugging Face folder and the last checkpoints."""
+    parent = run.input("model").file("model")
+    tokenizer = BPETokenizer.load(parent)
+    device = resolve(config.compute)
+    model = load_model(parent, device=device.name)
+    model.compute_dtype = device.dtype
+    batches = config.pack("train", tokenizer, run, run.seed)
+    validate = config.measure(model, tokenizer, run, run.seed)
+    steps = -(-len(batches) // config.accumulation)
+    step_tokens = config.rows * config.context * config.accumulation
+    flops = training_flops_per_token(model.config, config.context) * steps * step_tokens
+    run.log(f"{steps:,} steps of {step_tokens:,} tokens")
+    compile_blocks(model.model.layers, config.compute, device, flops, run.log)
+    trained = train(
+        model, NextToken(), batches, steps, config, run, validate=validate, matmul_dtype=device.dtype
+    )
+    with atomic_directory(run.dir / "model") as folder:
+        save_model(folder, model, parent)
+    metrics = {"steps": steps, **trained.metrics}
+    return run.finish(["model", "metrics.jsonl"], metrics, tokens=trained.tokens, flops=flops)

@@ -1,0 +1,185 @@
+"""Views of data: how documents, conversations and pairs become what the loop trains and measures on.
+
+A training stage inherits its view's settings. `average` builds the same held-out measure again from
+the settings in the manifest, so that its candidates are judged as training judged them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from modelwright.base.config import Config
+from modelwright.base.errors import UserError
+from modelwright.base.run import Run
+from modelwright.base.schema import Batch, Conversation, Message, Preference
+from modelwright.base.seeding import derive
+from modelwright.data.files import Source
+from modelwright.data.sources import conversations_from, preferences_from
+from modelwright.data.split import Side
+from modelwright.evaluation.likelihood import bits_per_byte
+from modelwright.model.transformer import Transformer
+from modelwright.objectives.next_token import NextToken
+from modelwright.objectives.preference import DirectPreference, sequence_logps
+from modelwright.tokenizer.bpe import BPETokenizer
+from modelwright.tokenizer.chat import render
+from modelwright.tokenizer.shards import TokenShards
+from modelwright.training.batches import Example, Packed, Pairs
+from modelwright.training.loop import mean_loss
+
+if TYPE_CHECKING:
+    from modelwright.training.loop import Validate
+
+ATLAS = (Source(path="atlas"),)
+
+
+class TextView(Config):
+    """Documents as windows of tokens."""
+
+    context: int = Field(default=256, gt=1)
+    """Tokens in a window (T)."""
+    rows: int = Field(default=16, gt=0)
+    """Windows in a micro-batch (B)."""
+    validation_tokens: int = Field(default=25_000, gt=0)
+    """Held-out tokens that each measurement reads."""
+
+    def measure(self, model: Transformer, shards: TokenShards, tokenizer: BPETokenizer) -> Validate:
+        """Bits per byte on held-out documents, each read alone."""
+        lengths = tokenizer.byte_lengths
+        device = str(next(model.parameters()).device)
+
+        def validate() -> dict[str, float]:
+            ends = pairwise(shards.boundaries)
+            documents = (shards.read(int(start), int(end - start)).tolist() for start, end in ends)
+            limits = {"max_tokens": self.validation_tokens, "window": self.context}
+            found = bits_per_byte(model, documents, lengths, **limits, device=device)
+            return {"validation_bits_per_byte": found.value}
+
+        return validate
+
+
+class ConversationView(Config):
+    """Conversations packed into rows; only the assistant's turns are learned."""
+
+    sources: tuple[Source, ...] = ATLAS
+    """Files of conversations (rows with `messages`), and the embedded corpus by its name."""
+    conversations: int = Field(default=6000, gt=0)
+    """At most this many from each source."""
+    validation_conversations: int = Field(default=200, gt=0)
+    epochs: int = Field(default=2, gt=0)
+    context: int = Field(default=256, gt=1)
+    """Tokens in a row; several conversations share one."""
+    rows: int = Field(default=16, gt=0)
+    """Rows in a micro-batch."""
+
+    def pack(self, side: Side, tokenizer: BPETokenizer, run: Run, seed: int) -> Packed:
+        """One side's conversations; what does not fit a row is counted and said."""
+        training = side == "train"
+        count = self.conversations if training else self.validation_conversations
+        found = conversations_from(self.sources, derive(seed, "data"), count, side)
+        examples = [supervised(tokenizer, conversation) for conversation in found]
+        order = derive(seed, "batches")
+        epochs = self.epochs if training else 1
+        packed = Packed(examples, self.rows, self.context, order, tokenizer.pad_id, epochs)
+        run.log(
+            f"{side}: {len(found):,} conversations, {packed.too_long:,} left out (over {self.context} tokens)"
+        )
+        return packed
+
+    def measure(self, model: Transformer, tokenizer: BPETokenizer, run: Run, seed: int) -> Validate:
+        """Nats per token of held-out assistant turns."""
+        held_out = self.pack("validation", tokenizer, run, seed)
+        return lambda: {"validation_loss": mean_loss(model, NextToken(), held_out)["loss"]}
+
+
+class PairView(Config):
+    """Preference pairs beside the log-probabilities of a frozen reference."""
+
+    sources: tuple[Source, ...] = ATLAS
+    """Files of pairs (rows with prompt, chosen, rejected), and the embedded corpus by its name."""
+    pairs: int = Field(default=2000, gt=0)
+    """At most this many from each source."""
+    validation_pairs: int = Field(default=200, gt=0)
+    epochs: int = Field(default=1, gt=0)
+    context: int = Field(default=512, gt=1)
+    """Pairs with a longer side are left out, and counted."""
+    rows: int = Field(default=32, gt=0)
+    """Pairs in a micro-batch (two rows each)."""
+    beta: float = Field(default=0.1, gt=0)
+    """How much a nat of movement is worth: the smaller, the further the policy moves."""
+    sft_weight: float = Field(default=0.0, ge=0)
+    """Weight of the chosen answers' own likelihood (RPO)."""
+
+    def objective(self) -> DirectPreference:
+        """DPO with these settings."""
+        return DirectPreference(beta=self.beta, sft_weight=self.sft_weight)
+
+    def pair_up(
+        self, side: Side, reference: Transformer, tokenizer: BPETokenizer, run: Run, seed: int
+    ) -> Pairs:
+        """One side's pairs; `reference` is the policy as it was at the start."""
+        training = side == "train"
+        count = self.pairs if training else self.validation_pairs
+        found = preferences_from(self.sources, derive(seed, "data"), count, side)
+        pairs = [answers(tokenizer, preference) for preference in found]
+        fitting = [pair for pair in pairs if max(len(example.ids) for example in pair) <= self.context]
+        if not fitting:
+            raise UserError(
+                f"none of {len(found):,} {side} pairs fits {self.context} tokens: "
+                "give align.sources more pairs, or raise align.context"
+            )
+        left_out = len(found) - len(fitting)
+        run.log(f"{side}: {len(found):,} pairs, {left_out:,} left out (over {self.context} tokens)")
+        order, epochs = derive(seed, "batches"), self.epochs if training else 1
+        in_order = Pairs(fitting, self.rows, order, tokenizer.pad_id).in_order(self.rows)
+        logps = reference_logps(reference, in_order, run)
+        return Pairs(fitting, self.rows, order, tokenizer.pad_id, logps, epochs)
+
+    def measure(
+        self, model: Transformer, reference: Transformer, tokenizer: BPETokenizer, run: Run, seed: int
+    ) -> Validate:
+        """Loss on held-out pairs, and how many of them are ranked right."""
+        held_out = self.pair_up("validation", reference, tokenizer, run, seed)
+
+        def validate() -> dict[str, float]:
+            found = mean_loss(model, self.objective(), held_out)
+            return {f"validation_{name}": value for name, value in found.items()}
+
+        return validate
+
+
+def supervised(tokenizer: BPETokenizer, conversation: Conversation) -> Example:
+    """A conversation's tokens, learned where the assistant speaks."""
+    rendered = render(tokenizer, conversation)
+    return Example(rendered.ids, rendered.mask)
+
+
+def answers(tokenizer: BPETokenizer, preference: Preference) -> tuple[Example, Example]:
+    """The prompt with each of its two answers; only the answer and its end of turn count."""
+    prompt = Conversation(messages=preference.prompt)
+    given = len(render(tokenizer, prompt, add_generation_prompt=True).ids)
+
+    def example(answer: str) -> Example:
+        turns = (*preference.prompt, Message(role="assistant", content=answer))
+        whole = render(tokenizer, Conversation(messages=turns))
+        return Example(whole.ids, [False] * given + whole.mask[given:])
+
+    return example(preference.chosen), example(preference.rejected)
+
+
+@torch.no_grad()
+def reference_logps(reference: Transformer, batches: Sequence[Batch], run: Run) -> Tensor:
+    """(2P,) log-probability of each answer under the reference."""
+    device = next(reference.parameters()).device
+    found: list[Tensor] = []
+    with run.progress("reference", len(batches)) as bar:
+        for batch in batches:
+            placed = batch.to(device)
+            found.append(sequence_logps(reference.on_batch(placed), placed.targets).cpu())
+            bar.advance()
+    return torch.cat(found)
