@@ -135,6 +135,41 @@ for _station in STATIONS:
     app.command(_station.verb, rich_help_panel=STATION)(_station_command(_station))
 
 
+@app.command(rich_help_panel=TALK)
+def serve(
+    model: ModelPath,
+    host: Annotated[
+        str, typer.Option(help="Beyond loopback, a key and an origin are required.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 lets the system choose.")] = 8000,
+    name: Annotated[str | None, typer.Option(help="What clients call the model.")] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="MODELWRIGHT_API_KEY", help="Clients must send it. Better by environment."),
+    ] = None,
+    origins: Annotated[
+        list[str] | None,
+        typer.Option("--allow-origin", help="An exact web origin that may call. Repeatable."),
+    ] = None,
+    slots: Annotated[int, typer.Option(help="Requests that are answered at the same time.")] = 32,
+    queue: Annotated[int, typer.Option(help="Requests that may wait; more are turned away.")] = 128,
+) -> None:
+    """Serve a model over OpenAI's HTTP interface, on this machine."""
+    from modelwright.life import stage_module
+
+    stage_module("serve").serve(
+        model,
+        host,
+        port,
+        name=name,
+        api_key=api_key,
+        origins=origins or (),
+        slots=slots,
+        queue_limit=queue,
+        on_ready=lambda address: print(f"serving {model} at {address} (Ctrl-C stops)", file=sys.stderr),
+    )
+
+
 @app.command(rich_help_panel=LOOK)
 def ls(
     folder: Annotated[Path, typer.Argument(help="Where runs lie.")] = Path("runs"), as_json: AsJson = False

@@ -17,7 +17,7 @@ from modelwright.terminal.printable import printable
 
 WEIGHTS = "model/model.safetensors"
 HEADLINES = (
-    ("align", "preference_accuracy"),
+    ("align", "validation_accuracy"),
     ("finetune", "validation_loss"),
     ("pretrain", "validation_bits_per_byte"),
 )
