@@ -196,4 +196,4 @@ def test_a_verdict_reads_as_a_sentence() -> None:
     verdict = Verdict(
         file="m.gguf", reader="r", version="1", check="logits", status="failed", measured=0.5, tolerance=0.01
     )
-    assert str(verdict) == "m.gguf, logits, r 1: failed 5.00e-01 (at most 1e-02)"
+    assert str(verdict) == "m.gguf, logits, r 1: failed 5.0e-01 (at most 1e-02)"

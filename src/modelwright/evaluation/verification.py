@@ -53,7 +53,8 @@ class Verdict:
     reason: str = ""
 
     def __str__(self) -> str:
-        numbers = "" if self.measured is None else f" {self.measured:.2e} (at most {self.tolerance:.0e})"
+        measured = self.check == "logits" and self.measured is not None  # the others are counts, in words
+        numbers = f" {self.measured:.1e} (at most {self.tolerance:.0e})" if measured else ""
         reason = f": {self.reason}" if self.reason else ""
         return f"{self.file}, {self.check}, {self.reader} {self.version}: {self.status}{numbers}{reason}"
 
