@@ -26,7 +26,7 @@ def resolve_model(path: Path | str) -> Path:
     path = Path(path).expanduser()
     if not path.exists():
         raise UserError(
-            f"{path} does not exist. Expected a run directory, a stage's folder or a Hugging Face model folder."
+            f"{path} does not exist. Expected a run directory, a stage's folder or a Hugging Face model."
         )
     if is_model(path):
         return path
@@ -36,8 +36,8 @@ def resolve_model(path: Path | str) -> Path:
             return found[role]
     here = ", ".join(sorted(child.name for child in path.iterdir())) if path.is_dir() else "a file"
     raise UserError(
-        f"{path} holds no model. Found: {here or 'nothing'}. Expected config.json with model.safetensors, or a "
-        f"run with a finished stage that makes a model ({', '.join(_MODEL_FOLDERS)})."
+        f"{path} holds no model. Found: {here or 'nothing'}. Expected config.json with model.safetensors, or "
+        f"a run with a finished stage that makes a model ({', '.join(_MODEL_FOLDERS)})."
     )
 
 

@@ -131,7 +131,7 @@ class Engine:
     def submit(self, prompt: Sequence[int], sampling: Sampling, *, streaming: bool = False) -> int:
         """Queue a request; its number comes back in the deltas of `step`."""
         ids = tuple(prompt)
-        self._check_prompt(ids)
+        self.check_prompt(ids)
         draws.check(sampling, self.vocab_size)
         needs_text = streaming or bool(sampling.stop)
         sequence = schedule.Sequence(
@@ -186,7 +186,7 @@ class Engine:
 
     def next_token_distribution(self, prompt: Sequence[int], sampling: Sampling | None = None) -> Tensor:
         """(V,) fp32 probabilities of the next token: the model's own, or what `sampling` draws from."""
-        self._check_prompt(prompt)
+        self.check_prompt(prompt)
         logits = self._runner.next_logits(prompt)
         if sampling is None:
             return torch.softmax(logits, -1)
@@ -194,15 +194,8 @@ class Engine:
         settings = draws.Settings.of([sampling], [0], self.vocab_size, str(self._runner.device))
         return draws.filtered(logits[None], settings)[0]
 
-    # --- inside
-
-    def _step_for(self, requests: AbstractSet[int]) -> list[Delta]:
-        """A step's deltas for some requests; those of others wait for whoever calls `step`."""
-        deltas = self.step()
-        self._undelivered = [delta for delta in deltas if delta.request not in requests]
-        return [delta for delta in deltas if delta.request in requests]
-
-    def _check_prompt(self, ids: Sequence[int]) -> None:
+    def check_prompt(self, ids: Sequence[int]) -> None:
+        """Refuse a prompt that cannot be completed (safe to call from any thread)."""
         self._check_ids(ids)
         if not ids:
             raise UserError("the prompt is empty; begin with <|endoftext|> to let the model start freely")
@@ -212,6 +205,14 @@ class Engine:
                 "answer together, so a prompt may have at most "
                 f"{self.max_length - 1}"
             )
+
+    # --- inside
+
+    def _step_for(self, requests: AbstractSet[int]) -> list[Delta]:
+        """A step's deltas for some requests; those of others wait for whoever calls `step`."""
+        deltas = self.step()
+        self._undelivered = [delta for delta in deltas if delta.request not in requests]
+        return [delta for delta in deltas if delta.request in requests]
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:

@@ -1,0 +1,186 @@
+"""The engine's own thread. Requests come from the event loop, join the running batch, and their
+pieces go back to the loop.
+
+The engine is not made for threads and does not need to be: only this thread touches it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from modelwright.base.schema import Sampling
+from modelwright.inference.engine import Delta, Engine
+from modelwright.inference.sampling import seed_of_copy
+
+T = TypeVar("T")
+Prompt = tuple[Sequence[int], Sampling]
+
+
+def copies(prompt: Sequence[int], sampling: Sampling, count: int) -> list[Prompt]:
+    """A prompt `count` times, each with a seed of its own."""
+    return [(prompt, replace(sampling, seed=seed_of_copy(sampling.seed, copy))) for copy in range(count)]
+
+
+class QueueFull(Exception):
+    """More is asked for than the server has agreed to hold at a time."""
+
+
+class EngineFailed(Exception):
+    """The engine broke down under this request; the log says why."""
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """One HTTP request's completions: one per prompt, numbered in order."""
+
+    prompts: list[Prompt]
+    streaming: bool
+    loop: asyncio.AbstractEventLoop
+    inbox: asyncio.Queue[tuple[int, Delta] | Exception] = field(default_factory=asyncio.Queue)
+    open: dict[int, int] = field(default_factory=dict[int, int])
+    """Engine request -> number of the completion, for those not finished. The worker's own."""
+
+    def deliver(self, item: tuple[int, Delta] | Exception) -> None:
+        """Hand something to the event loop (called in the worker's thread)."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to read
+            self.loop.call_soon_threadsafe(self.inbox.put_nowait, item)
+
+    async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
+        """(number of the completion, delta) until all completions are whole."""
+        missing = len(self.prompts)
+        while missing:
+            item = await self.inbox.get()
+            if isinstance(item, Exception):
+                raise item
+            missing -= item[1].completion is not None
+            yield item
+
+
+class Worker:
+    """Runs an engine in a thread; at most `capacity` completions are open at a time."""
+
+    def __init__(self, engine: Engine, capacity: int, on_error: Callable[[Exception], None]) -> None:
+        self._engine = engine
+        self.capacity = capacity
+        self._on_error = on_error
+        self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._tickets: dict[int, Ticket] = {}
+        self._open = 0
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the step at hand, give everything else up, and end the thread."""
+        self._orders.put(None)
+        self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def open(self) -> int:
+        """Completions that wait or run."""
+        return self._open
+
+    def submit(self, prompts: Sequence[Prompt], *, streaming: bool) -> Ticket:
+        """Take on all of a request's completions, or raise `QueueFull` and take none."""
+        self._reserve(len(prompts))
+        ticket = Ticket(list(prompts), streaming, asyncio.get_running_loop())
+        self._orders.put(lambda: self._begin(ticket))
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Give up what a ticket has not finished; harmless when it has finished."""
+        self._orders.put(lambda: self._drop(ticket))
+
+    async def call(self, work: Callable[[Engine], T]) -> T:
+        """Run something else on the engine between two steps, such as scoring; it counts as one."""
+        self._reserve(1)
+        future: Future[T] = Future()
+
+        def order() -> None:
+            self._release(1)
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work(self._engine))
+                except Exception as error:
+                    future.set_exception(error)
+
+        self._orders.put(order)
+        return await asyncio.wrap_future(future)
+
+    def _reserve(self, count: int) -> None:
+        with self._lock:
+            if self._open + count > self.capacity:
+                raise QueueFull(
+                    f"{self._open} of {self.capacity} completions are open, {count} more asked for"
+                )
+            self._open += count
+
+    # --- in the worker's thread
+
+    def _run(self) -> None:
+        while True:
+            try:
+                while not self._orders.empty() or not self._tickets:
+                    order = self._orders.get()
+                    if order is None:
+                        self._fail(EngineFailed("the server is stopping"))
+                        return
+                    order()
+                self._hand_out(self._engine.step())
+            except Exception as error:  # one broken request must not end the service
+                self._on_error(error)
+                self._fail(EngineFailed("the engine failed on this request"))
+
+    def _begin(self, ticket: Ticket) -> None:
+        try:
+            for number, (ids, sampling) in enumerate(ticket.prompts):
+                request = self._engine.submit(ids, sampling, streaming=ticket.streaming)
+                ticket.open[request] = number
+                self._tickets[request] = ticket
+        except Exception as error:
+            ticket.deliver(error)
+            self._release(len(ticket.prompts) - len(ticket.open))
+            self._drop(ticket)
+
+    def _hand_out(self, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            ticket = self._tickets.get(delta.request)
+            if ticket is None:
+                continue
+            number = ticket.open[delta.request]
+            if delta.completion is not None:
+                self._forget(ticket, delta.request)
+            ticket.deliver((number, delta))
+
+    def _drop(self, ticket: Ticket) -> None:
+        for request in list(ticket.open):
+            self._engine.cancel(request)
+            self._forget(ticket, request)
+
+    def _fail(self, error: Exception) -> None:
+        for ticket in set(self._tickets.values()):
+            ticket.deliver(error)
+            self._drop(ticket)
+
+    def _forget(self, ticket: Ticket, request: int) -> None:
+        del ticket.open[request], self._tickets[request]
+        self._release(1)
+
+    def _release(self, count: int) -> None:
+        with self._lock:
+            self._open -= count

@@ -1,0 +1,165 @@
+"""The real `openai` client against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+
+import openai
+import pytest
+
+from modelwright.base.schema import Conversation, Message, Sampling
+from modelwright.tokenizer.chat import render
+
+ASK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "The capital of France?"}]
+
+
+def ids_of(tokenizer, messages):
+    turns = tuple(Message(role=m["role"], content=m["content"]) for m in messages)
+    return render(tokenizer, Conversation(messages=turns), add_generation_prompt=True).ids
+
+
+def test_chat_gives_the_engines_own_text(client, engine, tokenizer):
+    got = client.chat.completions.create(
+        model="tiny", messages=ASK, temperature=0.8, seed=5, max_completion_tokens=20, top_p=0.9
+    )
+    prompt = ids_of(tokenizer, ASK)
+    [expected] = engine.sample([prompt], Sampling(max_tokens=20, temperature=0.8, seed=5, top_p=0.9))
+    assert got.choices[0].message.content == expected.text
+    assert got.choices[0].message.role == "assistant"
+    assert got.choices[0].finish_reason == expected.finish_reason
+    assert got.usage.prompt_tokens == len(prompt) and got.usage.completion_tokens == len(expected.ids)
+    assert got.object == "chat.completion" and got.model == "tiny" and got.system_fingerprint == "abc"
+
+
+def test_a_stream_says_the_same(client):
+    settings = {"model": "tiny", "messages": ASK, "temperature": 1.2, "seed": 3, "max_tokens": 30, "n": 2}
+    whole = client.chat.completions.create(**settings)
+    texts, reasons, roles, usage = ["", ""], [None, None], [], None
+    for chunk in client.chat.completions.create(
+        **settings, stream=True, stream_options={"include_usage": True}
+    ):
+        if not chunk.choices:
+            usage = chunk.usage
+            continue
+        assert chunk.usage is None and usage is None
+        choice = chunk.choices[0]
+        if choice.delta.role:
+            roles.append(choice.delta.role)
+        texts[choice.index] += choice.delta.content or ""
+        reasons[choice.index] = choice.finish_reason or reasons[choice.index]
+    assert texts == [choice.message.content for choice in whole.choices] and texts[0] != texts[1]
+    assert reasons == [choice.finish_reason for choice in whole.choices]
+    assert roles == ["assistant"] * 2 and usage == whole.usage
+
+
+def test_log_probabilities(client, engine, tokenizer):
+    settings = {"model": "tiny", "messages": ASK, "temperature": 0, "max_tokens": 6}
+    got = client.chat.completions.create(**settings, logprobs=True, top_logprobs=3)
+    content = got.choices[0].logprobs.content
+    prompt = ids_of(tokenizer, ASK)
+    [expected] = engine.sample([prompt], Sampling(max_tokens=6))
+    assert [entry.logprob for entry in content] == pytest.approx(list(expected.logprobs), abs=1e-5)
+    assert b"".join(bytes(entry.bytes) for entry in content).decode(errors="replace") == expected.text
+    for entry in content:
+        assert len(entry.top_logprobs) == 3 and entry.top_logprobs[0].token == entry.token
+    streamed = [
+        entry
+        for chunk in client.chat.completions.create(**settings, logprobs=True, top_logprobs=3, stream=True)
+        for entry in (chunk.choices[0].logprobs.content if chunk.choices[0].logprobs else [])
+    ]
+    assert [entry.token for entry in streamed] == [entry.token for entry in content]
+
+
+def test_stop_strings(client):
+    settings = {"model": "tiny", "messages": ASK, "temperature": 1.0, "seed": 1, "max_tokens": 40}
+    free = client.chat.completions.create(**settings).choices[0].message.content
+    stop = free[6:8]
+    cut = client.chat.completions.create(**settings, stop=["\x00never", stop]).choices[0]
+    assert cut.message.content == free[: free.index(stop)] and cut.finish_reason == "stop"
+
+
+def test_completions_with_echo_score_the_prompt(client, engine, tokenizer):
+    prompt = "The capital of France is Paris"
+    ids = tokenizer.encode(prompt)
+    got = client.completions.create(
+        model="tiny", prompt=prompt, max_tokens=2, temperature=0, echo=True, logprobs=1
+    )
+    [expected] = engine.sample([ids], Sampling(max_tokens=2))
+    choice = got.choices[0]
+    assert choice.text == prompt + expected.text
+    assert choice.logprobs.token_logprobs[0] is None and choice.logprobs.top_logprobs[0] is None
+    scores = [*engine.score([ids])[0], *expected.logprobs]
+    assert choice.logprobs.token_logprobs[1:] == pytest.approx(scores, abs=1e-5)
+    assert choice.logprobs.text_offset[:3] == [0, 3, 11] or choice.logprobs.text_offset[0] == 0
+    assert len(choice.logprobs.tokens) == len(ids) + 2
+    best, greedy = choice.logprobs.top_logprobs[-1], choice.logprobs.tokens[-1]
+    assert list(best) == [greedy]
+
+
+def test_only_the_prompts_own_probabilities(client, engine, tokenizer):
+    """What lm-evaluation-harness asks: several prompts as ids, nothing generated."""
+    prompts = [tokenizer.encode("Die Hauptstadt"), tokenizer.encode("Wien")]
+    got = client.completions.create(model="tiny", prompt=prompts, max_tokens=0, echo=True, logprobs=1)
+    for choice, ids, scores in zip(got.choices, prompts, engine.score(prompts), strict=True):
+        assert choice.logprobs.token_logprobs[1:] == pytest.approx(scores, abs=1e-5)
+        assert choice.text == tokenizer.decode(ids)
+    assert got.usage.completion_tokens == 0
+
+
+def test_completion_streams_with_echo(client):
+    settings = {
+        "model": "tiny",
+        "prompt": ["Wien", "Paris"],
+        "temperature": 1.0,
+        "seed": 2,
+        "echo": True,
+        "n": 2,
+    }
+    whole = client.completions.create(**settings)
+    texts = [""] * 4
+    for chunk in client.completions.create(**settings, stream=True):
+        texts[chunk.choices[0].index] += chunk.choices[0].text
+    assert texts == [choice.text for choice in whole.choices]
+    assert all(
+        text.startswith(start) for text, start in zip(texts, ["Wien"] * 2 + ["Paris"] * 2, strict=True)
+    )
+
+
+def test_models(client):
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").object == "model"
+    with pytest.raises(openai.NotFoundError, match="only 'tiny'"):
+        client.models.retrieve("gpt-4")
+
+
+def test_extras_of_other_servers_are_taken(client, engine, tokenizer):
+    extra = {"top_k": 5, "min_p": 0.05}
+    got = client.chat.completions.create(
+        model="tiny", messages=ASK, temperature=2, seed=9, max_tokens=9, extra_body=extra
+    )
+    sampling = Sampling(max_tokens=9, temperature=2, seed=9, top_k=5, min_p=0.05)
+    assert got.choices[0].message.content == engine.sample([ids_of(tokenizer, ASK)], sampling)[0].text
+
+
+def test_many_at_once_get_what_each_gets_alone(address, engine, tokenizer):
+    asks = [
+        [{"role": "user", "content": f"The capital of {word}? " * (1 + i % 5)}]
+        for i, word in enumerate("ABCDEFGHIJKLMNOPQRST")
+    ]
+
+    async def ask(client, number):
+        settings = {"model": "tiny", "messages": asks[number], "temperature": 0.9, "seed": number}
+        settings["max_tokens"] = 5 + 3 * number
+        if number % 2:
+            got = await client.chat.completions.create(**settings)
+            return got.choices[0].message.content
+        stream = await client.chat.completions.create(**settings, stream=True)
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+    async def ask_all():
+        async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0) as client:
+            return await asyncio.gather(*(ask(client, number) for number in range(len(asks))))
+
+    for number, text in enumerate(asyncio.run(ask_all())):
+        sampling = Sampling(max_tokens=5 + 3 * number, temperature=0.9, seed=number)
+        assert text == engine.sample([ids_of(tokenizer, asks[number])], sampling)[0].text
