@@ -8,9 +8,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from modelwright.base import config
 from modelwright.base.schema import IGNORE, Batch
 from modelwright.base.seams import Output
 from modelwright.kernels.cross_entropy import linear_cross_entropy
+
+
+class Config(config.Config):
+    """Nothing to set."""
+
+
+def objective(config: Config) -> NextToken:
+    """The objective."""
+    return NextToken()
 
 
 class NextToken:

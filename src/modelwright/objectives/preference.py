@@ -13,12 +13,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from modelwright.base import config
 from modelwright.base.schema import IGNORE, Batch
 from modelwright.base.seams import Output
 from modelwright.kernels.cross_entropy import token_logprobs
+
+
+class Config(config.Config):
+    """How far the policy may move, and what holds it."""
+
+    beta: float = Field(default=0.1, gt=0)
+    """How much a nat of movement is worth: the smaller, the further the policy moves."""
+    sft_weight: float = Field(default=0.0, ge=0)
+    """Weight of the chosen answers' own likelihood per token (RPO)."""
+
+
+def objective(config: Config) -> DirectPreference:
+    """DPO with these settings."""
+    return DirectPreference(beta=config.beta, sft_weight=config.sft_weight)
 
 
 def sequence_logps(output: Output, targets: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def run(config: Config, run: Run) -> Artifact:
     run.log(f"{steps:,} steps of up to {config.rows * config.accumulation} pairs")
     compile_blocks(model.model.layers, config.compute, device, flops, run.log)
     trained = train(
-        model, config.objective(), batches, steps, config, run, validate=validate, matmul_dtype=device.dtype
+        model, config.loss(), batches, steps, config, run, validate=validate, matmul_dtype=device.dtype
     )
     with atomic_directory(run.dir / "model") as folder:
         save_model(folder, model, parent)

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from modelwright.base.config import Config
+from modelwright import objectives
+from modelwright.base.config import Config, Settings
 from modelwright.base.errors import UserError
 from modelwright.base.run import Run
 from modelwright.base.schema import Batch, Conversation, Message, Preference
+from modelwright.base.seams import Objective
 from modelwright.base.seeding import derive
 from modelwright.data.files import Source
 from modelwright.data.sources import conversations_from, preferences_from
@@ -25,7 +27,7 @@ from modelwright.data.split import Side
 from modelwright.evaluation.likelihood import bits_per_byte
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
-from modelwright.objectives.preference import DirectPreference, sequence_logps
+from modelwright.objectives.preference import sequence_logps
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.chat import render
 from modelwright.tokenizer.shards import TokenShards
@@ -110,14 +112,17 @@ class PairView(Config):
     """Pairs with a longer side are left out, and counted."""
     rows: int = Field(default=32, gt=0)
     """Pairs in a micro-batch (two rows each)."""
-    beta: float = Field(default=0.1, gt=0)
-    """How much a nat of movement is worth: the smaller, the further the policy moves."""
-    sft_weight: float = Field(default=0.0, ge=0)
-    """Weight of the chosen answers' own likelihood (RPO)."""
+    objective: Settings = {"name": "preference"}
+    """The loss, a file of `objectives/` by name, and its settings: {name: preference, beta: 0.2}."""
 
-    def objective(self) -> DirectPreference:
-        """DPO with these settings."""
-        return DirectPreference(beta=self.beta, sft_weight=self.sft_weight)
+    @model_validator(mode="after")
+    def _objective_exists(self) -> Self:
+        self.loss()
+        return self
+
+    def loss(self) -> Objective:
+        """The objective, built."""
+        return objectives.build(self.objective)
 
     def pair_up(
         self, side: Side, reference: Transformer, tokenizer: BPETokenizer, run: Run, seed: int
@@ -147,7 +152,7 @@ class PairView(Config):
         held_out = self.pair_up("validation", reference, tokenizer, run, seed)
 
         def validate() -> dict[str, float]:
-            found = mean_loss(model, self.objective(), held_out)
+            found = mean_loss(model, self.loss(), held_out)
             return {f"validation_{name}": value for name, value in found.items()}
 
         return validate
