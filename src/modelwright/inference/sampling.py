@@ -192,16 +192,27 @@ def choose(logits: Tensor, settings: Settings, counts: Sequence[int]) -> Choice:
     if settings.all_greedy:
         ids = logits.argmax(-1, keepdim=True)
     else:
-        cumulative = filtered(logits, settings).cumsum(-1, dtype=_wide(logits))
-        draw = uniforms(settings.seeds, np.array(counts, dtype=np.uint64)).to(cumulative)
-        # The total may miss 1 by rounding: scaled by it, a draw below 1 always meets a kept token.
-        target = draw[:, None] * cumulative[:, -1:]
-        ids = torch.searchsorted(cumulative, target, right=True).clamp_(max=logits.shape[-1] - 1)
+        ids = _draw(filtered(logits, settings), settings.seeds, np.array(counts, dtype=np.uint64))
     logprobs = logits.gather(1, ids) - normaliser
     top = None
     if settings.top_logprobs:
         top = best_tokens(logits - normaliser, settings.top_logprobs)
     return Choice(ids[:, 0].tolist(), logprobs[:, 0].tolist(), top)
+
+
+def _draw(probabilities: Tensor, seeds: np.ndarray, counts: np.ndarray) -> Tensor:
+    """(B, 1) ids drawn from each row of (B, V), with the `counts`-th number of each seed's stream."""
+    cumulative = probabilities.cumsum(-1, dtype=_wide(probabilities))
+    number = uniforms(seeds, counts).to(cumulative)
+    # The total may miss 1 by rounding: scaled by it, a number below 1 always meets a kept token.
+    target = number[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True).clamp_(max=probabilities.shape[-1] - 1)
+
+
+def draw_one(probabilities: Tensor, seed: int, count: int) -> int:
+    """The token that a request with this seed draws as its `count`-th (from 0) out of (V,)."""
+    seeds = np.array([seed & _MASK], dtype=np.uint64)
+    return int(_draw(probabilities[None], seeds, np.array([count], dtype=np.uint64)))
 
 
 def best_tokens(logprobs: Tensor, count: int) -> list[list[tuple[int, float]]]:

@@ -68,7 +68,7 @@ class Access:
             )
             raise ConfigError(
                 f"refusing to listen on {host}: that is reachable from other machines, and {missing} is not "
-                "set. Keep to 127.0.0.1, or set both, e.g. --api-key ... --origin https://models.example.com"
+                "set. Keep to 127.0.0.1, or set both, e.g. --api-key ... --allow-origin https://models.example.com"
             )
         if api_key is not None and len(api_key) < 16:
             raise ConfigError(f"the API key has {len(api_key)} characters, expected at least 16")

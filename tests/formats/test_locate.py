@@ -1,0 +1,56 @@
+"""From a path to the model it means."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from modelwright.base.config import Config
+from modelwright.base.errors import UserError
+from modelwright.base.run import Run
+from modelwright.formats.locate import identify, resolve_model
+
+
+def stage(run, name, role, folder, model, *, finished=True):
+    work = Run(run / name, name, role, Config(), 0)
+    shutil.copytree(model, work.dir / folder)
+    if finished:
+        return work.finish([folder])
+    work.close()
+    return None
+
+
+@pytest.fixture
+def model(tiny_model):
+    return tiny_model()
+
+
+def test_a_model_folder_is_itself(model):
+    assert resolve_model(model) == model
+    assert identify(model).role == "model" and identify(model).short_id == "no manifest"
+
+
+def test_a_run_gives_its_most_finished_model(tmp_path, model):
+    base = stage(tmp_path, "pretrain", "base", "model", model)
+    assert resolve_model(tmp_path) == tmp_path / "pretrain" / "model"
+    about = identify(resolve_model(tmp_path))
+    assert about.role == "base" and about.id == base.id and not about.chats
+    stage(tmp_path, "finetune", "sft", "model", model)
+    stage(tmp_path, "align", "aligned", "model", model, finished=False)
+    stage(tmp_path, "compress", "int8", "model", model)
+    assert resolve_model(tmp_path) == tmp_path / "finetune" / "model"
+    stage(tmp_path, "average", "averaged", "model", model)
+    assert resolve_model(tmp_path) == tmp_path / "average" / "model"
+    stage(tmp_path, "export", "bundle", "hf", model)
+    assert resolve_model(tmp_path) == tmp_path / "export" / "hf"
+    assert resolve_model(tmp_path / "compress") == tmp_path / "compress" / "model"
+    assert identify(tmp_path / "finetune" / "model").chats
+
+
+def test_nothing_to_load_is_an_error_that_lists_what_is_there(tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(UserError, match=r"Found: notes\.txt"):
+        resolve_model(tmp_path)
+    with pytest.raises(UserError, match="a file"):
+        resolve_model(tmp_path / "notes.txt")
