@@ -19,8 +19,8 @@ REQUIRED = ("NAME", "DESCRIPTION", "problems", "score")
 
 
 class Task(Protocol):
-    """What a task file offers. `UNIT` ("share" unless said) and `HIGHER_IS_BETTER` (True, None for a
-    measure that is neither) are optional: read them with `unit_of` and `higher_is_better`."""
+    """What a task file offers. Optional: `UNIT` ("share" unless said), `HIGHER_IS_BETTER` (True; None
+    for a measure that is neither) and `MAX_TOKENS` of an answer; the functions below read them."""
 
     NAME: str
     DESCRIPTION: str
@@ -67,3 +67,8 @@ def higher_is_better(task: Task) -> bool | None:
     """Whether more is better; None where a number is only worth knowing."""
     value = getattr(task, "HIGHER_IS_BETTER", True)
     return None if value is None else bool(value)
+
+
+def max_tokens_of(task: Task, default: int) -> int:
+    """How long an answer may be: what the task says, else `default`."""
+    return int(getattr(task, "MAX_TOKENS", default))

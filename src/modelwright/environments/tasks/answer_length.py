@@ -10,6 +10,8 @@ NAME = "answer_length"
 DESCRIPTION = "Words in an answer to a question about a fact."
 UNIT = "words"
 HIGHER_IS_BETTER = None
+MAX_TOKENS = 160
+"""Long enough that a rambling answer is measured and not cut."""
 
 
 def problems(seed: int, limit: int | None = None) -> list[Problem]:

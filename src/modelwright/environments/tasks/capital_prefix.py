@@ -8,6 +8,8 @@ from modelwright.environments.verify import verify
 
 NAME = "capital_prefix"
 DESCRIPTION = "The capital of each country, as the continuation of a bare prefix."
+MAX_TOKENS = 16
+"""The answer comes first; what follows it does not count."""
 
 
 def problems(seed: int, limit: int | None = None) -> list[Problem]:

@@ -8,6 +8,8 @@ from modelwright.environments.verify import verify
 
 NAME = "multilingual"
 DESCRIPTION = "Capitals in seven other languages, as the continuation of a bare prefix."
+MAX_TOKENS = 24
+"""The answer comes first, and other scripts take more tokens."""
 
 
 def problems(seed: int, limit: int | None = None) -> list[Problem]:

@@ -1,0 +1,279 @@
+"""What lies in a run directory, read for the report: each part alone, and none of them trusted.
+
+A part that is absent is left out; one that cannot be read becomes a note in the report.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from modelwright.base.artifact import Artifact
+from modelwright.base.errors import UserError
+from modelwright.base.files import read_json
+from modelwright.base.metrics import read_metrics
+from modelwright.evaluation import plots
+
+STAGES = (
+    "prepare", "tokenize", "pretrain", "finetune", "align", "evaluate", "average", "compress", "export",
+)  # fmt: skip
+ROLES = ("base", "sft", "aligned", "averaged", "int8")
+"""Models in the order of a life; others follow in the order of the file."""
+CURVE_POINTS = 300
+QUESTIONS = 12
+INVENTIONS = 8
+MAX_LINES = 5_000
+MAX_TEXT = 320
+
+
+class Findings:
+    """Reads parts of a run directory and collects what went wrong."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = Path(run_dir)
+        self.notes: list[str] = []
+        self.artifacts = {stage: made for stage in STAGES if (made := self._artifact(stage))}
+
+    def part(self, name: str, read: Callable[[], Any]) -> Any:
+        """What `read` gives, or None and a note: a report must come out whatever one file holds."""
+        try:
+            return read()
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            self.notes.append(f"{name} could not be read: {type(error).__name__}: {error}"[:300])
+            return None
+
+    def _artifact(self, stage: str) -> Artifact | None:
+        if not (self.run_dir / stage / "manifest.json").is_file():
+            return None
+        return self.part(f"{stage}/manifest.json", lambda: Artifact.load(self.run_dir / stage))
+
+    def json(self, name: str) -> Any:
+        """The content of a JSON file below the run directory, None where there is none."""
+        return self.part(name, lambda: read_json(self.run_dir / name))
+
+    # --- the parts
+
+    def line(self) -> list[dict[str, Any]]:
+        """A row for each finished stage: what it took."""
+        rows = [
+            {"stage": stage, "id": made.id[:12], "role": made.role, **made.manifest.cost.model_dump()}
+            for stage, made in self.artifacts.items()
+        ]
+        longest = max((row["seconds"] for row in rows), default=0) or 1
+        return [{**row, "share": row["seconds"] / longest} for row in rows]
+
+    def curve(self) -> str:
+        """The learning curve as SVG: bits per byte against tokens."""
+        steps = [
+            row for row in read_metrics(self.run_dir / "pretrain" / "metrics.jsonl") if isinstance(row, dict)
+        ]
+        factor = self._bytes_per_token()
+        validation = list(_points(steps, "validation_bits_per_byte"))
+        lines = [plots.Line(name="validation", points=validation, dots=len(validation) < 60)]
+        if factor:
+            training = [(x, y / math.log(2) / factor) for x, y in _points(steps, "loss")]
+            lines.insert(0, plots.Line(name="training (mean of each stretch)", points=thin(training)))
+        return plots.line_chart(
+            lines, "tokens", "bits per byte", "Loss in bits per byte against training tokens"
+        )
+
+    def _bytes_per_token(self) -> float | None:
+        tokens = self.artifacts.get("tokenize")
+        value = tokens.metrics.get("train_bytes_per_token") if tokens else None
+        return value if isinstance(value, int | float) and value > 0 else None
+
+    def scores(self) -> dict[str, Any] | None:
+        """The table of results: suites in rows, models in columns."""
+        results = self.json("evaluate/results.json")
+        if not isinstance(results, Mapping):
+            return None
+        about = self.json("evaluate/suites.json") or {}
+        roles = [role for role in ROLES if role in results] + [r for r in results if r not in ROLES]
+        suites = list(dict.fromkeys(suite for role in roles for suite in results[role]))
+        rows = []
+        for suite in suites:
+            cells = [_cell(results[role].get(suite)) for role in roles]
+            unit = next(
+                (str(results[role][suite].get("unit")) for role in roles if suite in results[role]), ""
+            )
+            rows.append({"suite": suite, "unit": unit, "about": dict(about.get(suite) or {}), "cells": cells})
+        return {"roles": roles, "rows": rows, "plot": _score_plot(roles, rows)}
+
+    def distributions(self) -> list[dict[str, Any]]:
+        """For each prompt, what each model finds likely next."""
+        found = self.json("evaluate/distributions.json") or {}
+        roles = [role for role in ROLES if role in found] + [r for r in found if r not in ROLES]
+        prompts = list(dict.fromkeys(prompt for role in roles for prompt in found[role]))
+        return [
+            {
+                "prompt": prompt,
+                "panels": [
+                    {
+                        "role": role,
+                        "entropy": _number(found[role][prompt].get("entropy_bits")),
+                        "top": [(str(t), _number(p) or 0.0) for t, p in found[role][prompt]["top"][:5]],
+                    }
+                    for role in roles
+                    if prompt in found[role]
+                ],
+            }
+            for prompt in prompts[:QUESTIONS]
+        ]
+
+    def answers(self, suites: list[str], count: int) -> list[dict[str, Any]]:
+        """The first questions of each suite and what each model answered: not chosen by hand."""
+        folder = self.run_dir / "evaluate" / "samples"
+        roles = sorted((path.name for path in folder.iterdir() if path.is_dir()), key=_order)
+        by_suite: list[list[dict[str, Any]]] = []
+        for suite in suites:
+            answers = {role: list(_samples(folder / role / f"{suite}.jsonl")) for role in roles}
+            first = next((rows for rows in answers.values() if rows), [])
+            by_suite.append([_question(suite, row, answers) for row in first[:count]])
+        turns = [row for rank in range(count) for rows in by_suite for row in rows[rank : rank + 1]]
+        return sorted(turns[:count], key=lambda row: suites.index(row["suite"]))
+
+    def tables(self) -> dict[str, list[dict[str, str]]]:
+        """Smaller results as rows of named values: average, compress and export say what they found."""
+        names = {
+            "average": "average/candidates.json",
+            "compress": "compress/damage.json",
+            "export": "export/verification.json",
+        }
+        return {stage: flat_rows(self.json(name)) for stage, name in names.items()}
+
+    def verified(self) -> tuple[bool, list[str]] | None:
+        """(whether independent readers confirmed the export, which ones); None where there is none."""
+        export = self.artifacts.get("export")
+        if export is None:
+            return None
+        readers = export.metrics.get("verified_by")
+        names = [str(reader) for reader in readers] if isinstance(readers, list) else []
+        return export.metrics.get("verification") == "verified", names
+
+
+def thin(points: list[tuple[float, float]], most: int = CURVE_POINTS) -> list[tuple[float, float]]:
+    """At most `most` points, each the mean of a stretch of neighbours."""
+    size = -(-len(points) // most) or 1
+    stretches = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(part[-1][0], math.fsum(y for _, y in part) / len(part)) for part in stretches]
+
+
+def flat_rows(content: Any) -> list[dict[str, str]]:
+    """JSON of any shape as rows of text: a list of mappings, a mapping of mappings, or one mapping."""
+    if isinstance(content, list):
+        return [_flat(row) for row in content[:100]]
+    if isinstance(content, Mapping):
+        lists = [value for value in content.values() if isinstance(value, list) and value]
+        if len(lists) == 1 and all(isinstance(row, Mapping) for row in lists[0]):
+            return [_flat(row) for row in lists[0][:100]]
+        if content and all(isinstance(value, Mapping) for value in content.values()):
+            return [{"": str(name), **_flat(value)} for name, value in islice(content.items(), 100)]
+        return [_flat(content)]
+    return []
+
+
+def _flat(row: Any, before: str = "") -> dict[str, str]:
+    if not isinstance(row, Mapping):
+        return {before or "value": _words(row)}
+    if {"mean", "low", "high"} <= row.keys():
+        return {before: f"{_words(row['mean'])} [{_words(row['low'])}, {_words(row['high'])}]"}
+    cells: dict[str, str] = {}
+    for name, value in islice(row.items(), 30):
+        label = f"{before} {name}".strip().replace("_", " ")
+        cells |= _flat(value, label) if isinstance(value, Mapping) else {label: _words(value)}
+    return cells
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list):
+        return ", ".join(map(_words, value[:8]))[:MAX_TEXT]
+    return "" if value is None else str(value)[:MAX_TEXT]
+
+
+def _points(steps: list[dict[str, Any]], name: str) -> Iterator[tuple[float, float]]:
+    for row in steps:
+        x, y = _number(row.get("tokens")), _number(row.get(name))
+        if x is not None and y is not None:
+            yield x, y
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _cell(result: Any) -> dict[str, float] | None:
+    if not isinstance(result, Mapping):
+        return None
+    values = {name: _number(result.get(name)) for name in ("mean", "low", "high", "n")}
+    return None if values["mean"] is None else {k: v for k, v in values.items() if v is not None}
+
+
+def _score_plot(roles: list[str], rows: list[dict[str, Any]]) -> str:
+    shown = []
+    for row in rows:
+        if row["unit"] != "share":
+            continue
+        cells = [(i, cell) for i, cell in enumerate(row["cells"]) if cell and {"low", "high"} <= cell.keys()]
+        dots = [
+            plots.Dot(model=i, name=roles[i], mean=cell["mean"], low=cell["low"], high=cell["high"])
+            for i, cell in cells
+        ]
+        shown.append((row["suite"].replace("_", " "), dots))
+    return plots.interval_chart(shown, "Scores of each model with 95 % intervals")
+
+
+def _samples(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        return
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in islice(file, MAX_LINES):
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise UserError(f"{path} holds a line that is no JSON object")
+            yield row
+
+
+def _question(suite: str, row: dict[str, Any], answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    prompt = row.get("prompt")
+    if isinstance(prompt, list):
+        prompt = "\n".join(str(message.get("content", "")) for message in prompt)
+    same = {
+        role: next((r for r in rows if r.get("id") == row.get("id")), None) for role, rows in answers.items()
+    }
+    return {
+        "suite": suite,
+        "prompt": str(prompt)[:MAX_TEXT],
+        "answers": [
+            {
+                "role": role,
+                "text": cut(str(found.get("completion", ""))),
+                "score": _number(found.get("score")),
+                "reason": str(found.get("reason", ""))[:200],
+            }
+            for role, found in same.items()
+            if found
+        ],
+    }
+
+
+def cut(text: str) -> str:
+    """Long answers end with "..." so that one of them cannot fill the page."""
+    return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + " ..."
+
+
+def _order(role: str) -> tuple[int, str]:
+    return (ROLES.index(role) if role in ROLES else len(ROLES), role)

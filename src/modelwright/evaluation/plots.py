@@ -1,0 +1,184 @@
+"""Plots as SVG text: no library, no script, the page's own colours, the same bytes for the same data.
+
+Colours come from classes (`.s1`, `.s2`, ... in the page's style), so one picture serves light and dark.
+All text is escaped here, since an SVG is put into the page as it stands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+MARKS = ("circle", "square", "diamond", "triangle", "ring")
+"""Shapes beside colours, so that a model is told apart without seeing colour."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A curve: points (x, y) in order of x."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    dots: bool = False
+    """Draw the points themselves as well."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dot:
+    """A value with its interval, for one model (its place in the list of models)."""
+
+    model: int
+    name: str
+    mean: float
+    low: float
+    high: float
+
+
+WIDTH, HEIGHT = 760, 300
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 30, 44
+
+
+def line_chart(lines: Sequence[Line], x_label: str, y_label: str, title: str) -> str:
+    """Curves over a linear x and a logarithmic y: losses fall by factors."""
+    lines = [line for line in lines if any(y > 0 for _, y in line.points)]
+    if not lines:
+        return ""
+    xs = [x for line in lines for x, _ in line.points]
+    ys = [y for line in lines for _, y in line.points if y > 0]
+    x_high = max(max(xs), 1e-9)
+    y_ticks = _log_ticks(min(ys), max(ys))
+    low, high = math.log(min(y_ticks[0], min(ys))), math.log(max(y_ticks[-1], max(ys)))
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = LEFT + (WIDTH - LEFT - RIGHT) * x / x_high
+        return across, TOP + (HEIGHT - TOP - BOTTOM) * (high - math.log(y)) / max(high - low, 1e-9)
+
+    parts = [_open(WIDTH, HEIGHT, title)]
+    for tick in y_ticks:
+        _, y = place(0, tick)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    for tick in _ticks(x_high):
+        x, _ = place(tick, math.exp(low))
+        parts.append(
+            f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{short(tick)}</text>'
+        )
+    bottom = HEIGHT - BOTTOM
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')
+    parts.append(
+        f'<text class="label" x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{escape(x_label)}</text>'
+        f'<text class="label" x="4" y="12">{escape(y_label)}, logarithmic</text>'
+    )
+    for number, line in enumerate(lines, 1):
+        places = [place(x, y) for x, y in line.points if y > 0]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        parts.append(f'<polyline class="curve s{number}" points="{path}"/>')
+        if line.dots:
+            parts += [
+                f'<circle class="fill s{number}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in places
+            ]
+    parts.append(_legend([line.name for line in lines]))
+    return "".join(parts) + "</svg>"
+
+
+def _legend(names: Sequence[str]) -> str:
+    parts: list[str] = []
+    for number, name in enumerate(names, 1):
+        y = TOP + 20 * number
+        parts.append(
+            f'<line class="curve s{number}" x1="{WIDTH - 250}" x2="{WIDTH - 226}" y1="{y}" y2="{y}"/>'
+            f'<text x="{WIDTH - 218}" y="{y + 4}">{escape(name)}</text>'
+        )
+    return "".join(parts)
+
+
+def interval_chart(rows: Sequence[tuple[str, Sequence[Dot]]], title: str) -> str:
+    """A row for each suite, a dot with its interval for each model, on one axis from 0 to 100 %."""
+    rows = [(name, dots) for name, dots in rows if dots]
+    if not rows:
+        return ""
+    left, step, gap = 190, 13, 14
+    height = TOP + 28 + sum(step * len(dots) + gap for _, dots in rows)
+    parts = [_open(WIDTH, height, title)]
+    scale = WIDTH - left - RIGHT - 10
+
+    def across(share: float) -> float:
+        return left + scale * min(1.0, max(0.0, share))
+
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        x = across(tick)
+        parts.append(
+            f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - 26}"/>'
+            f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">{tick:.0%}</text>'
+        )
+    y = TOP + gap
+    for name, dots in rows:
+        middle = y + step * (len(dots) - 1) / 2
+        parts.append(
+            f'<text x="{left - 12}" y="{middle + 4:.1f}" text-anchor="end">{escape(name[:28])}</text>'
+        )
+        for dot in dots:
+            parts.append(_interval(dot, across, y))
+            y += step
+        y += gap
+    return "".join(parts) + "</svg>"
+
+
+def _interval(dot: Dot, across, y: float) -> str:  # type: ignore[no-untyped-def]
+    words = f"{dot.name}: {dot.mean:.1%}, 95 % interval {dot.low:.1%} to {dot.high:.1%}"
+    return (
+        f'<g class="s{dot.model + 1}"><title>{escape(words)}</title>'
+        f'<line class="whisker" x1="{across(dot.low):.1f}" x2="{across(dot.high):.1f}" y1="{y}" y2="{y}"/>'
+        f"{mark(dot.model, across(dot.mean), y)}</g>"
+    )
+
+
+def mark(model: int, x: float, y: float) -> str:
+    """The shape that stands for a model, centred on (x, y)."""
+    shape = MARKS[model % len(MARKS)]
+    if shape == "square":
+        return f'<rect class="fill" x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8"/>'
+    if shape == "diamond":
+        return f'<path class="fill" d="M{x:.1f},{y - 5.5:.1f}l5.5,5.5l-5.5,5.5l-5.5,-5.5z"/>'
+    if shape == "triangle":
+        return f'<path class="fill" d="M{x:.1f},{y - 5:.1f}l5,9h-10z"/>'
+    if shape == "ring":
+        return f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
+    return f'<circle class="fill" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
+
+
+def key(model: int) -> str:
+    """The mark of a model as a little picture for legends and table heads."""
+    return f'<svg class="key s{model + 1}" viewBox="0 0 14 14" aria-hidden="true">{mark(model, 7, 7)}</svg>'
+
+
+def short(value: float) -> str:
+    """1200000 -> "1.2M"."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def _open(width: int, height: float, title: str) -> str:
+    words = escape(title, quote=True)
+    return f'<svg class="plot" viewBox="0 0 {width} {height:g}" role="img" aria-label="{words}">'
+
+
+def _ticks(high: float) -> list[float]:
+    """About five round numbers from 0 to `high`."""
+    raw = high / 5
+    size = 10 ** math.floor(math.log10(raw))
+    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= raw * 0.999)
+    return [step * i for i in range(int(high / step * 1.0001) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10, ... around [low, high]."""
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
+    ticks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    below = [tick for tick in ticks if tick <= low][-1]
+    above = next(tick for tick in ticks if tick >= high)
+    return [tick for tick in ticks if below <= tick <= above]

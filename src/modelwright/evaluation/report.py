@@ -1,0 +1,214 @@
+"""The report of a run: one HTML page that needs no other file, no script and no network."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from modelwright.base.artifact import FULL_PRECISION_MODELS, Artifact, Provenance
+from modelwright.base.errors import UserError
+from modelwright.base.files import write_text
+from modelwright.evaluation import plots
+from modelwright.evaluation.findings import INVENTIONS, QUESTIONS, Findings
+
+REPORT = "report.html"
+INVENTION = "invented_countries"
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `report.html` over what a run directory holds so far; returns its path."""
+    run_dir = Path(run_dir)
+    if not run_dir.is_dir():
+        raise UserError(f"{run_dir} is not a folder. Give the folder of a run, e.g. runs/quickstart.")
+    findings = Findings(run_dir)
+    if not findings.artifacts:
+        raise UserError(f"{run_dir} holds no finished stage, so there is nothing to report yet.")
+    path = run_dir / REPORT
+    write_text(path, render(findings))
+    return path
+
+
+def render(findings: Findings) -> str:
+    """The page as text."""
+    context = gather(findings)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("modelwright.evaluation", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(FILTERS)
+    environment.globals["key"] = lambda model: Markup(plots.key(model))
+    return environment.get_template("report.html.jinja").render(context)
+
+
+def gather(findings: Findings) -> dict[str, Any]:
+    """Everything that the template shows. SVG is ours and escaped already; all else is plain text."""
+    part = findings.part
+    scores = part("the scores", findings.scores)
+    suites = [row["suite"] for row in scores["rows"]] if scores else []
+    generated = [suite for suite in suites if scores and suite not in ("bits_per_byte", "answer_length")]
+    invention = [suite for suite in generated if suite == INVENTION]
+    others = [suite for suite in generated if suite != INVENTION]
+    context = {
+        "name": findings.run_dir.resolve().name,
+        "facts": part("the facts", lambda: facts(findings)),
+        "line": part("the costs", findings.line) or [],
+        "curve": Markup(part("pretrain/metrics.jsonl", findings.curve) or ""),
+        "distributions": part("the distributions", findings.distributions) or [],
+        "scores": scores,
+        "score_plot": Markup(scores["plot"] if scores else ""),
+        "comparisons": part("the comparisons", lambda: comparisons(findings)) or [],
+        "answers": part("the samples", lambda: findings.answers(others, QUESTIONS)) or [],
+        "inventions": part("the inventions", lambda: findings.answers(invention, INVENTIONS)) or [],
+        "tables": part("the smaller results", findings.tables) or {},
+        "verified": part("the verification", findings.verified),
+        "sizes": part("the sizes", lambda: sizes(findings)) or [],
+        "lineage": part("the lineage", lambda: lineage(findings)) or [],
+        "provenance": part("the provenance", lambda: provenance(findings)),
+        "stages": list(findings.artifacts),
+    }
+    return {**context, "notes": findings.notes}
+
+
+def facts(findings: Findings) -> dict[str, Any]:
+    """The head of the report: where, when, how long, how much."""
+    made = list(findings.artifacts.values())
+    costs = [artifact.manifest.cost for artifact in made]
+    machine: Counter[str] = Counter()
+    for artifact in made:
+        environment = artifact.manifest.environment
+        gpu = f", {environment['gpu']}" if environment.get("gpu") else ""
+        machine[f"{environment.get('processor', 'unknown')}, {environment.get('cpus', '?')} CPUs{gpu}"] += 1
+    return {
+        "machine": "; ".join(machine),
+        "date": max(artifact.manifest.created for artifact in made),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": made[-1].manifest.version,
+        "revision": made[-1].manifest.revision,
+        "seconds": sum(cost.seconds for cost in costs),
+        "peak": max(cost.peak_memory_bytes for cost in costs),
+        "flops": sum(cost.flops for cost in costs),
+        "energy": sum(cost.energy_wh for cost in costs),
+    }
+
+
+def comparisons(findings: Findings) -> list[dict[str, Any]]:
+    """The paired tests, as the evaluation wrote them."""
+    rows = findings.json("evaluate/comparisons.json") or []
+    words = ("before", "after", "suite", "unit", "verdict")
+    numbers = ("mean", "low", "high", "p_adjusted", "gained", "lost")
+    return [
+        {name: str(row[name]) for name in words} | {name: float(row[name]) for name in numbers}
+        for row in rows
+    ]
+
+
+def sizes(findings: Findings) -> list[dict[str, Any]]:
+    """Bytes of what a user would copy: weights of each model, and the exported files."""
+    rows: list[dict[str, Any]] = []
+    for stage, artifact in findings.artifacts.items():
+        weights = [file for file in artifact.manifest.files if file.path.endswith((".safetensors", ".gguf"))]
+        rows += [
+            {"stage": stage, "path": file.path, "bytes": file.bytes}
+            for file in weights
+            if not file.path.startswith("checkpoints/")
+        ]
+    largest = max((row["bytes"] for row in rows), default=0) or 1
+    return [{**row, "share": row["bytes"] / largest} for row in rows]
+
+
+def lineage(findings: Findings) -> list[dict[str, Any]]:
+    """Each artifact and what it was made from."""
+    return [
+        {
+            "stage": stage,
+            "role": artifact.role,
+            "id": artifact.id[:12],
+            "parents": [f"{parent.role} {parent.id[:12]}" for parent in artifact.manifest.parents],
+        }
+        for stage, artifact in findings.artifacts.items()
+    ]
+
+
+def provenance(findings: Findings) -> Provenance | None:
+    """The roll-up of the latest model: every document in its ancestry."""
+    trained = [made for made in findings.artifacts.values() if made.role in FULL_PRECISION_MODELS]
+    best: Artifact | None = max(
+        trained or findings.artifacts.values(),
+        key=lambda made: made.manifest.provenance.documents,
+        default=None,
+    )
+    return best.manifest.provenance if best and best.manifest.provenance.documents else None
+
+
+# --- filters: numbers in words
+
+
+def duration(seconds: float) -> str:
+    """75 -> "1 min 15 s"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s"
+
+
+def size(count: float) -> str:
+    """14200000 -> "14.2 MB"."""
+    for unit, letter in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= unit:
+            return f"{count / unit:.3g} {letter}"
+    return f"{count:.0f} bytes"
+
+
+def flops(count: float) -> str:
+    """42.3e12 -> "42.3 TFLOP"."""
+    text = plots.short(count)
+    return f"{text[:-1]} {text[-1]}FLOP" if text[-1].isalpha() else f"{text} FLOP"
+
+
+def score(cell: float, unit: str) -> str:
+    """A score in its unit: shares as per cent."""
+    if not math.isfinite(cell):
+        return "unbounded"
+    return f"{cell * 100:.1f} %" if unit == "share" else f"{cell:.1f}" if unit == "words" else f"{cell:.3f}"
+
+
+def change(value: float, unit: str) -> str:
+    """A difference with its sign: shares in percentage points."""
+    return f"{value * 100:+.1f} points" if unit == "share" else f"{value:+.3g}"
+
+
+def visible(token: str) -> str:
+    """A token whose white space can be seen."""
+    return token.replace(" ", "\u2423").replace("\n", "\u23ce").replace("\t", "\u21e5")
+
+
+def _guarded(show: Callable[..., str]) -> Callable[..., str]:
+    """A damaged number is shown as a question mark; it does not cost the reader the page."""
+
+    def guarded(value: float, *rest: str) -> str:
+        return show(value, *rest) if math.isfinite(value) else "?"
+
+    return guarded
+
+
+FILTERS = {
+    "duration": _guarded(duration),
+    "size": _guarded(size),
+    "flops": _guarded(flops),
+    "score": score,
+    "change": _guarded(change),
+    "short": _guarded(plots.short),
+    "percent": _guarded(lambda share: f"{share * 100:.1f} %"),
+    "visible": visible,
+}

@@ -1,0 +1,258 @@
+"""evaluate: every model so far on the same problems -> scores with intervals, paired tests, samples.
+
+Leaves `results.json` (role -> suite -> mean, low, high, n, unit), `suites.json` (what the suites ask),
+`comparisons.json` (paired tests of each model against the one before it), `distributions.json` (next
+tokens of a few prompts) and every answer in `samples/<role>/<suite>.jsonl`. A base model gets the chat
+suites too: that it fails them is what fine-tuning is measured against.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+from pydantic import Field
+
+from modelwright.base.artifact import FULL_PRECISION_MODELS, Artifact
+from modelwright.base.config import Config as BaseConfig
+from modelwright.base.device import choose
+from modelwright.base.errors import UserError
+from modelwright.base.files import write_json
+from modelwright.base.run import Run
+from modelwright.base.schema import Conversation, Message, Problem, Sampling
+from modelwright.base.seeding import derive
+from modelwright.environments.task import Task, higher_is_better, max_tokens_of, select, unit_of
+from modelwright.evaluation.generation import Prompts, graded, run_task, write_samples
+from modelwright.evaluation.likelihood import as_interval, bits_per_byte
+from modelwright.evaluation.statistics import Interval, holm, mean_interval, paired_difference, t_interval
+from modelwright.formats.huggingface import load_model
+from modelwright.inference.engine import Engine
+from modelwright.model.transformer import Transformer
+from modelwright.tokenizer.bpe import BPETokenizer
+from modelwright.tokenizer.chat import render
+from modelwright.tokenizer.shards import TokenShards
+
+INPUTS: tuple[str, ...] = ("tokens", "models")
+
+BITS_PER_BYTE = "bits_per_byte"
+SIGNIFICANT = 0.05
+SHOWN_TOKENS = 10
+
+Results = dict[str, dict[str, Any]]
+
+
+class Config(BaseConfig):
+    """Which suites, how much of each, and which prompts to look into."""
+
+    suites: tuple[str, ...] = ()
+    """Names of tasks (environments/tasks); all of them if empty."""
+    limit: int = Field(default=200, gt=0)
+    """Problems from each suite, at most. An even sample; the same problems for every model."""
+    max_tokens: int = Field(default=64, gt=0)
+    """Longest answer, where a task does not say itself."""
+    validation_tokens: int = Field(default=25_000, ge=0)
+    """Held-out tokens read for bits per byte; 0 leaves it out."""
+    slots: int = Field(default=64, gt=0)
+    """Answers that are generated at once."""
+    prompts: tuple[str, ...] = (
+        "The capital of France is",
+        "The capital of Japan is",
+        "Two plus three is",
+        "The animal didn't cross the street because it was too",
+    )
+    """Prompts whose next-token distribution is kept, read as plain text."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where models run, in fp32, so that scores do not depend on what the machine is fast at."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What was found for one model."""
+
+    results: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Suite -> problem id -> score."""
+    distributions: dict[str, Any] = field(default_factory=dict)
+    tokens: int = 0
+    flops: float = 0.0
+
+
+def run(config: Config, run: Run) -> Artifact:
+    """Evaluate every model among the inputs."""
+    models = {role: made for role, made in run.inputs.items() if role != "tokens"}
+    if not models:
+        raise UserError("evaluate was given no model. Run 'pretrain' first, or name one with --input.")
+    tasks = select(config.suites)
+    problems = {
+        name: task.problems(derive(run.seed, "problems", name), config.limit) for name, task in tasks.items()
+    }
+    roles = sorted(models, key=_order)
+    seen: dict[str, Seen] = {}
+    with run.progress("problems", len(roles) * sum(map(len, problems.values()))) as bar:
+        for role in roles:
+            seen[role] = Seen()
+            examiner = Examiner(config, run, role, models[role])
+            examiner.look(seen[role])
+            for name, task in tasks.items():
+                examiner.ask(name, task, problems[name], seen[role])
+                bar.advance(len(problems[name]), model=role, suite=name)
+            run.log(f"{role}: {_summary(seen[role].results)}")
+    comparisons = [row for pair in pairwise(roles) for row in compare(*pair, seen, tasks)]
+    results = {role: found.results for role, found in seen.items()}
+    write_json(run.dir / "results.json", results)
+    write_json(run.dir / "suites.json", about(tasks))
+    write_json(run.dir / "comparisons.json", comparisons)
+    write_json(run.dir / "distributions.json", {role: found.distributions for role, found in seen.items()})
+    return run.finish(
+        ["results.json", "suites.json", "comparisons.json", "distributions.json", "samples"],
+        {f"{role}/{suite}": row["mean"] for role, rows in results.items() for suite, row in rows.items()},
+        tokens=sum(found.tokens for found in seen.values()),
+        flops=sum(found.flops for found in seen.values()),
+    )
+
+
+class Examiner:
+    """One model, ready to be asked."""
+
+    def __init__(self, config: Config, run: Run, role: str, artifact: Artifact) -> None:
+        folder = artifact.file("model")
+        self._config, self._run, self._role = config, run, role
+        self._device = choose(config.device, "float32").name
+        self._model: Transformer = load_model(folder, device=self._device).eval()
+        self._tokenizer = BPETokenizer.load(folder)
+        self._engine = Engine(self._model, self._tokenizer, max_slots=config.slots)
+        self._prompts = Prompts(chat=self._chat, text=self._tokenizer.encode, encode=self._tokenizer.encode)
+
+    def _chat(self, messages: Sequence[Message]) -> list[int]:
+        """The one chat template, open for the assistant's turn."""
+        conversation = Conversation(messages=tuple(messages))
+        return render(self._tokenizer, conversation, add_generation_prompt=True).ids
+
+    def look(self, seen: Seen) -> None:
+        """Bits per byte on validation text, and the next-token distributions."""
+        for prompt in self._config.prompts:
+            seen.distributions[prompt] = self._distribution(prompt)
+        tokens = self._run.input("tokens")
+        shards = TokenShards.open(tokens.file("validation"))
+        if not self._config.validation_tokens:
+            return
+        if shards.vocab_size != self._tokenizer.vocab_size:
+            self._run.log(f"{self._role}: another vocabulary than the validation shards', no bits per byte")
+            return
+        found = bits_per_byte(
+            self._model,
+            _documents(shards),
+            self._tokenizer.byte_lengths,
+            max_tokens=self._config.validation_tokens,
+            window=min(256, self._model.config.max_position_embeddings),
+            device=self._device,
+        )
+        seen.results[BITS_PER_BYTE] = as_result(as_interval(found), "bits")
+        self._count(seen, found.tokens)
+
+    def _distribution(self, prompt: str) -> dict[str, Any]:
+        """The likeliest next tokens, and the entropy of all of them in bits."""
+        found = self._engine.next_token_distribution(self._tokenizer.encode(prompt)).double()
+        best = found.topk(min(SHOWN_TOKENS, len(found)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        entropy = float(-(found * found.clamp_min(1e-300).log2()).sum())
+        return {
+            "entropy_bits": entropy,
+            "top": [[self._tokenizer.decode([token]), probability] for token, probability in pairs],
+        }
+
+    def ask(self, name: str, task: Task, problems: Sequence[Problem], seen: Seen) -> None:
+        """All problems of a task; samples are written, scores and their interval kept."""
+        asked = [p for p in problems if len(self._prompts.ids(p)) < self._engine.max_length]
+        if len(asked) < len(problems):
+            self._run.log(f"{self._role}, {name}: {len(problems) - len(asked)} prompts exceed the context")
+        sampling = Sampling(max_tokens=max_tokens_of(task, self._config.max_tokens), seed=self._run.seed)
+        rollouts = run_task(task, asked, self._engine, self._prompts, sampling)
+        write_samples(self._run.dir / "samples" / self._role / f"{name}.jsonl", rollouts)
+        seen.scores[name] = graded(rollouts)
+        read = sum(len(self._prompts.ids(rollout.problem)) for rollout in rollouts)
+        self._count(seen, read + sum(len(rollout.completion.ids) for rollout in rollouts))
+        if len(seen.scores[name]) < len(rollouts):
+            self._run.log(f"{self._role}, {name}: {len(rollouts) - len(seen.scores[name])} answers ungraded")
+        if seen.scores[name]:
+            values = list(seen.scores[name].values())
+            unit = unit_of(task)
+            interval = mean_interval(values) if unit == "share" else t_interval(values)
+            cut = sum(r.completion.finish_reason == "length" for r in rollouts) / len(rollouts)
+            seen.results[name] = {**as_result(interval, unit), "cut_short": cut}
+
+    def _count(self, seen: Seen, tokens: int) -> None:
+        seen.tokens += tokens
+        seen.flops += 2.0 * self._model.num_parameters() * tokens
+
+
+def compare(
+    before: str, after: str, seen: Mapping[str, Seen], tasks: Mapping[str, Task]
+) -> list[dict[str, Any]]:
+    """Paired tests on the problems that both models were graded on, corrected for their number."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name, task in tasks.items():
+        old, new = seen[before].scores[name], seen[after].scores[name]
+        both = [problem for problem in old if problem in new]
+        if both:
+            found = paired_difference([old[p] for p in both], [new[p] for p in both])
+            rows[name] = {"before": before, "after": after, "suite": name, "unit": unit_of(task)}
+            rows[name] |= _finite(asdict(found))
+    corrected = holm({name: row["p_value"] for name, row in rows.items()})
+    for name, row in rows.items():
+        row["p_adjusted"] = corrected[name]
+        row["verdict"] = verdict(row["mean"], corrected[name], higher_is_better(tasks[name]))
+    return list(rows.values())
+
+
+def verdict(change: float, p_value: float, higher: bool | None) -> str:
+    """What may be said of a change."""
+    if p_value >= SIGNIFICANT or change == 0:
+        return "no difference shown"
+    if higher is None:
+        return "higher" if change > 0 else "lower"
+    return "better" if (change > 0) == higher else "worse"
+
+
+def about(tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """What the suites ask, for readers of the results."""
+    known = {
+        name: {
+            "description": task.DESCRIPTION,
+            "unit": unit_of(task),
+            "higher_is_better": higher_is_better(task),
+        }
+        for name, task in tasks.items()
+    }
+    bits = {"description": "Bits per byte of validation text.", "unit": "bits", "higher_is_better": False}
+    return {BITS_PER_BYTE: bits, **known}
+
+
+def as_result(interval: Interval, unit: str) -> dict[str, Any]:
+    """An interval as `results.json` has it; an infinite bound (one problem alone) is null."""
+    return {**_finite(asdict(interval)), "unit": unit}
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+
+
+def _documents(shards: TokenShards) -> Iterator[list[int]]:
+    for start, end in pairwise(shards.boundaries):
+        yield shards.read(int(start), int(end - start)).tolist()
+
+
+def _summary(results: Mapping[str, Any]) -> str:
+    def shown(row: Mapping[str, Any]) -> str:
+        return f"{row['mean']:.1%}" if row["unit"] == "share" else f"{row['mean']:.3g} {row['unit']}"
+
+    return ", ".join(f"{suite} {shown(row)}" for suite, row in results.items())
+
+
+def _order(role: str) -> tuple[int, str]:
+    """In the order of a life; others after, by name."""
+    known = list(FULL_PRECISION_MODELS)
+    return (known.index(role) if role in known else len(known), role)
