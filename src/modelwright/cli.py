@@ -44,6 +44,12 @@ Inputs = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing has changed.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+Temperature = Annotated[float, typer.Option(help="0 takes the most likely token.")]
+TopK = Annotated[int, typer.Option(help="Keep the k most likely tokens; 0 keeps all.")]
+TopP = Annotated[float, typer.Option(help="Keep the most likely tokens that make up this share.")]
+MinP = Annotated[float, typer.Option(help="Keep tokens at least this likely, relative to the best one.")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same text.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 ModelPath = Annotated[Path, typer.Argument(help="A run directory, a stage folder, or a model folder.")]
 
 
@@ -133,6 +139,59 @@ def _station_command(station: Station) -> Callable[..., None]:
 
 for _station in STATIONS:
     app.command(_station.verb, rich_help_panel=STATION)(_station_command(_station))
+
+
+@app.command(rich_help_panel=TALK)
+def chat(
+    model: ModelPath,
+    system: Annotated[str, typer.Option(help="The system message.")] = "",
+    max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 256,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    seed: Seed = None,
+    device: Device = "cpu",
+) -> None:
+    """Talk to a model in the terminal. /exit leaves, /reset forgets, Ctrl-C stops an answer."""
+    from modelwright.base.schema import Sampling
+    from modelwright.terminal import chat as terminal
+
+    sampling = Sampling(
+        max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
+    )
+    terminal.chat(model, sampling, system=system, device=device)
+
+
+@app.command(rich_help_panel=TALK)
+def predict(
+    model: ModelPath,
+    prompt: Annotated[str, typer.Argument(help="The text so far.")],
+    steps: Annotated[int, typer.Option(min=1, help="Go on for this many tokens.")] = 1,
+    top: Annotated[int, typer.Option(min=1, help="How many candidates to show.")] = 10,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Also show what this temperature and the filters leave, and draw from it."),
+    ] = None,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    seed: Seed = None,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Show what a model thinks comes next, token by token."""
+    from modelwright.base.schema import Sampling
+    from modelwright.terminal import predict as terminal
+
+    filtered = (top_k, top_p, min_p) != (0, 1.0, 0.0)
+    sampling = None
+    if temperature is not None or filtered:
+        warmth = 1.0 if temperature is None else temperature
+        sampling = Sampling(temperature=warmth, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
+    elif seed is not None:
+        raise ConfigError("--seed has no effect without --temperature or a filter: nothing is drawn")
+    terminal.predict(model, prompt, steps=steps, top=top, sampling=sampling, as_json=as_json, device=device)
 
 
 @app.command(rich_help_panel=TALK)
