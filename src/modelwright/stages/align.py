@@ -20,6 +20,7 @@ class Config(LoopConfig, PairView):
     """Which pairs, and how far the policy may move from where it starts."""
 
     compute: ComputeConfig = ComputeConfig()
+    """Device, number format, compilation."""
 
 
 def sources(config: Config) -> str:

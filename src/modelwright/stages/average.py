@@ -40,6 +40,7 @@ class Config(BaseConfig):
     last: int = Field(default=3, gt=1)
     """Checkpoints in the uniform average; fewer if the stage kept fewer."""
     validation_tokens: int = Field(default=25_000, gt=0)
+    """Held-out tokens that each candidate's bits per byte is measured on."""
 
 
 def run(config: Config, run: Run) -> Artifact:

@@ -21,6 +21,7 @@ class Config(LoopConfig, ConversationView):
     """Which conversations, how often, in which pieces."""
 
     compute: ComputeConfig = ComputeConfig()
+    """Device, number format, compilation."""
 
 
 def sources(config: Config) -> str:

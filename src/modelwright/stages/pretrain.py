@@ -34,6 +34,7 @@ class Config(LoopConfig, TextView):
     tokens: int | None = Field(default=None, gt=0)
     """Tokens to train on, repeats included. None: 20 per parameter."""
     compute: ComputeConfig = ComputeConfig()
+    """Device, number format, compilation."""
 
 
 def run(config: Config, run: Run) -> Artifact:

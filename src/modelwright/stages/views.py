@@ -73,7 +73,9 @@ class ConversationView(Config):
     conversations: int = Field(default=6000, gt=0)
     """At most this many from each source."""
     validation_conversations: int = Field(default=200, gt=0)
+    """Held-out conversations that each measurement reads, from each source."""
     epochs: int = Field(default=2, gt=0)
+    """How often each is trained on."""
     context: int = Field(default=256, gt=1)
     """Tokens in a row; several conversations share one."""
     rows: int = Field(default=16, gt=0)
@@ -107,7 +109,9 @@ class PairView(Config):
     pairs: int = Field(default=2000, gt=0)
     """At most this many from each source."""
     validation_pairs: int = Field(default=200, gt=0)
+    """Held-out pairs that each measurement reads, from each source."""
     epochs: int = Field(default=1, gt=0)
+    """How often each is trained on."""
     context: int = Field(default=512, gt=1)
     """Pairs with a longer side are left out, and counted."""
     rows: int = Field(default=32, gt=0)

@@ -52,7 +52,9 @@ class LoopConfig(Config):
     """What every training stage can set."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
+    """Which rule, and how fast."""
     schedule: ScheduleConfig = ScheduleConfig()
+    """Shape of the learning rate over the run."""
     accumulation: int = Field(default=1, gt=0)
     """Micro-batches per step. Changes memory and speed, not the gradient."""
     validate_every: int = Field(default=100, gt=0)
