@@ -69,7 +69,7 @@ def results() -> dict[str, Any]:
             "bits_per_byte": {"mean": 0.31 + place / 50, "low": 0.305 + place / 50,
                               "high": 0.318 + place / 50, "n": 240, "unit": "bits"},
             "answer_length": {"mean": [61.2, 22.4, 9.1][place], "low": [58, 21.0, 8.6][place],
-                              "high": [63, 24.0, 9.7][place], "n": 200, "unit": "words"},
+                              "high": [63, 24.0, 9.7][place], "n": 200, "unit": "words", "cut_short": 0.125},
         }  # fmt: skip
         for suite, values in shares.items():
             half = 1.96 * math.sqrt(values[place] * (1 - values[place]) / 200 + 0.0001)
@@ -111,6 +111,9 @@ def evaluation(run: Path) -> None:
         "facts_anew": {"description": "Facts that fine-tuning asked for, in phrasings never seen."},
         "bits_per_byte": {"description": "On validation text."}})  # fmt: skip
     write(run / "evaluate/comparisons.json", [
+        {"before": "sft", "after": "aligned", "suite": "arithmetic", "unit": "share", "mean": 0.0,
+         "low": -0.01, "high": 0.01, "n": 200, "p_value": 1.0, "p_adjusted": 1.0, "gained": 0, "lost": 0,
+         "test": "exact McNemar", "verdict": "no difference shown"},
         {"before": "sft", "after": "aligned", "suite": "invented_countries", "unit": "share", "mean": 0.535,
          "low": 0.46, "high": 0.6, "n": 200, "p_value": 1e-12, "p_adjusted": 1e-11, "gained": 108, "lost": 1,
          "test": "exact McNemar", "verdict": "better"},
@@ -140,6 +143,7 @@ def made_up_run(tmp_path: Path) -> Callable[..., Path]:
         run = tmp_path / "quickstart"
         for stage in stages:
             manifest(run, stage, list(MADE).index(stage), **changes)
+        write(run / "recipe.yaml", "name: quickstart\nabout: a made-up life\n")
         if "pretrain" in stages:
             dice = random.Random(1)
             lines = []

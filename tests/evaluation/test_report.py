@@ -72,7 +72,9 @@ def test_the_whole_report_says_what_happened(made_up_run: Build) -> None:
         "quickstart", "AMD EPYC 7763, 2 CPUs", "5 min 49 s", "1.42 GB", "bits per byte", "facts anew",
         "85.4 to 94.6 %", "no difference shown", "better", "+53.5 points", "The capital of France is",
         "\u2423Paris", "93.0 %", "Bithlython", "uniform of last 3", "Verified.", "transformers 5.23.0",
-        "CC0-1.0", "7.6 MB", "modelwright chat runs/quickstart", "TFLOP",
+        "CC0-1.0", "7.6 MB", "quickstart modelwright predict", "TFLOP",
+        "Recipe quickstart: a made-up life.", "sft \u2192 aligned: not one score changed in arithmetic.",
+        "same most likely token", "12.5 % cut short",
     ):  # fmt: skip
         assert words in text, words
     assert "Not verified" not in text
@@ -130,9 +132,10 @@ def test_hostile_text_stays_text(made_up_run: Build) -> None:
 
 DAMAGE = ["{", "null", "[]", "[1, 2]", '"x"', "{}", '{"base": 1}', '{"base": {"s": 1}}', '[{"a": null}]',
           '{"base": {"s": {"mean": "x", "low": NaN, "high": Infinity, "n": -1, "unit": 3}}}']  # fmt: skip
-FILES = ("pretrain/metrics.jsonl", "evaluate/results.json", "evaluate/suites.json",
+FILES = ("recipe.yaml", "pretrain/metrics.jsonl", "evaluate/results.json", "evaluate/suites.json",
          "evaluate/comparisons.json", "evaluate/distributions.json", "evaluate/samples/base/facts_anew.jsonl",
-         "average/candidates.json", "compress/damage.json", "export/verification.json", "align/manifest.json")  # fmt: skip
+         "average/candidates.json", "compress/damage.json", "export/verification.json",
+         "align/manifest.json")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -186,7 +189,7 @@ def test_flat_rows_take_any_shape() -> None:
     assert flat_rows([{"a": 1, "b": {"c": True}}]) == [{"a": "1", "b c": "yes"}]
     assert flat_rows({"x": {"a": 1.5}}) == [{"": "x", "a": "1.5"}]
     assert flat_rows({"judged_by": "loss", "rows": [{"a": None}]}) == [{"a": ""}]
-    assert flat_rows({"top1": {"mean": 0.99, "low": 0.98, "high": 1.0, "n": 3}, "k": 12345}) == [
-        {"top1": "0.99 [0.98, 1]", "k": "12,345"}
+    assert flat_rows({"score": {"mean": 0.99, "low": 0.98, "high": 1.0, "n": 3}, "k": 12345}) == [
+        {"score": "0.99 [0.98, 1]", "k": "12,345"}
     ]
     assert flat_rows(3) == []

@@ -26,6 +26,13 @@ ROLES = ("base", "sft", "aligned", "averaged", "int8")
 CURVE_POINTS = 300
 QUESTIONS = 12
 INVENTIONS = 8
+LABELS = {
+    "mean_kl": "KL divergence from the original, nats a token",
+    "kl_99": "KL divergence that 99 % of tokens stay below",
+    "top1": "same most likely token (top-1 agreement)",
+    "bits_per_byte_change": "change in bits per byte",
+}
+"""Names of measures in the words of the report."""
 MAX_LINES = 5_000
 MAX_TEXT = 320
 
@@ -185,7 +192,7 @@ def _flat(row: Any, before: str = "") -> dict[str, str]:
         return {before: f"{_words(row['mean'])} [{_words(row['low'])}, {_words(row['high'])}]"}
     cells: dict[str, str] = {}
     for name, value in islice(row.items(), 30):
-        label = f"{before} {name}".strip().replace("_", " ")
+        label = f"{before} {LABELS.get(name, str(name).replace('_', ' '))}".strip()
         cells |= _flat(value, label) if isinstance(value, Mapping) else {label: _words(value)}
     return cells
 
@@ -218,7 +225,7 @@ def _number(value: Any) -> float | None:
 def _cell(result: Any) -> dict[str, float] | None:
     if not isinstance(result, Mapping):
         return None
-    values = {name: _number(result.get(name)) for name in ("mean", "low", "high", "n")}
+    values = {name: _number(result.get(name)) for name in ("mean", "low", "high", "n", "cut_short")}
     return None if values["mean"] is None else {k: v for k, v in values.items() if v is not None}
 
 

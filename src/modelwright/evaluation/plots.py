@@ -176,9 +176,14 @@ def _ticks(high: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5, 10, ... around [low, high]."""
-    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
-    ticks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    below = [tick for tick in ticks if tick <= low][-1]
-    above = next(tick for tick in ticks if tick >= high)
-    return [tick for tick in ticks if below <= tick <= above]
+    """Round numbers from just below `low` to just above `high`: the coarsest row that gives four."""
+    ticks: list[float] = []
+    for factors in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), tuple(1 + i / 10 for i in range(90))):
+        powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
+        known = [factor * 10.0**power for power in powers for factor in factors]
+        below = [tick for tick in known if tick <= low][-1]
+        above = next(tick for tick in known if tick >= high)
+        ticks = [tick for tick in known if below <= tick <= above]
+        if len(ticks) >= 4:
+            break
+    return ticks

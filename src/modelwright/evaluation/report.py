@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import yaml
 from markupsafe import Markup
 
 from modelwright.base.artifact import FULL_PRECISION_MODELS, Artifact, Provenance
@@ -37,7 +40,11 @@ def write_report(run_dir: Path) -> Path:
 
 def render(findings: Findings) -> str:
     """The page as text."""
-    context = gather(findings)
+    return _template().render(gather(findings))
+
+
+@cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("modelwright.evaluation", "."),
         autoescape=True,
@@ -47,7 +54,7 @@ def render(findings: Findings) -> str:
     )
     environment.filters.update(FILTERS)
     environment.globals["key"] = lambda model: Markup(plots.key(model))
-    return environment.get_template("report.html.jinja").render(context)
+    return environment.get_template("report.html.jinja")
 
 
 def gather(findings: Findings) -> dict[str, Any]:
@@ -60,6 +67,8 @@ def gather(findings: Findings) -> dict[str, Any]:
     others = [suite for suite in generated if suite != INVENTION]
     context = {
         "name": findings.run_dir.resolve().name,
+        "path": path_to_type(findings.run_dir),
+        "recipe": part("recipe.yaml", lambda: recipe(findings)) or "",
         "facts": part("the facts", lambda: facts(findings)),
         "line": part("the costs", findings.line) or [],
         "curve": Markup(part("pretrain/metrics.jsonl", findings.curve) or ""),
@@ -107,9 +116,23 @@ def comparisons(findings: Findings) -> list[dict[str, Any]]:
     words = ("before", "after", "suite", "unit", "verdict")
     numbers = ("mean", "low", "high", "p_adjusted", "gained", "lost")
     return [
-        {name: str(row[name]) for name in words} | {name: float(row[name]) for name in numbers}
+        {name: str(row[name]) for name in words}
+        | {name: math.inf if row[name] is None else float(row[name]) for name in numbers}
+        | {"pair": f"{row['before']} \u2192 {row['after']}"}
         for row in rows
     ]
+
+
+def recipe(findings: Findings) -> str:
+    """Name and purpose of the recipe that was lived, "" where none is kept."""
+    kept = yaml.safe_load((findings.run_dir / "recipe.yaml").read_text(encoding="utf-8"))
+    return ": ".join(str(kept[name]) for name in ("name", "about") if kept.get(name))
+
+
+def path_to_type(run_dir: Path) -> str:
+    """The run's folder as the reader would type it in the folder where the report was written."""
+    here, folder = Path.cwd().resolve(), run_dir.resolve()
+    return shlex.quote(str(folder.relative_to(here) if folder.is_relative_to(here) else folder))
 
 
 def sizes(findings: Findings) -> list[dict[str, Any]]:
