@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from modelwright.base.schema import IGNORE
-from modelwright.evaluation.statistics import Interval, mean_interval, wilson
+from modelwright.evaluation.statistics import Interval, t_interval, wilson
 
 
 def kl_divergence(reference: Tensor, other: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class Comparison:
         bits = 1 / (math.log(2) * max(size, 1))
         before, after = (sum(row[i] for row in self._nats) * bits for i in (0, 1))
         return Damage(
-            mean_kl=mean_interval([float(values.mean()) for values in self._kl]),
+            mean_kl=t_interval([float(values.mean()) for values in self._kl]),
             kl_99=quantile_interval(kl, 0.99),
             top1=wilson(int(same.sum()), len(same)),
             bits_per_byte_before=before,
@@ -106,7 +106,7 @@ class Comparison:
 
     def _change(self, size: int) -> Interval:
         """Sum over sequences of the change, as n times its mean: sequences are the units of the test."""
-        changes = mean_interval([after - before for before, after, _ in self._nats])
+        changes = t_interval([after - before for before, after, _ in self._nats])
         factor = len(self._nats) / (math.log(2) * max(size, 1))
         return Interval(
             mean=changes.mean * factor, low=changes.low * factor, high=changes.high * factor, n=changes.n

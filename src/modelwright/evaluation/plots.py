@@ -7,7 +7,7 @@ All text is escaped here, since an SVG is put into the page as it stands.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -126,7 +126,7 @@ def interval_chart(rows: Sequence[tuple[str, Sequence[Dot]]], title: str) -> str
     return "".join(parts) + "</svg>"
 
 
-def _interval(dot: Dot, across, y: float) -> str:  # type: ignore[no-untyped-def]
+def _interval(dot: Dot, across: Callable[[float], float], y: float) -> str:
     words = f"{dot.name}: {dot.mean:.1%}, 95 % interval {dot.low:.1%} to {dot.high:.1%}"
     return (
         f'<g class="s{dot.model + 1}"><title>{escape(words)}</title>'
