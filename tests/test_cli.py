@@ -119,7 +119,9 @@ def test_a_station_alone_and_what_the_views_say_of_it(capsys: Capture, tmp_path:
 
 def test_ctrl_c_exits_130_and_says_how_to_go_on(tmp_path: Path) -> None:
     script = """
-    import sys, time, types
+    import signal, sys, time, types
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with it ignored
     from modelwright import life
     from modelwright.base.config import Config
     from modelwright.cli import main
