@@ -9,8 +9,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from modelwright.kernels.attention import attend
 from modelwright.model.config import ModelConfig
 from modelwright.model.layers import Linear, RMSNorm
 
@@ -91,6 +91,6 @@ class Attention(nn.Module):
         elif groups > 1:  # repeated by hand: CPU kernels for unequal head counts are the slow ones
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
         causal = mask is None and cache is None and length > 1
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        mixed = attend(q, k, v, mask, causal=causal)
         mixed = mixed.reshape(batch, self.heads, length, self.head_dim)
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim))

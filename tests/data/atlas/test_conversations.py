@@ -21,6 +21,7 @@ from modelwright.data.atlas.questions import (
     held_out_facts,
     known_facts,
     phrasings,
+    trained_facts,
     training_questions,
 )
 from modelwright.data.atlas.splits import operands_split
@@ -73,7 +74,7 @@ def test_kinds_have_their_shares() -> None:
 
 def test_every_known_fact_is_asked_for_and_every_capital_five_times() -> None:
     asked = Counter(tuple(fact) for each in made() for fact in each.meta["facts"])
-    for fact in known_facts():
+    for fact in trained_facts():
         least = 5 if fact.relation == "capital" else 1
         assert asked[fact.relation, fact.subject] >= least, fact
 
@@ -86,7 +87,7 @@ def test_a_fact_is_asked_for_in_several_phrasings() -> None:
 
 def test_verbose_answers_hold_the_answer_and_are_longer() -> None:
     words: dict[str, list[int]] = {"concise": [], "verbose": []}
-    answers = {ask(t, fact): fact for fact in known_facts() for t in phrasings(fact.relation, "train")}
+    answers = {ask(t, fact): fact for fact in trained_facts() for t in phrasings(fact.relation, "train")}
     for each in made():
         question, answer = each.messages[-2].content, each.messages[-1].content
         if question in answers and each.meta["kinds"] == ["fact"]:
@@ -108,7 +109,7 @@ def test_held_out_facts_are_never_stated(texts: Callable[[], list[str]]) -> None
 def test_held_out_capitals_are_never_named() -> None:
     text = "\n".join([*said("assistant"), *pairs_said()])
     names = " ".join(country.name for country in WORLD.countries)
-    others = {fact.answer for fact in known_facts()}
+    others = {fact.answer for fact in trained_facts()}
     hidden = [
         fact for fact in held_out_facts("capital") if fact.answer not in others and fact.answer not in names
     ]

@@ -7,14 +7,14 @@ from collections import defaultdict
 import pytest
 
 from modelwright.data.atlas.facts import RELATIONS, facts, prefix, statement
-from modelwright.data.atlas.phrasing import QUESTIONS, STATEMENTS, fill
+from modelwright.data.atlas.phrasing import STATEMENTS, fill
 from modelwright.data.atlas.world import load_world
 
 WORLD = load_world()
 
 
 def test_relations_are_all_there_and_never_empty() -> None:
-    assert set(STATEMENTS) == set(QUESTIONS) == set(RELATIONS)
+    assert set(STATEMENTS) == set(RELATIONS)
     for relation in RELATIONS:
         made = facts(WORLD, relation)
         assert made and all(fact.relation == relation and fact.answer for fact in made)
@@ -61,7 +61,7 @@ def test_accepted_answers_are_others() -> None:
 def test_every_phrasing_can_be_filled() -> None:
     for relation in RELATIONS:
         fact = facts(WORLD, relation)[0]
-        for template in (*STATEMENTS[relation], *QUESTIONS[relation]):
+        for template in STATEMENTS[relation]:
             text = fill(template, fact)
             assert "{" not in text and text[0] == text[0].upper()
-            assert text.endswith("." if template in STATEMENTS[relation] else "?")
+            assert text.endswith(".")

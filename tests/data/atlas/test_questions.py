@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from modelwright.data.atlas import phrasing
+from modelwright.data.atlas.documents import documents
 from modelwright.data.atlas.facts import RELATIONS, Fact, facts
 from modelwright.data.atlas.questions import (
     ask,
@@ -14,6 +14,8 @@ from modelwright.data.atlas.questions import (
     is_held_out,
     known_facts,
     phrasings,
+    reversed_facts,
+    trained_facts,
     training_questions,
 )
 from modelwright.data.atlas.world import load_world
@@ -33,11 +35,13 @@ def test_each_relation_has_phrasings_for_training_and_others_for_tests(relation:
         assert template.count("{") == 1
 
 
-@pytest.mark.parametrize("relation", RELATIONS)
-def test_pre_training_holds_no_phrasing_of_the_tests(relation: str) -> None:
-    fact = facts(WORLD, relation)[0]
-    asked = {phrasing.fill(template, fact) for template in phrasing.QUESTIONS[relation]}
-    assert asked.isdisjoint(ask(template, fact) for template in phrasings(relation, "test"))
+def test_pre_training_holds_no_phrasing_of_the_tests() -> None:
+    """Asked of forty facts of each relation, in a corpus that asks for most of them."""
+    text = "\n".join(document.text for document in documents(seed=3, size_bytes=300_000))
+    for relation in RELATIONS:
+        for template in phrasings(relation, "test"):
+            for fact in facts(WORLD, relation)[:40]:
+                assert ask(template, fact) not in text
 
 
 def test_questions_are_well_formed() -> None:
@@ -56,7 +60,7 @@ def test_questions_are_well_formed() -> None:
 
 
 def test_about_a_tenth_of_the_facts_is_held_out() -> None:
-    assert set(known_facts()) | set(held_out_facts()) == set(facts(WORLD))
+    assert {*known_facts(), *held_out_facts(), *reversed_facts()} == set(facts(WORLD))
     assert 0.08 <= len(held_out_facts()) / len(facts(WORLD)) <= 0.14
     for relation in RELATIONS:
         if len(facts(WORLD, relation)) > 50:
@@ -79,7 +83,7 @@ def test_a_fact_is_held_out_from_both_ends() -> None:
 
 def test_training_and_validation_share_no_question_about_a_fact() -> None:
     validated = 0
-    for fact in known_facts():
+    for fact in trained_facts():
         training = training_questions(fact, "train")
         validation = training_questions(fact, "validation")
         assert len(training) >= 1

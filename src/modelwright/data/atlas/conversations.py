@@ -23,6 +23,7 @@ from modelwright.data.atlas.questions import (
     ask_about,
     known_facts,
     phrasings,
+    trained_facts,
     training_questions,
 )
 from modelwright.data.atlas.skills import functions, small_talk, sums, thanks
@@ -120,7 +121,7 @@ def _fact_questions(random: Random, split: Part) -> Iterator[Exchange]:
 def _round(random: Random) -> Iterator[Fact]:
     """Each known fact once and each capital CAPITAL_WEIGHT times, shuffled, the capitals spread out."""
     capitals = known_facts("capital")
-    others = [fact for fact in known_facts() if fact.relation != "capital"]
+    others = [fact for fact in trained_facts() if fact.relation != "capital"]
     random.shuffle(others)
     for part in range(CAPITAL_WEIGHT):
         stretch = [*capitals, *others[part::CAPITAL_WEIGHT]]

@@ -27,15 +27,15 @@ from modelwright.data.atlas.world import World, load_world
 Genre = Callable[[World, random.Random], Iterator[str]]
 
 GENRES: Mapping[str, tuple[Genre, float]] = {
-    "fact_lists": (fact_lists, 0.35),
+    "fact_lists": (fact_lists, 0.42),
     "paragraphs": (paragraphs, 0.17),
-    "questions": (questions, 0.11),
-    "dialogues": (dialogues, 0.07),
-    "continents": (continents, 0.03),
-    "multilingual": (multilingual, 0.09),
-    "stories": (stories, 0.05),
-    "arithmetic": (arithmetic, 0.06),
-    "python_functions": (python_functions, 0.04),
+    "questions": (questions, 0.14),
+    "dialogues": (dialogues, 0.06),
+    "continents": (continents, 0.02),
+    "multilingual": (multilingual, 0.05),
+    "stories": (stories, 0.04),
+    "arithmetic": (arithmetic, 0.04),
+    "python_functions": (python_functions, 0.03),
     "unknown": (unknown, 0.03),
 }
 """Name -> how to write it, and its share of the bytes. The first five carry the facts."""

@@ -98,52 +98,12 @@ STATEMENTS: Mapping[str, tuple[str, ...]] = {
 """Relation -> other ways to tell it. Besides the fields of `facts.CANONICAL`: {A} the answer at the
 start of a sentence, {P} the possessive ("France's"), {n} the subject without its article."""
 
-QUESTIONS: Mapping[str, tuple[str, ...]] = {
-    "capital": ("What is the capital of {s}?", "Which city is the capital of {s}?", "What is {p} capital?"),
-    "capital_of": ("Which country has {s} as its capital?", "{S} is the capital of which country?"),
-    "continent": ("Which continent is {s} in?", "On which continent is {s}?"),
-    "currency": ("What is the currency of {s}?", "What money do people use in {s}?"),
-    "language": ("What is an official language of {s}?", "Which language is official in {s}?"),
-    "neighbour": ("Which country borders {s}?", "What country is next to {s}?"),
-    "element_symbol": ("What is the symbol of {s}?", "What is the chemical symbol of {s}?"),
-    "element_of_symbol": ("Which element has the symbol {s}?", "What does the symbol {s} stand for?"),
-    "element_number": ("What is the atomic number of {s}?", "Which atomic number does {s} have?"),
-    "element_of_number": ("Which element has the atomic number {s}?",),
-    "element_category": ("What kind of element is {s}?",),
-    "element_state": ("Is {s} a solid, a liquid or a gas at room temperature?",),
-    "element_use": ("What is {s} used for?",),
-    "planet_order": ("Counted from the Sun, which planet is {s}?",),
-    "planet_kind": ("What kind of planet is {s}?",),
-    "planet_fame": ("What is {s} known for?",),
-    "month_number": ("What number is the month of {s}?", "Which month of the year is {s}?"),
-    "month_days": ("How many days does {s} have?", "How many days are there in {s}?"),
-    "month_after": ("Which month comes after {s}?",),
-    "month_before": ("Which month comes before {s}?",),
-    "weekday_after": ("Which day comes after {s}?", "If today is {s}, what day is tomorrow?"),
-    "weekday_before": ("Which day comes before {s}?", "If today is {s}, what day was yesterday?"),
-    "animal_kind": ("What kind of animal is {s}?",),
-    "animal_young": ("What is a young {n} called?", "What do you call a young {n}?"),
-    "animal_sound": ("What does {s} do when you hear it?",),
-    "animal_diet": ("Is {s} a herbivore, a carnivore or an omnivore?",),
-    "animal_habitat": ("Where does {s} live?",),
-    "animal_legs": ("How many legs does {s} have?",),
-    "thing_purpose": ("What is {s} for?", "What is {s} used for?"),
-    "thing_place": ("Where is {s} kept?",),
-    "thing_material": ("What is {s} usually made of?",),
-}
-"""Relation -> questions. None of them is a phrasing that `questions.HELD_OUT` keeps for tests."""
-
 
 def say(fact: Fact, rng: random.Random, canonical_share: float = CANONICAL_SHARE) -> str:
     """The fact as a sentence."""
     if rng.random() < canonical_share:
         return statement(fact)
     return fill(rng.choice(STATEMENTS[fact.relation]), fact)
-
-
-def ask(fact: Fact, rng: random.Random) -> str:
-    """A question that the fact answers."""
-    return fill(rng.choice(QUESTIONS[fact.relation]), fact)
 
 
 _NOUN_ANSWERS = frozenset(

@@ -21,8 +21,8 @@ from modelwright.data.atlas.questions import (
     ask,
     ask_about,
     held_out_facts,
-    known_facts,
     phrasings,
+    trained_facts,
 )
 
 SHARES: Final[Mapping[str, float]] = {
@@ -89,7 +89,7 @@ def _pairs(
     make: Callable[[Fact, Random], tuple[str, str]],
 ) -> Iterator[Pair]:
     """Pairs about facts, in shuffled rounds for ever; train and validation share no fact."""
-    found = known_facts() if split == "train" else held_out_facts()
+    found = trained_facts() if split == "train" else held_out_facts()
     facts = [fact for fact in found if relations is None or fact.relation in relations]
     while True:
         for fact in random.sample(facts, len(facts)):

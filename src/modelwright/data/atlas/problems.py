@@ -27,6 +27,8 @@ from modelwright.data.atlas.questions import (
     held_out_facts,
     known_facts,
     phrasings,
+    reversed_facts,
+    trained_facts,
     training_questions,
 )
 from modelwright.data.atlas.skills import SUM_QUESTIONS, calculations, result_of, sum_question
@@ -100,7 +102,7 @@ def _capital_prefix(random: Random) -> Iterator[Problem]:
 
 def _facts_seen(random: Random) -> Iterator[Problem]:
     """What fine-tuning asks for, in the phrasings that it asks in."""
-    for fact in _evenly(_by_relation(known_facts()), random):
+    for fact in _evenly(_by_relation(trained_facts()), random):
         question = random.choice(training_questions(fact, "train"))
         yield _problem("facts_seen", question, "answer", list(fact.answers), _about(fact))
 
@@ -184,15 +186,16 @@ def _multilingual(random: Random) -> Iterator[Problem]:
 _MAKERS: Final[Mapping[str, Callable[[Random], Iterator[Problem]]]] = {
     "capital_prefix": _capital_prefix,
     "facts_seen": _facts_seen,
-    "facts_anew": lambda random: _anew("facts_anew", known_facts(), random),
+    "facts_anew": lambda random: _anew("facts_anew", trained_facts(), random),
     "facts_held_out": lambda random: _anew("facts_held_out", held_out_facts(), random),
+    "facts_reversed": lambda random: _anew("facts_reversed", reversed_facts(), random),
     "capitals_anew": lambda random: _anew("capitals_anew", known_facts("capital"), random),
     "invented_countries": _invented_countries,
     "arithmetic": _arithmetic,
     "instruction_format": _instruction_format,
     "coreference": _coreference,
     "multilingual": _multilingual,
-    "answer_length": lambda random: _anew("answer_length", known_facts(), random),
+    "answer_length": lambda random: _anew("answer_length", trained_facts(), random),
 }
 
 SUITES: Final[tuple[str, ...]] = tuple(_MAKERS)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from random import Random
 from typing import Final, Literal
 
 from modelwright.data.atlas.facts import RELATIONS, Fact, capitalize, facts
@@ -20,6 +21,10 @@ from modelwright.data.atlas.world import load_world
 
 COUNTRY_RELATIONS: Final = ("capital", "continent", "currency", "language", "neighbour")
 """Relations whose subject is a country: what can also be asked of one that does not exist."""
+
+REVERSED: Final = ("capital_of", "element_of_symbol", "element_of_number")
+"""Relations whose subject is another's answer. Models that learned "A is B" do not thereby know "B is A"
+(arXiv 2309.12288); these have a suite of their own, so that the gap is seen."""
 
 _TURNED_ROUND: Final[Mapping[str, str]] = {
     "capital_of": "capital",
@@ -48,6 +53,11 @@ def ask_about(template: str, subject: str) -> str:
     return capitalize(template.format(**words))
 
 
+def ask_somehow(fact: Fact, random: Random) -> str:
+    """The question for the fact's answer, in one of the training phrasings."""
+    return ask(random.choice(phrasings(fact.relation, "train")), fact)
+
+
 def bare_name(subject: str) -> str:
     """The subject without its article: "Gambia", "cow"."""
     return re.sub(r"^(?:an?|the) ", "", subject)
@@ -73,9 +83,22 @@ def known_facts(relation: str | None = None) -> tuple[Fact, ...]:
 
 
 @cache
+def trained_facts() -> tuple[Fact, ...]:
+    """The facts that conversations ask for: those that may be stated, reversed ones left out."""
+    return tuple(fact for fact in known_facts() if fact.relation not in REVERSED)
+
+
+@cache
+def reversed_facts() -> tuple[Fact, ...]:
+    """Facts asked for from the other end, which pre-training tells rarely and fine-tuning never."""
+    return tuple(fact for fact in facts(load_world()) if fact.relation in REVERSED)
+
+
+@cache
 def held_out_facts(relation: str | None = None) -> tuple[Fact, ...]:
-    """The facts that only pre-training has seen."""
-    return tuple(fact for fact in facts(load_world(), relation) if is_held_out(fact))
+    """The facts that only pre-training has seen, reversed ones left out."""
+    found = facts(load_world(), relation)
+    return tuple(fact for fact in found if is_held_out(fact) and fact.relation not in REVERSED)
 
 
 @cache

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from modelwright.data.atlas.facts import Fact, capitalize, facts
 from modelwright.data.atlas.genres.fact_lists import one_round
 from modelwright.data.atlas.genres.people import occasion, two_people
-from modelwright.data.atlas.phrasing import Deck, ask, say, short_answer
+from modelwright.data.atlas.phrasing import Deck, say, short_answer
+from modelwright.data.atlas.questions import ask_somehow
 from modelwright.data.atlas.world import World
 
 _THANKS = ("Thank you.", "Thanks!", "Good to know.", "I see.", "Of course!", "That is what I thought.")
@@ -36,7 +37,7 @@ def _script(asked: list[Fact], rng: random.Random) -> str:
     lines = [f"{a}: {greeting.format(b=b)}", f"{b}: {reply.format(a=a)}"] if rng.random() < 0.5 else []
     for fact in asked:
         answer = f"{short_answer(fact)}." if rng.random() < 0.3 else say(fact, rng)
-        lines += [f"{a}: {ask(fact, rng)}", f"{b}: {answer}"]
+        lines += [f"{a}: {ask_somehow(fact, rng)}", f"{b}: {answer}"]
     return "\n".join([*lines, f"{a}: {rng.choice(_THANKS)}"])
 
 
@@ -47,7 +48,7 @@ def _told(asked: list[Fact], world: World, rng: random.Random) -> str:
     for fact in asked:
         told = say(fact, rng).removesuffix(".")
         answered = rng.choice((f"said {b}", f"answered {b}", f"{b} said", f"{b} answered"))
-        sentences.append(f'"{ask(fact, rng)}" asked {a}. "{told}," {answered}.')
+        sentences.append(f'"{ask_somehow(fact, rng)}" asked {a}. "{told}," {answered}.')
     thanks = rng.choice(_THANKS)
     return " ".join([*sentences, f'"{thanks[:-1]}{"!" if thanks.endswith("!") else ","}" said {a}.'])
 
@@ -55,7 +56,7 @@ def _told(asked: list[Fact], world: World, rng: random.Random) -> str:
 def _chain(asked: list[Fact], rng: random.Random) -> str:
     a, b = rng.sample(two_people(rng), 2)
     first, *rest = asked
-    lines = [f"{a}: {ask(first, rng)}", f"{b}: {say(first, rng)}"]
+    lines = [f"{a}: {ask_somehow(first, rng)}", f"{b}: {say(first, rng)}"]
     for fact in rest:
         question = rng.choice(_FOLLOW_UPS).format(s=fact.subject)
         answer = f"{capitalize(fact.answer)}." if rng.random() < 0.5 else say(fact, rng)

@@ -10,23 +10,34 @@ from modelwright.data.atlas.phrasing import Deck, say
 from modelwright.data.atlas.world import World
 
 WEIGHTS: Mapping[str, int] = {
-    "capital": 4,
+    "capital_of": 1,
+    "element_of_symbol": 1,
+    "element_of_number": 1,
+    "continent": 3,
+    "neighbour": 3,
     "element_symbol": 3,
-    "element_number": 3,
-    "planet_order": 6,
+    "element_number": 5,
+    "element_category": 3,
+    "element_use": 3,
+    "planet_order": 8,
     "planet_kind": 4,
-    "planet_fame": 4,
-    "month_number": 4,
+    "planet_fame": 3,
+    "month_number": 8,
     "month_days": 4,
-    "month_after": 4,
-    "month_before": 4,
-    "weekday_after": 6,
-    "weekday_before": 6,
+    "month_after": 8,
+    "month_before": 8,
+    "weekday_after": 10,
+    "weekday_before": 10,
+    "animal_kind": 3,
     "animal_young": 3,
-    "thing_purpose": 3,
+    "animal_sound": 3,
+    "animal_habitat": 3,
+    "animal_legs": 3,
+    "thing_purpose": 4,
+    "thing_place": 4,
 }
 """How often a fact of a relation comes up in one round over all facts; twice where not named. Small
-relations weigh more, so that their facts are still seen in a short training."""
+relations and those that a short training learned last weigh more, reversed ones least."""
 
 USUAL_WEIGHT = 2
 

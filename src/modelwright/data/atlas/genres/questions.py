@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from modelwright.data.atlas.facts import Fact, facts, statement
 from modelwright.data.atlas.genres.fact_lists import one_round
-from modelwright.data.atlas.phrasing import Deck, ask, say, short_answer
+from modelwright.data.atlas.phrasing import Deck, say, short_answer
+from modelwright.data.atlas.questions import ask_somehow
 from modelwright.data.atlas.world import World
 
 
@@ -20,7 +21,7 @@ def questions(world: World, rng: random.Random) -> Iterator[str]:
         pairs: list[str] = []
         for fact in deck.hand(rng.randint(4, 8)):
             answer = f"{short_answer(fact)}." if rng.random() < 0.5 else say(fact, rng)
-            pairs.append(layout.format(q=ask(fact, rng), a=answer))
+            pairs.append(layout.format(q=ask_somehow(fact, rng), a=answer))
         if rng.random() < 0.4:
             question, answer = _yes_or_no(capitals.draw(), capitals.draw(), rng)
             pairs.append(layout.format(q=question, a=answer))

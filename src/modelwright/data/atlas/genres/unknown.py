@@ -9,10 +9,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from modelwright.data.atlas.facts import Fact, facts
+from modelwright.data.atlas.facts import facts
 from modelwright.data.atlas.genres.people import two_people
 from modelwright.data.atlas.invented import invented_countries
-from modelwright.data.atlas.phrasing import QUESTIONS, Deck, ask, fill, say
+from modelwright.data.atlas.phrasing import Deck, say
+from modelwright.data.atlas.questions import ask_about, ask_somehow, phrasings
 from modelwright.data.atlas.world import World
 
 _RELATIONS = ("capital", "capital", "capital", "continent", "currency", "language", "neighbour")
@@ -38,7 +39,7 @@ def unknown(world: World, rng: random.Random) -> Iterator[str]:
     while True:
         a, b = rng.sample(two_people(rng), 2)
         turns = [_unknown_turn(name, rng) for name in names.hand(rng.randint(1, 3))]
-        turns += [(ask(fact, rng), say(fact, rng)) for fact in known.hand(rng.randint(1, 3))]
+        turns += [(ask_somehow(fact, rng), say(fact, rng)) for fact in known.hand(rng.randint(1, 3))]
         rng.shuffle(turns)
         text = "\n".join(f"{a}: {question}\n{b}: {answer}" for question, answer in turns)
         if rng.random() < 0.3:
@@ -48,5 +49,5 @@ def unknown(world: World, rng: random.Random) -> Iterator[str]:
 
 def _unknown_turn(name: str, rng: random.Random) -> tuple[str, str]:
     relation = rng.choice(_RELATIONS)
-    question = fill(rng.choice(QUESTIONS[relation]), Fact(relation, name, "unknown"))
+    question = ask_about(rng.choice(phrasings(relation, "train")), name)
     return question, rng.choice(_DENIALS).format(name=name)

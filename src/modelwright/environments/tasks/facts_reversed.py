@@ -1,0 +1,20 @@
+"""Facts asked for from the other end: who learned "A is B" seldom knows that B is A (arXiv 2309.12288)."""
+
+from __future__ import annotations
+
+from modelwright.base.schema import Problem, Score
+from modelwright.data.atlas import problems as atlas
+from modelwright.environments.fact_answers import score_fact
+
+NAME = "facts_reversed"
+DESCRIPTION = "Facts from the other end (whose capital is Paris?), never asked for in fine-tuning."
+
+
+def problems(seed: int, limit: int | None = None) -> list[Problem]:
+    """The problems, the same for the same seed."""
+    return atlas.problems(NAME, seed, limit)
+
+
+def score(problem: Problem, text: str) -> Score:
+    """1 if the answer names a right answer and no list of others."""
+    return score_fact(problem, text)
