@@ -22,6 +22,7 @@ class MetricsFile:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_torn_line(self.path)
         self._file = open(self.path, "a", encoding="utf-8", buffering=1)
 
     def write(self, step: int, values: Mapping[str, float | int | str]) -> None:
@@ -42,6 +43,16 @@ class MetricsFile:
     def close(self) -> None:
         """Close the file; safe to call twice."""
         self._file.close()
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut off a last line that a killed writer left half: the next one would be glued to it."""
+    if not path.exists():
+        return
+    with open(path, "rb+") as file:
+        content = file.read()
+        if not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
