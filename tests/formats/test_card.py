@@ -7,7 +7,7 @@ from pathlib import Path
 from modelwright.base.artifact import Artifact, Provenance
 from modelwright.base.config import Config
 from modelwright.base.run import Run
-from modelwright.formats.card import ancestry, licence_of, model_card
+from modelwright.formats.card import licence_of, model_card
 from modelwright.formats.ollama import modelfile
 from modelwright.model.config import ModelConfig
 
@@ -42,7 +42,7 @@ def card(history: list[Artifact]) -> str:
 def test_it_tells_the_whole_line(tmp_path: Path) -> None:
     prepared = make(tmp_path, "prepare")
     trained = make(tmp_path, "pretrain", prepare=prepared)
-    history = ancestry(trained)
+    history = trained.ancestry()
     assert [artifact.stage for artifact in history] == ["pretrain", "prepare"]
     text = card(history)
     for words in (
@@ -62,7 +62,7 @@ def test_it_tells_the_whole_line(tmp_path: Path) -> None:
 def test_a_parent_made_anew_is_no_ancestor(tmp_path: Path) -> None:
     trained = make(tmp_path, "pretrain", prepare=make(tmp_path, "prepare"))
     make(tmp_path, "prepare", value=1)
-    assert [artifact.stage for artifact in ancestry(trained)] == ["pretrain"]
+    assert [artifact.stage for artifact in trained.ancestry()] == ["pretrain"]
 
 
 def test_the_modelfile_spells_chatml_for_go() -> None:

@@ -7,7 +7,7 @@ same recipe on the same inputs gives the same id.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,15 +67,24 @@ class Provenance(Config):
         return cls(documents=total, **counts)
 
     def __add__(self, other: Provenance) -> Provenance:
-        def add(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
-            return {key: a.get(key, 0) + b.get(key, 0) for key in sorted({*a, *b})}
+        """Of documents that the two do not share."""
+        return self._joined(other, lambda a, b: a + b)
+
+    def __or__(self, other: Provenance) -> Provenance:
+        """Of inputs that may share documents: the larger of each two counts. Right where one input
+        descends from the other; elsewhere a lower bound that loses no licence and no source."""
+        return self._joined(other, max)
+
+    def _joined(self, other: Provenance, join: Callable[[int, int], int]) -> Provenance:
+        def each(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
+            return {key: join(a.get(key, 0), b.get(key, 0)) for key in sorted({*a, *b})}
 
         return Provenance(
-            documents=self.documents + other.documents,
-            sources=add(self.sources, other.sources),
-            licences=add(self.licences, other.licences),
-            jurisdictions=add(self.jurisdictions, other.jurisdictions),
-            personal_data=add(self.personal_data, other.personal_data),
+            documents=join(self.documents, other.documents),
+            sources=each(self.sources, other.sources),
+            licences=each(self.licences, other.licences),
+            jurisdictions=each(self.jurisdictions, other.jurisdictions),
+            personal_data=each(self.personal_data, other.personal_data),
         )
 
 
@@ -185,6 +194,27 @@ class Artifact:
         if not path.exists():
             raise DamagedFile(f"{path} is missing from {self.stage}'s artifact; run '{self.stage}' again")
         return path
+
+    def parent(self, named: Parent) -> tuple[Artifact | None, str]:
+        """One of its parents, or None and why it cannot be followed: its folder is gone, or holds what
+        was made anew since, which is no ancestor."""
+        try:
+            found = Artifact.load((self.path / named.path).resolve())
+        except UserError:
+            return None, f"no longer at {named.path}"
+        return (found, "") if found.id == named.id else (None, f"{named.path} has been made anew since")
+
+    def ancestry(self) -> list[Artifact]:
+        """Itself first, then all it was made from, each once, as far as they can be followed."""
+        found: dict[str, Artifact] = {}
+        ahead = [self]
+        while ahead:
+            current = ahead.pop(0)
+            if current.id not in found:
+                found[current.id] = current
+                parents = (current.parent(named)[0] for named in current.manifest.parents)
+                ahead += [made for made in parents if made is not None]
+        return list(found.values())
 
     def damage(self, *, hashes: bool = False) -> str | None:
         """What is wrong with its files (missing, other size, other hash), or None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import platform
 import resource
@@ -11,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -112,7 +113,7 @@ class Run:
         `sources` are the documents this stage itself brought in; the inputs' are added.
         """
         self.timing(0)
-        provenance = sum((p for p in self._inherited()), sources or Provenance())
+        provenance = self._inherited() + (sources or Provenance())
         described = describe_files(self.dir, files)
         parents = self.parents()
         mark = fingerprint(self.stage, self.config, self.seed, parents, __version__)
@@ -143,11 +144,10 @@ class Run:
         self._timing.close()
         self._log.close()
 
-    def _inherited(self) -> Iterable[Provenance]:
-        """The data ancestry that comes with the inputs: each document is counted once, so where one
-        input descends from another only the one with more documents counts."""
-        known = [artifact.manifest.provenance for artifact in self.inputs.values()]
-        return [max(known, key=lambda p: p.documents)] if known else []
+    def _inherited(self) -> Provenance:
+        """The documents behind the inputs. Inputs of one life share them, so each is counted once."""
+        known = (artifact.manifest.provenance for artifact in self.inputs.values())
+        return reduce(operator.or_, known, Provenance())
 
     def _cost(self, tokens: int, flops: float) -> Cost:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

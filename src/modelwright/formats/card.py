@@ -5,26 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from modelwright.base.artifact import MANIFEST, Artifact, Provenance
+from modelwright.base.artifact import Artifact, Provenance
 from modelwright.model.config import ModelConfig
-
-
-def ancestry(artifact: Artifact) -> list[Artifact]:
-    """The artifact and all it was made from, itself first, as far as their folders are still there."""
-    found: dict[str, Artifact] = {}
-    ahead = [artifact]
-    while ahead:
-        current = ahead.pop(0)
-        if current.id in found:
-            continue
-        found[current.id] = current
-        for parent in current.manifest.parents:
-            folder = current.path / parent.path
-            if (folder / MANIFEST).is_file():
-                made = Artifact.load(folder)
-                if made.id == parent.id:  # a folder made anew since then is no ancestor
-                    ahead.append(made)
-    return list(found.values())
 
 
 def licence_of(provenance: Provenance) -> str:
@@ -42,7 +24,7 @@ def model_card(
     gguf_files: Sequence[str],
     scores: Mapping[str, object] | None = None,
 ) -> str:
-    """Markdown with the front matter that model hubs read. `history` is `ancestry` of the model."""
+    """Markdown with the front matter that model hubs read. `history` is the model's `ancestry()`."""
     provenance = history[0].manifest.provenance
     sections = [
         _front_matter(provenance),

@@ -29,7 +29,7 @@ from modelwright.evaluation.verification import (
     judge,
     not_verified,
 )
-from modelwright.formats.card import ancestry, licence_of, model_card
+from modelwright.formats.card import licence_of, model_card
 from modelwright.formats.gguf import About, FileType, write_gguf
 from modelwright.formats.huggingface import load_config, load_weights
 from modelwright.formats.llama_cpp import LlamaCppReader
@@ -89,7 +89,7 @@ def run(config: Config, run: Run) -> Artifact:
     source = model.file("model")
     if read_json(source / "config.json").get("quantization_config"):
         raise UserError(f"{source} is quantized already: export the full-precision model it was made from.")
-    history = ancestry(model)
+    history = model.ancestry()
     files = _write_bundle(config, run, source, history)
     verdicts = _verify(config, run, source, files, history)
     write_json(run.dir / "verification.json", [asdict(verdict) for verdict in verdicts])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,6 @@ class Ancestor:
     note: str
     parents: tuple[Ancestor, ...]
 
-    def walk(self) -> Iterator[Ancestor]:
-        """This one and all above it, each path once."""
-        yield self
-        for parent in self.parents:
-            yield from parent.walk()
-
     def as_json(self) -> dict[str, Any]:
         """The tree as plain data."""
         made = self.artifact
@@ -55,20 +48,14 @@ class Ancestor:
 
 
 def ancestry(artifact: Artifact, role: str | None = None) -> Ancestor:
-    """The family tree above an artifact."""
+    """The family tree above an artifact, with a note where it breaks off."""
     parents = tuple(_parent(artifact, parent) for parent in artifact.manifest.parents)
     return Ancestor(role or artifact.role, artifact.id, artifact, "", parents)
 
 
-def _parent(child: Artifact, parent: Parent) -> Ancestor:
-    folder = (child.path / parent.path).resolve()
-    try:
-        found = Artifact.load(folder)
-    except UserError:
-        return Ancestor(parent.role, parent.id, None, f"no longer at {parent.path}", ())
-    if found.id != parent.id:
-        return Ancestor(parent.role, parent.id, None, f"{parent.path} has been made anew since", ())
-    return ancestry(found, parent.role)
+def _parent(child: Artifact, named: Parent) -> Ancestor:
+    found, why_not = child.parent(named)
+    return ancestry(found, named.role) if found else Ancestor(named.role, named.id, None, why_not, ())
 
 
 def target(path: Path) -> Artifact:
@@ -116,12 +103,7 @@ def _label(node: Ancestor) -> str:
 def corpora(path: Path) -> list[Artifact]:
     """The corpora that an artifact, or anything in a run directory, comes from."""
     starts = finished(path) if is_run(path) else [Artifact.load(path)]
-    found = {
-        node.id: node.artifact
-        for start in starts
-        for node in ancestry(start).walk()
-        if node.artifact is not None and node.artifact.role == "corpus"
-    }
+    found = {made.id: made for start in starts for made in start.ancestry() if made.role == "corpus"}
     if not found:
         raise UserError(f"no corpus is left above {path}: documents cannot be traced")
     return list(found.values())
@@ -131,7 +113,7 @@ def descendants(path: Path, corpus: Artifact) -> list[Artifact]:
     """Models beside `path` that come from a corpus."""
     run = path if is_run(path) else path.parent
     models = [made for made in finished(run) if made.role in TRAINED]
-    return [made for made in models if any(node.id == corpus.id for node in ancestry(made).walk())]
+    return [made for made in models if any(node.id == corpus.id for node in made.ancestry())]
 
 
 def show_document(path: Path, document_id: str, *, as_json: bool = False) -> None:
@@ -151,8 +133,8 @@ def show_document(path: Path, document_id: str, *, as_json: bool = False) -> Non
 def show_token(path: Path, position: int, *, as_json: bool = False) -> None:
     """Print the document that a position in the training shards belongs to."""
     starts = finished(path) if is_run(path) else [Artifact.load(path)]
-    nodes = [node for start in starts for node in ancestry(start).walk()]
-    tokens = next((node.artifact for node in nodes if node.artifact and node.artifact.role == "tokens"), None)
+    line = (made for start in starts for made in start.ancestry())
+    tokens = next((made for made in line if made.role == "tokens"), None)
     if tokens is None:
         raise UserError(f"no token shards are left above {path}: 'tokenize' makes them")
     shards = TokenShards.open(tokens.file("train"))

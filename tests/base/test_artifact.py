@@ -1,0 +1,44 @@
+"""Where an artifact comes from: its ancestors, and the roll-up of the documents behind it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from modelwright.base.artifact import Artifact, Provenance
+from modelwright.base.config import Config
+from modelwright.base.run import Run
+
+
+class Settings(Config):
+    value: int = 0
+
+
+def make(folder: Path, value: int = 0, licence: str | None = None, **inputs: Artifact) -> Artifact:
+    run = Run(folder, folder.name, folder.name, Settings(value=value), 1, inputs)
+    (run.dir / "made.txt").write_text(str(value))
+    own = Provenance(documents=2, licences={licence: 2}, sources={folder.name: 2}) if licence else None
+    return run.finish(["made.txt"], sources=own)
+
+
+def test_ancestry_goes_up_as_far_as_it_is_true(tmp_path: Path) -> None:
+    corpus = make(tmp_path / "corpus", licence="MIT")
+    tokens = make(tmp_path / "tokens", corpus=corpus)
+    model = make(tmp_path / "model", tokens=tokens, corpus=corpus)
+    assert [made.stage for made in model.ancestry()] == ["model", "corpus", "tokens"]
+    to_corpus, to_tokens = model.manifest.parents
+    make(tmp_path / "corpus", value=1, licence="MIT")
+    assert model.parent(to_corpus) == (None, "../corpus has been made anew since")
+    shutil.rmtree(tmp_path / "tokens")
+    assert model.parent(to_tokens) == (None, "no longer at ../tokens")
+    assert model.ancestry() == [model]
+
+
+def test_documents_behind_several_inputs_count_once_and_no_licence_is_lost(tmp_path: Path) -> None:
+    corpus = make(tmp_path / "corpus", licence="MIT")
+    tuned = make(tmp_path / "tuned", corpus=corpus, licence="CC-BY-4.0")
+    assert tuned.manifest.provenance.licences == {"CC-BY-4.0": 2, "MIT": 2}
+    assert make(tmp_path / "both", corpus=corpus, tuned=tuned).manifest.provenance.documents == 4
+    other = make(tmp_path / "other", licence="GPL-3.0")
+    mixed = make(tmp_path / "mixed", tokens=other, model=tuned).manifest.provenance
+    assert mixed.licences == {"CC-BY-4.0": 2, "GPL-3.0": 2, "MIT": 2}
