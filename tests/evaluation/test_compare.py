@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from modelwright.base.schema import IGNORE
 from modelwright.evaluation.compare import Comparison, kl_divergence, quantile_interval, same_top
 
 
@@ -52,8 +51,8 @@ def test_comparison_adds_up_over_sequences() -> None:
     for _ in range(4):
         a, b = torch.randn(9, 20, generator=generator), torch.randn(9, 20, generator=generator)
         targets = torch.randint(0, 20, (9,), generator=generator)
-        targets[0] = IGNORE
-        comparison.add(a, b, targets, size_bytes=30)
+        sizes = torch.tensor([0, *[3] * 6, 6, 6])  # the first target is no text
+        comparison.add(a, b, targets, sizes)
         before += float(torch.nn.functional.cross_entropy(a[1:], targets[1:], reduction="sum"))
         after += float(torch.nn.functional.cross_entropy(b[1:], targets[1:], reduction="sum"))
     damage = comparison.result()
@@ -62,14 +61,14 @@ def test_comparison_adds_up_over_sequences() -> None:
     change = damage.bits_per_byte_change
     assert change.mean == pytest.approx(damage.bits_per_byte_after - damage.bits_per_byte_before, abs=1e-9)
     assert change.low < change.mean < change.high
-    assert (damage.mean_kl.n, damage.top1.n, damage.kl_99.n) == (4, 32, 32)
+    assert (damage.mean_kl.n, damage.top1.n, damage.kl_99.n) == (4, 36, 36)
 
 
 def test_a_copy_has_no_damage() -> None:
     comparison = Comparison()
     for seed in range(3):
         logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(seed))
-        comparison.add(logits, logits, torch.arange(5), size_bytes=5)
+        comparison.add(logits, logits, torch.arange(5), torch.ones(5, dtype=torch.int64))
     damage = comparison.result()
     assert damage.mean_kl.mean == 0 and damage.bits_per_byte_change.mean == 0
     assert damage.top1.mean == 1 and damage.top1.low < 1  # fifteen tokens prove little

@@ -14,7 +14,6 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from modelwright.base.schema import IGNORE
 from modelwright.evaluation.statistics import Interval, t_interval, wilson
 
 
@@ -74,18 +73,17 @@ class Comparison:
     _same: list[Tensor] = field(default_factory=list)
     _nats: list[tuple[float, float, int]] = field(default_factory=list)
 
-    def add(self, reference: Tensor, other: Tensor, targets: Tensor, size_bytes: int) -> None:
-        """One sequence: (T, V) logits of both, (T,) true next tokens (IGNORE: none), and how many bytes
-        of text the targets stand for."""
-        kept = targets != IGNORE
-        reference, other, targets = reference[kept], other[kept], targets[kept]
+    def add(self, reference: Tensor, other: Tensor, targets: Tensor, sizes: Tensor) -> None:
+        """One sequence: (T, V) logits of both, (T,) true next tokens, and (T,) how many bytes of text each
+        stands for; those of 0 bytes count in neither sum of bits per byte (as in `likelihood`)."""
         self._kl.append(kl_divergence(reference, other).cpu())
         self._same.append(same_top(reference, other).cpu())
+        text = sizes > 0
         before, after = (
-            float(torch.nn.functional.cross_entropy(logits.double(), targets, reduction="sum"))
+            float(torch.nn.functional.cross_entropy(logits[text].double(), targets[text], reduction="sum"))
             for logits in (reference, other)
         )
-        self._nats.append((before, after, size_bytes))
+        self._nats.append((before, after, int(sizes.sum())))
 
     def result(self) -> Damage:
         """The verdict over everything added."""

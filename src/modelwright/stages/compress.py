@@ -12,14 +12,13 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from modelwright.base.artifact import Artifact
 from modelwright.base.config import Config as BaseConfig
 from modelwright.base.errors import UserError
 from modelwright.base.files import atomic_directory, write_json
 from modelwright.base.run import Run
-from modelwright.base.schema import IGNORE
+from modelwright.base.schema import Batch
 from modelwright.compression.quantize import quantize
 from modelwright.evaluation.compare import Comparison, Damage
 from modelwright.formats.huggingface import WEIGHTS, load_model
@@ -88,19 +87,24 @@ def _compare(config: Config, run: Run, original: Transformer, changed: Transform
     count = min(config.sequences, (len(shards) - 1) // length)
     comparison = Comparison()
     with run.progress("measuring the damage", count) as progress:
-        for ids, targets in _sequences(shards, length, count):
-            size = int(lengths[targets[targets != IGNORE]].sum())
-            comparison.add(original(ids).logits()[0], changed(ids).logits()[0], targets, size)
+        for batch in _sequences(shards, length, count, tokenizer.end_of_text_id):
+            before, after = (model.on_batch(batch).logits()[0] for model in (original, changed))
+            ids, targets = batch.ids[0], batch.targets[0]
+            # A document's first token has nothing before it: it counts in no bits per byte.
+            sizes = lengths[targets].where(ids != tokenizer.end_of_text_id, 0)
+            comparison.add(before, after, targets, sizes)
             progress.advance()
     return comparison.result()
 
 
-def _sequences(shards: TokenShards, length: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """((1, T) ids, (T,) next tokens) of `count` sequences spread evenly over the shards."""
+def _sequences(shards: TokenShards, length: int, count: int, end_of_text: int) -> Iterator[Batch]:
+    """`count` sequences (1, T) spread evenly over the shards; documents do not see each other."""
     available = (len(shards) - 1) // length
     for number in range(count):
-        window = torch.from_numpy(shards.read(available * number // count * length, length + 1))
-        yield window[None, :-1], window[1:]
+        window = torch.from_numpy(shards.read(available * number // count * length, length + 1))[None]
+        ids = window[:, :-1]
+        ends = (ids == end_of_text).long()
+        yield Batch(ids=ids, targets=window[:, 1:], segments=ends.cumsum(1) - ends)
 
 
 def _sizes(before: Path, after: Path, original: Transformer) -> dict[str, Any]:
