@@ -35,7 +35,7 @@ def make(folder: Path, stage: str, value: int = 0, **inputs: Artifact) -> Artifa
 def card(history: list[Artifact]) -> str:
     return model_card(
         name="tiny", config=CONFIG, parameters=1234, history=history, checks=["f: passed"],
-        gguf_files=["gguf/model-q8_0.gguf"], scores={"capitals": 0.95},
+        gguf_files=["gguf/model-q8_0.gguf"],
     )  # fmt: skip
 
 
@@ -51,7 +51,8 @@ def test_it_tells_the_whole_line(tmp_path: Path) -> None:
         "score 0.5",
         prepared.id[:12],
         "f: passed",
-        "capitals | 0.95",
+        "config.head_dim = 16",
+        'gguf_file="model-q8_0.gguf"',
     ):
         assert words in text
     assert "<script>" not in text and "&lt;script>\\|x" in text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from modelwright.base.artifact import Artifact, Provenance
 from modelwright.model.config import ModelConfig
@@ -22,7 +22,6 @@ def model_card(
     history: Sequence[Artifact],
     checks: Iterable[str],
     gguf_files: Sequence[str],
-    scores: Mapping[str, object] | None = None,
 ) -> str:
     """Markdown with the front matter that model hubs read. `history` is the model's `ancestry()`."""
     provenance = history[0].manifest.provenance
@@ -31,12 +30,11 @@ def model_card(
         f"# {name}\n\n{_what_it_is(config, parameters)}",
         f"## Data\n\n{_data(provenance)}",
         f"## How it was made\n\n{_stages(history)}",
-        f"## Scores\n\n{_table('score', scores)}" if scores else "",
         "## Checks\n\nThe exported files were read back by independent programs:\n\n"
         + "\n".join(f"- {line}" for line in checks),
         f"## How to load it\n\n{_loading(name, config, gguf_files)}",
     ]
-    return "\n\n".join(section.rstrip() for section in sections if section) + "\n"
+    return "\n\n".join(section.rstrip() for section in sections) + "\n"
 
 
 def _front_matter(provenance: Provenance) -> str:
@@ -69,17 +67,8 @@ def _data(provenance: Provenance) -> str:
     return f"{provenance.documents:,} documents.\n\n" + "\n\n".join(tables)
 
 
-def _table(head: str, rows: Mapping[str, object] | None) -> str:
-    def number(value: object) -> str:
-        return (
-            f"{value:,}"
-            if isinstance(value, int)
-            else f"{value:.4g}"
-            if isinstance(value, float)
-            else str(value)
-        )
-
-    lines = [f"| {_cell(name)} | {_cell(number(value))} |" for name, value in (rows or {}).items()]
+def _table(head: str, rows: Mapping[str, int]) -> str:
+    lines = [f"| {_cell(name)} | {count:,} |" for name, count in rows.items()]
     return "\n".join([f"| {head} | |", "| --- | --- |", *lines])
 
 
@@ -118,6 +107,21 @@ def _loading(name: str, config: ModelConfig, gguf_files: Sequence[str]) -> str:
         file = gguf_files[-1]
         text += (
             f"\nllama.cpp:\n\n```sh\nllama-cli -m {file} -cnv --jinja\n```\n"
+            f"{_gguf_in_transformers(file, config)}"
             f"\nOllama:\n\n```sh\nollama create {Path(name).name} -f Modelfile\n```\n"
         )
     return text
+
+
+def _gguf_in_transformers(file: str, config: ModelConfig) -> str:
+    """transformers 5.23 does not read the head size from the file (see formats/readers.py)."""
+    path = PurePosixPath(file)
+    source = f'"{path.parent}", gguf_file="{path.name}"'
+    return (
+        f"\nThe GGUF file in transformers. The size of a head ({config.head_dim}) must be given: transformers"
+        " takes a default that does not fit this model.\n\n```python\n"
+        "from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast\n\n"
+        f"config = AutoConfig.from_pretrained({source})\nconfig.head_dim = {config.head_dim}\n"
+        f"model = AutoModelForCausalLM.from_pretrained({source}, config=config)\n"
+        f"tokenizer = PreTrainedTokenizerFast.from_pretrained({source})\n```\n"
+    )

@@ -229,7 +229,6 @@ def _write_card(
         history=history,
         checks=[str(verdict) for verdict in verdicts],
         gguf_files=[f"gguf/{path.name}" for kind, path in files.items() if kind != FOLDER],
-        scores=dict(run.inputs["report"].metrics) if "report" in run.inputs else None,
     )
     write_text(run.dir / "README.md", card)
 
