@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
 
 from modelwright.base.config import Config
-from modelwright.base.errors import UserError
+from modelwright.base.errors import DamagedFile, UserError
 from modelwright.base.run import Run
+from modelwright.formats.huggingface import load_model
 from modelwright.formats.locate import identify, resolve_model
 
 
@@ -54,3 +56,25 @@ def test_nothing_to_load_is_an_error_that_lists_what_is_there(tmp_path):
         resolve_model(tmp_path)
     with pytest.raises(UserError, match="a file"):
         resolve_model(tmp_path / "notes.txt")
+
+
+def test_weights_in_several_files_are_a_model_too(tmp_path, model):
+    folder = shutil.copytree(model, tmp_path / "sharded")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"}}'
+    )
+    assert resolve_model(folder) == folder
+    load_model(folder)
+
+
+def test_a_configuration_that_is_none_is_said(tmp_path, model):
+    folder = shutil.copytree(model, tmp_path / "model")
+    settings = json.loads((folder / "config.json").read_text())
+    for content, message in (("[]", "no model's configuration"), ("{}", "no model's configuration")):
+        (folder / "config.json").write_text(content)
+        with pytest.raises(DamagedFile, match=message):
+            load_model(folder)
+    (folder / "config.json").write_text(json.dumps(settings | {"use_sliding_window": True}))
+    with pytest.raises(UserError, match="sliding window is not supported"):
+        load_model(folder)

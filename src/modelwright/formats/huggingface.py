@@ -76,7 +76,9 @@ def load_config(folder: Path) -> ModelConfig:
     path = Path(folder) / "config.json"
     if not path.exists():
         raise UserError(f"{folder} has no config.json: expected a Hugging Face model folder")
-    raw: dict[str, Any] = read_json(path)
+    raw = read_json(path)
+    if not isinstance(raw, dict) or not {"hidden_size", "num_attention_heads"} <= raw.keys():
+        raise DamagedFile(f"{path} is no model's configuration: expected hidden_size, num_attention_heads...")
     names = {value: key for key, value in ARCHITECTURES.items()}
     stated = (raw.get("architectures") or ["(none)"])[0]
     if stated not in names:
@@ -84,6 +86,8 @@ def load_config(folder: Path) -> ModelConfig:
     rope = raw.get("rope_parameters") or {}
     if rope.get("rope_type", "default") != "default" or raw.get("rope_scaling"):
         raise UserError(f"{path}: rope scaling {rope or raw['rope_scaling']} is not supported yet")
+    if raw.get("use_sliding_window"):
+        raise UserError(f"{path}: attention in a sliding window is not supported, all layers attend in full")
     if raw.get("hidden_act", "silu") != "silu":
         raise UserError(f"{path}: activation {raw['hidden_act']} is not supported, expected silu")
     heads = raw["num_attention_heads"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from modelwright.base.artifact import FULL_PRECISION_MODELS, MANIFEST, Artifact
 from modelwright.base.errors import UserError
+from modelwright.formats.huggingface import WEIGHTS
 
 # The folder inside an artifact that holds its model, by role; what comes first is taken first.
 _MODEL_FOLDERS = {"bundle": "hf"} | {role: "model" for role in (*reversed(FULL_PRECISION_MODELS), "int8")}
@@ -14,7 +15,8 @@ _MODEL_FOLDERS = {"bundle": "hf"} | {role: "model" for role in (*reversed(FULL_P
 
 def is_model(folder: Path) -> bool:
     """Whether a folder is a Hugging Face model with weights we read."""
-    return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
+    weights = (folder / WEIGHTS, folder / f"{WEIGHTS}.index.json")
+    return (folder / "config.json").is_file() and any(file.is_file() for file in weights)
 
 
 def resolve_model(path: Path | str) -> Path:
