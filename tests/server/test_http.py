@@ -278,6 +278,9 @@ def test_keys_and_listed_origins(model, tokenizer, start):
         assert http.get("/health").status_code == 200
         named = http.post(CHAT, json=ASK, headers=bearer | {"origin": page, "host": "models.example.com"})
         assert named.status_code == 200 and named.headers["access-control-allow-origin"] == page
+        for other in ("http://models.example.com", "https://models.example.com:8443"):
+            refused = http.post(CHAT, json=ASK, headers=bearer | {"origin": other})
+            assert refused.status_code == 403 and error_of(refused)["code"] == "origin_not_allowed"
         asked = http.options(CHAT, headers={"origin": page, "access-control-request-method": "POST"})
         assert asked.status_code == 204 and "authorization" in asked.headers["access-control-allow-headers"]
 

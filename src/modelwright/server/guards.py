@@ -51,7 +51,11 @@ class Access:
     """Who may talk to us: exact host names with port, exact foreign origins, and the key if any."""
 
     hosts: frozenset[str]
+    """What Host may say: our own names with port, and the names in the listed origins."""
+    own_origins: frozenset[str]
+    """What a page that we served ourselves would call itself."""
     origins: frozenset[str]
+    """The listed ones."""
     api_key: str | None = None
 
     @classmethod
@@ -74,7 +78,12 @@ class Access:
             raise ConfigError(f"the API key has {len(api_key)} characters, expected at least 16")
         names = {"127.0.0.1", "localhost", "[::1]", f"[{host}]" if ":" in host else host}
         own = {f"{name}:{port}" for name in names} | (names if port == 80 else set())
-        return cls(frozenset(own | {urlsplit(origin).netloc for origin in known}), frozenset(known), api_key)
+        return cls(
+            hosts=frozenset(own | {urlsplit(origin).netloc for origin in known}),
+            own_origins=frozenset(f"http://{name}" for name in own),
+            origins=frozenset(known),
+            api_key=api_key,
+        )
 
     def check_host(self, headers: Headers) -> None:
         """Refuse a Host header that is missing, doubled or not ours to the letter."""
@@ -87,8 +96,7 @@ class Access:
         origin = headers.get("origin")
         if origin is not None and origin in self.origins:
             return origin
-        own = {f"http://{host}" for host in self.hosts}
-        if (origin is not None and origin not in own) or headers.get("sec-fetch-site") in (
+        if (origin is not None and origin not in self.own_origins) or headers.get("sec-fetch-site") in (
             "cross-site",
             "same-site",
         ):
