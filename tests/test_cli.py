@@ -45,6 +45,10 @@ def test_every_verb_is_a_command_and_explains_itself(capsys: Capture) -> None:
         (["run", "quickstart", "--until", "cook"], 2, "no station 'cook'"),
         (["run", "quickstart", "--input", "flour=bag"], 2, "expected role=PATH"),
         (["validate", "quickstart", "--set", "data.source=[a]"], 2, "Did you mean 'sources'?"),
+        (["run", "garbled.yaml"], 2, "garbled.yaml is no text in UTF-8"),
+        (["serve", "nowhere", "--port", "65536"], 2, "65535"),
+        (["chat", "nowhere", "--device", "tpu"], 2, "'tpu' is not one of"),
+        (["run", "quickstart", "--out", "garbled.yaml/run"], 1, "Not a directory"),
         (["show", "nowhere"], 1, "nowhere has no manifest.json"),
         (["ls", "nowhere"], 1, "there is no folder 'nowhere'"),
     ],
@@ -58,6 +62,7 @@ def test_mistakes_exit_with_a_code_and_a_message_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("garbled.yaml").write_bytes(b"name: \xff")
     assert main(arguments) == code
     captured = capsys.readouterr()
     assert message in " ".join(captured.err.replace("│", "").split())

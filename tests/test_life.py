@@ -196,6 +196,13 @@ def test_inputs_from_another_run(tmp_path: Path, stations: Stations) -> None:
     assert stations.inputs["evaluate"] == {"tokens": "tokenize", "base": "pretrain", "sft": "finetune"}
 
 
+def test_an_input_of_another_role_is_refused(tmp_path: Path, stations: Stations) -> None:
+    live(tmp_path / "a")
+    for role, verb, expected in (("tokens", "pretrain", "tokens"), ("model", "compress", "base or sft")):
+        with pytest.raises(ConfigError, match=rf"--input {role}=.*made by '{verb}'; expected {expected}"):
+            live(tmp_path / "b", {role: tmp_path / "a" / verb}, stages=("finetune",))
+
+
 def test_between(tmp_path: Path) -> None:
     life = Life(Recipe(name="test"), tmp_path, PlainView(quiet=True))
     assert life.between("finetune", "evaluate") == ("finetune", "align", "evaluate")

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -49,7 +49,9 @@ TopK = Annotated[int, typer.Option(help="Keep the k most likely tokens; 0 keeps 
 TopP = Annotated[float, typer.Option(help="Keep the most likely tokens that make up this share.")]
 MinP = Annotated[float, typer.Option(help="Keep tokens at least this likely, relative to the best one.")]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same text.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes the GPU where there is one.")
+]
 ModelPath = Annotated[Path, typer.Argument(help="A run directory, a stage folder, or a model folder.")]
 
 
@@ -71,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader (head, less) has gone: nothing is left to say to it
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _say(error, 1, f"{error.filename}: {error.strerror}", debug)
     return 0
 
 
@@ -200,7 +206,7 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Beyond loopback, a key and an origin are required.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 lets the system choose.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 lets the system choose.")] = 8000,
     name: Annotated[str | None, typer.Option(help="What clients call the model.")] = None,
     api_key: Annotated[
         str | None,
@@ -210,8 +216,8 @@ def serve(
         list[str] | None,
         typer.Option("--allow-origin", help="An exact web origin that may call. Repeatable."),
     ] = None,
-    slots: Annotated[int, typer.Option(help="Requests that are answered at the same time.")] = 32,
-    queue: Annotated[int, typer.Option(help="Requests that may wait; more are turned away.")] = 128,
+    slots: Annotated[int, typer.Option(min=1, help="Answers that are made at the same time.")] = 32,
+    queue: Annotated[int, typer.Option(min=1, help="Answers that may be open; more are turned away.")] = 128,
 ) -> None:
     """Serve a model over OpenAI's HTTP interface, on this machine."""
     from modelwright.life import stage_module

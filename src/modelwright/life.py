@@ -47,7 +47,7 @@ class Life:
     ) -> None:
         """`given` names inputs by hand, role -> stage folder; they win over the run directory's."""
         self.recipe, self.folder, self.view = recipe, Path(folder), view
-        self.given = {role: Artifact.load(path) for role, path in (given or {}).items()}
+        self.given = {role: load_given(role, path) for role, path in (given or {}).items()}
 
     def between(self, start: str | None = None, until: str | None = None) -> tuple[str, ...]:
         """The recipe's stations from `start` to `until`, both included."""
@@ -171,6 +171,18 @@ class Life:
         aside.parent.mkdir(exist_ok=True)
         os.replace(folder, aside)
         self.view.log(f"  settings or inputs have changed; the earlier result is kept as {aside}")
+
+
+def load_given(role: str, path: Path) -> Artifact:
+    """The stage folder that was named to serve as `role`, if it can."""
+    artifact = Artifact.load(path)
+    fitting = FULL_PRECISION_MODELS if role == "model" else (role,)
+    if artifact.role not in fitting:
+        raise ConfigError(
+            f"--input {role}={path}: that is '{artifact.role}', made by '{artifact.stage}'; expected"
+            f" {' or '.join(fitting)}"
+        )
+    return artifact
 
 
 def select(role: str, have: Mapping[str, Artifact]) -> dict[str, Artifact]:

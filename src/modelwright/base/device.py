@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
+
+from modelwright.base.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Device:
     """Where the work runs and in which format its matrices are multiplied."""
 
     name: str
-    """"cpu", "cuda" or "mps"."""
+    """"cpu" or "cuda"."""
     dtype: torch.dtype
     threads: int
     compiler: bool
@@ -32,6 +32,11 @@ class Device:
 
 def choose(device: str = "auto", dtype: str = "auto") -> Device:
     """Resolve "auto": the first accelerator there is, and bf16 where it multiplies faster."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"device is 'cuda', and torch {torch.__version__} finds no GPU here: take 'cpu' or 'auto', or a "
+            "torch that is built for this machine's GPU"
+        )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = bf16_is_faster(device) if dtype == "auto" else dtype == "bfloat16"
@@ -71,14 +76,3 @@ def can_compile() -> bool:
         return bool(cpp_builder.get_cpp_compiler())
     except Exception:
         return False
-
-
-def environment() -> dict[str, Any]:
-    """What a result depends on besides the code: for the manifest."""
-    return {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "cpus": os.cpu_count(),
-        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import platform
 import resource
@@ -12,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from functools import cache, reduce
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -146,8 +145,10 @@ class Run:
 
     def _inherited(self) -> Provenance:
         """The documents behind the inputs. Inputs of one life share them, so each is counted once."""
-        known = (artifact.manifest.provenance for artifact in self.inputs.values())
-        return reduce(operator.or_, known, Provenance())
+        known = Provenance()
+        for artifact in self.inputs.values():
+            known |= artifact.manifest.provenance
+        return known
 
     def _cost(self, tokens: int, flops: float) -> Cost:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -82,7 +82,12 @@ def recipe_text(name: str) -> str:
     if path.is_dir() and (path / RECIPE_FILE).is_file():
         path = path / RECIPE_FILE
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"recipe {path} is no text in UTF-8 (byte {error.start}): {error.reason}"
+            ) from error
     raise ConfigError(
         f"there is no recipe '{name}': expected the name of a shipped recipe, a YAML file, or the directory"
         f" of a run.{did_you_mean(name, shipped())}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from modelwright.base.device import choose
 from modelwright.formats.huggingface import load_model
 from modelwright.formats.locate import Identity, identify, resolve_model
 from modelwright.inference.engine import Engine
@@ -33,7 +34,7 @@ class Loaded:
 def load(model_path: Path | str, device: str = "cpu") -> Loaded:
     """Load what `model_path` points at for one conversation at a time."""
     folder = resolve_model(model_path)
-    model = load_model(folder, torch.float32, device)
+    model = load_model(folder, torch.float32, choose(device, "float32").name)
     tokenizer = BPETokenizer.load(folder)
     engine = Engine(model, tokenizer, max_slots=1)
     # Buffers too: quantized weights are no parameters to torch.
