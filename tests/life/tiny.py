@@ -1,0 +1,92 @@
+"""The recipe `tiny`, made tinier: what the tests of a whole life run, and the process that is killed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modelwright.base import run as run_module
+from modelwright.base.artifact import Artifact
+from modelwright.base.run import Run
+from modelwright.cli import main
+from modelwright.recipes.stations import VERBS
+from modelwright.tokenizer.shards import TokenShards
+
+SETTINGS: dict[str, Any] = {
+    "data.atlas_size_bytes": 150_000,
+    "data.validation_fraction": 0.05,
+    "pretrain.tokens": 30_000,
+    "pretrain.validate_every": 10,
+    "finetune.conversations": 150,
+    "finetune.checkpoint_every": 8,
+    "align.validation_pairs": 32,
+    "evaluate.suites": ["facts_seen", "arithmetic"],
+    "evaluate.prompts": ["The capital of France is"],
+    # Which format is the faster one is timed; the tests need the same bits from every process.
+    "pretrain.compute": {"dtype": "float32", "compile": "never"},
+    "finetune.compute": {"dtype": "float32", "compile": "never"},
+    "align.compute": {"dtype": "float32", "compile": "never"},
+}
+
+
+def command(folder: Path, settings: dict[str, Any] | None = None) -> list[str]:
+    """The arguments of `modelwright run tiny`."""
+    values = SETTINGS | (settings or {})
+    overrides = [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    return ["run", "tiny", "--out", str(folder), *overrides]
+
+
+def artifacts(folder: Path) -> dict[str, Artifact]:
+    """Every station's artifact; all of them must be there."""
+    return {verb: Artifact.load(folder / verb) for verb in VERBS}
+
+
+def ids(folder: Path) -> dict[str, str]:
+    return {verb: made.id for verb, made in artifacts(folder).items()}
+
+
+def metrics(folder: Path, verb: str) -> list[dict[str, Any]]:
+    """The steps that a station wrote down."""
+    return [json.loads(line) for line in (folder / verb / "metrics.jsonl").read_text().splitlines()]
+
+
+def ancestors(artifact: Artifact) -> dict[str, Artifact]:
+    """Stage -> artifact, for it and for all that it was made from. Each parent must lie where the
+    manifest says, and be the very one that it names."""
+    found = {artifact.stage: artifact}
+    for parent in artifact.manifest.parents:
+        made = Artifact.load(artifact.path / parent.path)
+        assert made.id == parent.id, f"{artifact.stage}: another {parent.role} lies at {made.path}"
+        found |= ancestors(made)
+    return found
+
+
+def documents(shards: TokenShards) -> Iterable[list[int]]:
+    """The ids of each document, its end included."""
+    for start, end in pairwise(shards.boundaries):
+        yield shards.read(int(start), int(end - start)).tolist()
+
+
+def doomed(folder: str, revision: str, station: str, at: int) -> None:
+    """In a process of its own: live, and wait for the end in the middle of a station. With `at` 0 it is
+    never waited for."""
+    torch.set_num_threads(1)
+    # The card names the revision, and the checkout may change while the tests run.
+    run_module.code_revision = lambda: revision  # pyright: ignore
+    original = Run.metric
+
+    def metric(self: Run, step: int, **values: Any) -> None:
+        original(self, step, **values)
+        if (self.stage, step) == (station, at):
+            sys.stdout.write("here\n")
+            sys.stdout.flush()
+            sys.stdin.readline()
+
+    Run.metric = metric  # pyright: ignore
+    sys.exit(main(command(Path(folder))))
