@@ -91,9 +91,12 @@ class Findings:
         )
 
     def _bytes_per_token(self) -> float | None:
+        """The loss is a mean over all tokens, the ends of documents included: so is this."""
         tokens = self.artifacts.get("tokenize")
-        value = tokens.metrics.get("train_bytes_per_token") if tokens else None
-        return value if isinstance(value, int | float) and value > 0 else None
+        sizes = (
+            [_number(tokens.metrics.get(f"train_{name}")) for name in ("bytes", "tokens")] if tokens else []
+        )
+        return sizes[0] / sizes[1] if len(sizes) == 2 and sizes[0] and sizes[1] else None
 
     def scores(self) -> dict[str, Any] | None:
         """The table of results: suites in rows, models in columns."""
