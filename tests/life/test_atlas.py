@@ -12,12 +12,11 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tests.life.tiny import ancestors, artifacts, command, ids, metrics
+from tests.life.tiny import ancestors, artifacts, command, held_out_loss, ids, metrics
 
 from modelwright.base.artifact import Artifact, content_id, describe_files
 from modelwright.base.files import read_json
@@ -29,7 +28,6 @@ from modelwright.data.corpus import read_corpus
 from modelwright.formats.huggingface import load_model
 from modelwright.inference.engine import Engine
 from modelwright.recipes.stations import VERBS
-from modelwright.stages.views import ConversationView
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.shards import TokenShards
 
@@ -85,21 +83,8 @@ def test_pre_training_makes_held_out_text_likelier(life: Path) -> None:
 
 
 def test_fine_tuning_makes_held_out_answers_likelier(life: Path, one_thread: None) -> None:
-    made = Artifact.load(life / "finetune")
-    settings = {name: made.manifest.config[name] for name in ConversationView.model_fields}
-    view = ConversationView.model_validate(settings)
-    quiet: Any = SimpleNamespace(log=lambda text: None)
-
-    def loss_of(station: str) -> float:
-        folder = life / station / "model"
-        model = load_model(folder).eval()
-        with torch.no_grad():
-            return view.measure(model, BPETokenizer.load(folder), quiet, made.manifest.seed)()[
-                "validation_loss"
-            ]
-
-    base, sft = loss_of("pretrain"), loss_of("finetune")
-    assert sft == pytest.approx(made.metrics["validation_loss"], rel=1e-5)
+    base, sft = held_out_loss(life, "pretrain"), held_out_loss(life, "finetune")
+    assert sft == pytest.approx(Artifact.load(life / "finetune").metrics["validation_loss"], rel=1e-5)
     assert sft < base - 0.3
 
 

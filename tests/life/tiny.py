@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,7 +16,10 @@ from modelwright.base import run as run_module
 from modelwright.base.artifact import Artifact
 from modelwright.base.run import Run
 from modelwright.cli import main
+from modelwright.formats.huggingface import load_model
 from modelwright.recipes.stations import VERBS
+from modelwright.stages.views import ConversationView
+from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.shards import TokenShards
 
 SETTINGS: dict[str, Any] = {
@@ -71,6 +75,20 @@ def documents(shards: TokenShards) -> Iterable[list[int]]:
     """The ids of each document, its end included."""
     for start, end in pairwise(shards.boundaries):
         yield shards.read(int(start), int(end - start)).tolist()
+
+
+def held_out_loss(folder: Path, station: str) -> float:
+    """Nats per token of a station's model on the held-out conversations of `finetune`, measured anew from
+    the saved files."""
+    made = Artifact.load(folder / "finetune").manifest
+    view = ConversationView.model_validate(
+        {name: made.config[name] for name in ConversationView.model_fields}
+    )
+    model_folder = folder / station / "model"
+    quiet: Any = SimpleNamespace(log=lambda text: None)
+    tokenizer = BPETokenizer.load(model_folder)
+    with torch.no_grad():
+        return view.measure(load_model(model_folder), tokenizer, quiet, made.seed)()["validation_loss"]
 
 
 def doomed(folder: str, revision: str, station: str, at: int) -> None:
