@@ -83,6 +83,16 @@ def test_ls_says_what_is_done(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert "1.5 kB" in text
 
 
+def test_a_damaged_manifest_hides_no_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content in ("{", "[]", "{}"):
+        (folder / "pretrain" / "manifest.json").write_text(content)
+        runs.show_runs(folder.parent, as_json=True)
+        (row,) = json.loads(capsys.readouterr().out)
+        assert row["damaged"] == ["pretrain"] and row["done"] == ["prepare", "tokenize", "finetune"]
+    runs.show_runs(folder.parent)
+    assert "pretrain damaged" in " ".join(capsys.readouterr().out.split())
+
+
 def test_ls_without_runs_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="modelwright run quickstart"):
         runs.show_runs(tmp_path)

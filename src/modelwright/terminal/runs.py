@@ -43,8 +43,13 @@ def is_run(folder: Path) -> bool:
 
 
 def summarize(run: Path) -> dict[str, Any]:
-    """What `ls` says about one run."""
-    made = finished(run)
+    """What `ls` says about one run; a manifest that cannot be read is said, and hides no other run."""
+    made, damaged = list[Artifact](), list[str]()
+    for verb in VERBS:
+        try:
+            made += [Artifact.load(run / verb)] if (run / verb / MANIFEST).is_file() else []
+        except UserError:
+            damaged.append(verb)
     unfinished = [v for v in VERBS if (run / v).is_dir() and not (run / v / MANIFEST).is_file()]
     weights = [file.bytes for artifact in made for file in artifact.manifest.files if file.path == WEIGHTS]
     return {
@@ -52,6 +57,7 @@ def summarize(run: Path) -> dict[str, Any]:
         "path": str(run),
         "done": [artifact.stage for artifact in made],
         "unfinished": unfinished,
+        "damaged": damaged,
         "model_bytes": weights[-1] if weights else None,
         "seconds": sum(artifact.manifest.cost.seconds for artifact in made),
         "tokens": sum(artifact.manifest.cost.tokens for artifact in made),
@@ -88,6 +94,8 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     stations = f"{len(row['done'])} of {len(VERBS)}"
     if row["unfinished"]:
         stations += f", {row['unfinished'][0]} unfinished"
+    if row["damaged"]:
+        stations += f", {row['damaged'][0]} damaged"
     figures = "  ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in row["headline"].items())
     updated = (row["updated"] or "-").replace("T", " ").removesuffix("+00:00")
     return [row["run"], stations, size(row["model_bytes"]), duration(row["seconds"]), updated, figures]
