@@ -60,12 +60,6 @@ def first_held(text: str, answers: Iterable[str]) -> str | None:
     return next((answer for answer in answers if contains(text, answer)), None)
 
 
-def count_held(text: str, answers: Iterable[str]) -> int:
-    """How many different answers `text` names: a text that lists them all knows none of them."""
-    padded = f" {normalise(text)} "
-    return sum(f" {plain} " in padded for plain in {normalise(answer) for answer in answers} if plain)
-
-
 def holds_symbol(text: str, symbol: str) -> bool:
     """Whether `text` states a symbol of one or two letters, in its own case.
 
