@@ -17,8 +17,9 @@ class Settings(Config):
 def make(folder: Path, value: int = 0, licence: str | None = None, **inputs: Artifact) -> Artifact:
     run = Run(folder, folder.name, folder.name, Settings(value=value), 1, inputs)
     (run.dir / "made.txt").write_text(str(value))
-    own = Provenance(documents=2, licences={licence: 2}, sources={folder.name: 2}) if licence else None
-    return run.finish(["made.txt"], sources=own)
+    if licence:
+        run.brings_in(Provenance(documents=2, licences={licence: 2}, sources={folder.name: 2}))
+    return run.finish(["made.txt"])
 
 
 def test_ancestry_goes_up_as_far_as_it_is_true(tmp_path: Path) -> None:

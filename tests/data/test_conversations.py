@@ -14,7 +14,7 @@ from modelwright.base.schema import Message
 from modelwright.data.conversations import read_conversations, read_preferences
 from modelwright.data.faults import Faults
 from modelwright.data.files import Source
-from modelwright.data.sources import conversations_from, preferences_from
+from modelwright.data.sources import conversations_from, preferences_from, provenance_of
 
 USER = {"role": "user", "content": "Hi?"}
 ANSWER = {"role": "assistant", "content": "Hello."}
@@ -157,3 +157,20 @@ def test_real_conversations_and_preferences(shared_data: Path) -> None:
     assert len(pairs) >= 740
     with pytest.raises(DamagedFile, match="expected a list of messages"):
         read_preferences([Source(path=str(shared_data / "hh_rlhf" / "harmless-base.test.jsonl.gz"))])
+
+
+def test_what_is_known_of_a_source_is_known_of_what_was_learned(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [USER, ANSWER], "license": "MIT"},
+        {"messages": [USER, OTHER], "personal_data": True},
+    ]
+    (bare,) = put(tmp_path, *rows)
+    silent = provenance_of(read_conversations([bare]))
+    assert silent.licences == {"MIT": 1, "unknown": 1} and silent.sources == {bare.path: 2}
+    assert silent.personal_data == {"unknown": 1, "yes": 1}
+    said = bare.model_copy(update={"licence": "Apache-2.0", "jurisdiction": "DE", "personal_data": False})
+    found = conversations_from([said, Source(path="atlas")], seed=1, count=3, split="train")
+    told = provenance_of(found)
+    ours = sum(each.meta["source"] == bare.path for each in found)
+    assert told.documents == len(found) == ours + 3 and told.personal_data == {"no": ours + 3}
+    assert told.licences.get("Apache-2.0", 0) == told.jurisdictions.get("DE", 0) == ours

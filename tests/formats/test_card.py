@@ -24,12 +24,9 @@ class Settings(Config):
 def make(folder: Path, stage: str, value: int = 0, **inputs: Artifact) -> Artifact:
     run = Run(folder / stage, stage, stage, Settings(value=value), 5, inputs)
     (run.dir / "made.txt").write_text(f"{stage} {value}")
-    sources = (
-        Provenance(documents=1, licences={"MIT": 1}, sources={"<script>|x": 1})
-        if stage == "prepare"
-        else None
-    )
-    return run.finish(files=["made.txt"], metrics={"score": 0.5, "note": "words"}, sources=sources)
+    if stage == "prepare":
+        run.brings_in(Provenance(documents=1, licences={"MIT": 1}, sources={"<script>|x": 1}))
+    return run.finish(files=["made.txt"], metrics={"score": 0.5, "note": "words"})
 
 
 def card(history: list[Artifact]) -> str:

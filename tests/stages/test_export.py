@@ -34,7 +34,8 @@ def trained(tiny_model: MakeModel, tmp_path: Path) -> Callable[..., Artifact]:
     def make(architecture: str = "qwen3", **settings: object) -> Artifact:
         run = Run(tmp_path / "life" / "finetune", "finetune", "sft", Config(), 1)
         shutil.copytree(tiny_model(architecture, **settings), run.dir / "model")
-        return run.finish(files=["model"], metrics={"loss": 1.25}, sources=SOURCES, tokens=1000)
+        run.brings_in(SOURCES)
+        return run.finish(files=["model"], metrics={"loss": 1.25}, tokens=1000)
 
     return make
 

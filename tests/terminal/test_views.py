@@ -49,7 +49,8 @@ def folder(tmp_path: Path) -> Path:
         with write_corpus(run.dir / split) as writer:
             for one in documents:
                 writer.add(one)
-    corpus = run.finish(["train", "validation"], sources=Provenance.of([*TRAIN, *HELD_OUT]))
+    run.brings_in(Provenance.of([*TRAIN, *HELD_OUT]))
+    corpus = run.finish(["train", "validation"])
     run = Run(folder / "tokenize", "tokenize", "tokens", Nothing(), 1, {"corpus": corpus})
     make_shards(run.dir / "train")
     tokens = run.finish(["train"])

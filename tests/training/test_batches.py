@@ -66,8 +66,10 @@ def test_packing_loses_no_token_and_invents_none(sizes, rows, epochs, seed):
     made = examples(sizes, seed)
     made[0] = Example([5, 6], [False, True])
     packed = Packed(made, rows, 24, seed, padding=0, epochs=epochs)
-    fitting = [e for e in made if len(e.ids) <= 25]
-    assert packed.too_long == len(made) - len(fitting)
+    supervised = [e for e in made if any(e.mask[1:])]
+    fitting = [e for e in supervised if len(e.ids) <= 25]
+    assert packed.without_target == len(made) - len(supervised)
+    assert packed.too_long == len(supervised) - len(fitting)
     found = []
     for i in range(len(packed)):
         batch = packed[i]

@@ -101,6 +101,21 @@ def test_a_batch_without_targets_is_refused(tmp_path):
         train_in(tmp_path, make_model(), NextToken(), Masked(), 1, LoopConfig())
 
 
+def test_a_finite_row_may_end_within_its_last_step(tmp_path):
+    class Three:
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> Batch:
+            if index >= 3:
+                raise IndexError(index)
+            return make_windows()[index]
+
+    config = LoopConfig(accumulation=2)
+    trained = train_in(tmp_path, make_model(), NextToken(), Three(), 2, config)
+    assert trained.tokens == 3 * make_windows()[0].ids.numel()
+
+
 def test_schedules():
     wsd = make_schedule(ScheduleConfig(kind="wsd", warmup_fraction=0.1, decay_fraction=0.5), 100)
     assert [wsd(0), wsd(9), wsd(49)] == pytest.approx([0.1, 1.0, 1.0])

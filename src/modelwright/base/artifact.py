@@ -2,7 +2,7 @@
 
 A stage folder is done when its `manifest.json` is there: it is written last. The artifact's id is
 the hash of what was made and of what it was made from; clock times and machines do not enter, so the
-same recipe on the same inputs gives the same id.
+same recipe, run by the same code on the same inputs, gives the same id.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class File(Config):
 
 
 class Provenance(Config):
-    """Roll-up over source documents: how many carry each licence, jurisdiction, source."""
+    """Roll-up over what was learned from, conversations and pairs included: how many carry each licence,
+    jurisdiction, source."""
 
     documents: int = 0
     sources: dict[str, int] = Field(default_factory=dict)
@@ -54,15 +55,19 @@ class Provenance(Config):
     @classmethod
     def of(cls, documents: Iterable[Document]) -> Provenance:
         """Count a stream of documents."""
+        return cls.count((d.source, d.licence, d.jurisdiction, d.personal_data) for d in documents)
+
+    @classmethod
+    def count(cls, known: Iterable[tuple[str, str, str, bool | None]]) -> Provenance:
+        """Count (source, licence, jurisdiction, personal data) of whatever was learned from."""
         counts: dict[str, dict[str, int]] = {
             name: {} for name in ("sources", "licences", "jurisdictions", "personal_data")
         }
         total = 0
-        for document in documents:
+        for *values, personal_data in known:
             total += 1
-            flag = {True: "yes", False: "no", None: "unknown"}[document.personal_data]
-            values = (document.source, document.licence, document.jurisdiction, flag)
-            for tally, value in zip(counts.values(), values, strict=True):
+            flag = {True: "yes", False: "no", None: "unknown"}[personal_data]
+            for tally, value in zip(counts.values(), (*values, flag), strict=True):
                 tally[value] = tally.get(value, 0) + 1
         return cls(documents=total, **counts)
 

@@ -53,6 +53,7 @@ class Run:
         self.dir = Path(folder)
         self.stage, self.role, self.config, self.seed = stage, role, config, seed
         self.inputs = dict(inputs or {})
+        self._sources = Provenance()
         self._view = view or PlainView(quiet=True)
         self._start = time.monotonic()
         self.dir.mkdir(parents=True, exist_ok=True)
@@ -92,6 +93,10 @@ class Run:
         """Wall time so far, earlier sessions of an interrupted stage included."""
         return self._earlier_seconds + time.monotonic() - self._start
 
+    def brings_in(self, sources: Provenance) -> None:
+        """Texts that this stage learns from and that are in no input: the manifest will count them."""
+        self._sources += sources
+
     def parents(self) -> tuple[Parent, ...]:
         """The inputs as the manifest records them."""
         return tuple(
@@ -103,16 +108,12 @@ class Run:
         self,
         files: Iterable[str],
         metrics: Mapping[str, Any] | None = None,
-        sources: Provenance | None = None,
         tokens: int = 0,
         flops: float = 0.0,
     ) -> Artifact:
-        """Hash what was made and write the manifest; from here on the stage is done.
-
-        `sources` are the documents this stage itself brought in; the inputs' are added.
-        """
+        """Hash what was made and write the manifest; from here on the stage is done."""
         self.timing(0)
-        provenance = self._inherited() + (sources or Provenance())
+        provenance = self._inherited() + self._sources
         described = describe_files(self.dir, files)
         parents = self.parents()
         mark = fingerprint(self.stage, self.config, self.seed, parents, __version__)

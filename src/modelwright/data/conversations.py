@@ -8,17 +8,18 @@ Preferences are rows in TRL's: `{"prompt", "chosen", "rejected"}`, each a string
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar, cast, get_args
 
 from modelwright.base.errors import UserError, did_you_mean
 from modelwright.base.schema import Conversation, Json, Message, Preference, Role
 from modelwright.data.faults import Faults
 from modelwright.data.files import Source, find_files, format_of, name_of
-from modelwright.data.rows import Row, read_rows
+from modelwright.data.rows import Row, known, read_rows
 
 ROLES: tuple[str, ...] = get_args(Role)
 
-T = TypeVar("T")
+T = TypeVar("T", Conversation, Preference)
 
 
 class _WrongRow(Exception):
@@ -46,11 +47,17 @@ def _read(sources: Sequence[Source], make: Callable[[Row], T], faults: Faults) -
                 raise UserError(f"{path}: conversations are read from .jsonl (.gz, .zst) and .parquet files")
             for row in read_rows(path, faults):
                 try:
-                    made = make(row)
+                    made = _with_facts(make(row), known(row, source))
                 except _WrongRow as wrong:
                     faults(wrong.kind, row.where, str(wrong))
                 else:
                     yield made
+
+
+def _with_facts(made: T, source: Source) -> T:
+    """What is known of a source goes with each of its rows, for the roll-up of what was learned from."""
+    facts = {name: getattr(source, name) for name in ("licence", "jurisdiction", "personal_data")}
+    return replace(made, meta={**made.meta, **facts})
 
 
 def _conversation(row: Row) -> Conversation:

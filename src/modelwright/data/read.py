@@ -10,12 +10,10 @@ from modelwright.base.schema import Document, Json
 from modelwright.data import html
 from modelwright.data.faults import Faults
 from modelwright.data.files import BROKEN_STREAM, Source, find_files, format_of, name_of, open_bytes
-from modelwright.data.rows import Row, read_rows
+from modelwright.data.rows import Row, is_short, known, read_rows
 
 MAX_TEXT_BYTES = 1 << 28
 """The largest text that is read as one piece."""
-
-_MAX_META_CHARACTERS = 500
 
 
 def read(source: Source, faults: Faults) -> Iterator[Document]:
@@ -119,23 +117,9 @@ def _rows(path: Path, source: Source, faults: Faults) -> Iterator[Document]:
         text = row.fields[source.text_field]
         if source.html and isinstance(text, str):
             text = html.main_text(text)
-        document = make_document(text, path, _known(row, source), row.where, faults, _meta(row, source))
+        document = make_document(text, path, known(row, source), row.where, faults, _meta(row, source))
         if document:
             yield document
-
-
-def _known(row: Row, source: Source) -> Source:
-    """The source's facts, and the row's own where the source says nothing."""
-    licence = row.fields.get("licence") or row.fields.get("license")
-    jurisdiction, personal = row.fields.get("jurisdiction"), row.fields.get("personal_data")
-    own: dict[str, Json] = {}
-    if source.licence == "unknown" and isinstance(licence, str) and _is_short(licence):
-        own["licence"] = licence
-    if source.jurisdiction == "unknown" and isinstance(jurisdiction, str) and _is_short(jurisdiction):
-        own["jurisdiction"] = jurisdiction
-    if source.personal_data is None and isinstance(personal, bool):
-        own["personal_data"] = personal
-    return source.model_copy(update=own) if own else source
 
 
 def _meta(row: Row, source: Source) -> dict[str, Json]:
@@ -145,15 +129,9 @@ def _meta(row: Row, source: Source) -> dict[str, Json]:
         name: value
         for name, value in row.fields.items()
         if name != source.text_field
-        and (isinstance(value, bool | int | float) or (isinstance(value, str) and _is_short(value)))
+        and (isinstance(value, bool | int | float) or (isinstance(value, str) and is_short(value)))
     }
     return {kind: int(number), **kept}
-
-
-def _is_short(text: str) -> bool:
-    return 0 < len(text) <= _MAX_META_CHARACTERS and not any(
-        "\ud800" <= letter <= "\udfff" for letter in text
-    )
 
 
 READERS: dict[str, Callable[[Path, Source, Faults], Iterator[Document]]] = {

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 
 from modelwright.base.schema import Json
 from modelwright.data.faults import Faults
-from modelwright.data.files import BROKEN_STREAM, format_of, name_of, open_bytes
+from modelwright.data.files import BROKEN_STREAM, Source, format_of, name_of, open_bytes
 
 MAX_LINE_BYTES = 1 << 28
 _BATCH_BYTES = 1 << 23
+_MAX_META_CHARACTERS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,3 +123,24 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def known(row: Row, source: Source) -> Source:
+    """The source's facts, and the row's own where the source says nothing."""
+    licence = row.fields.get("licence") or row.fields.get("license")
+    jurisdiction, personal = row.fields.get("jurisdiction"), row.fields.get("personal_data")
+    own: dict[str, Json] = {}
+    if source.licence == "unknown" and isinstance(licence, str) and is_short(licence):
+        own["licence"] = licence
+    if source.jurisdiction == "unknown" and isinstance(jurisdiction, str) and is_short(jurisdiction):
+        own["jurisdiction"] = jurisdiction
+    if source.personal_data is None and isinstance(personal, bool):
+        own["personal_data"] = personal
+    return source.model_copy(update=own) if own else source
+
+
+def is_short(text: str) -> bool:
+    """Whether a field is a title or a name, and not a text."""
+    return 0 < len(text) <= _MAX_META_CHARACTERS and not any(
+        "\ud800" <= letter <= "\udfff" for letter in text
+    )

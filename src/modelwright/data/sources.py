@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+from modelwright.base.artifact import Provenance
 from modelwright.base.config import Config
 from modelwright.base.files import canonical_json, sha256_file, sha256_text
-from modelwright.base.schema import Conversation, Document, Message, Preference
+from modelwright.base.schema import Conversation, Document, Json, Message, Preference
 from modelwright.data.atlas.conversations import conversations
+from modelwright.data.atlas.documents import LICENCE as ATLAS_LICENCE
 from modelwright.data.atlas.documents import documents
 from modelwright.data.atlas.preferences import preferences
 from modelwright.data.conversations import read_conversations, read_preferences
@@ -94,6 +96,17 @@ def _choose(
         range(len(here)), key=lambda index: position(f"{index}", f"{seed}\x1f{question(here[index])}")
     )
     return [here[index] for index in sorted(order[:count])]
+
+
+def provenance_of(items: Iterable[Conversation] | Iterable[Preference]) -> Provenance:
+    """The roll-up of conversations or pairs, from what their `meta` says of where they come from."""
+
+    def facts(meta: Mapping[str, Json]) -> tuple[str, str, str, bool | None]:
+        if meta["source"] == "atlas":
+            return "atlas", ATLAS_LICENCE, "unknown", False
+        return meta["source"], meta["licence"], meta["jurisdiction"], meta["personal_data"]
+
+    return Provenance.count(facts(item.meta) for item in items)
 
 
 class SourceFile(Config):

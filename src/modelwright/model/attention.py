@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.kernels.attention import attend
+from modelwright.kernels.rotary import rotate
 from modelwright.model.config import ModelConfig
 from modelwright.model.layers import Linear, RMSNorm
 
@@ -37,12 +38,6 @@ class Rope(nn.Module):
         angles = positions.float().unsqueeze(-1) * frequencies
         angles = torch.cat((angles, angles), dim=-1)
         return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs (i, i + hd/2) of (B, H, T, hd) by the angles behind cos and sin."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 def segment_mask(segments: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def gather(source: Artifact, last: int) -> dict[str, Mapping[str, Tensor]]:
     """Candidate name -> weights."""
     kept = Checkpoints(source.path / "checkpoints", keep=1).all()
     if not kept:
-        raise UserError(f"{source.path} has no checkpoints to average: run '{source.stage}' again")
+        raise UserError(f"{source.path} has no checkpoints to average: run '{source.stage} --force'")
     for checkpoint in kept:
         checkpoint.verify()
     tail = kept[-last:]
@@ -92,7 +92,10 @@ def judge_of(source: Artifact, model: Transformer, tokenizer: BPETokenizer, run:
         return _view(ConversationView, settings).measure(model, tokenizer, run, seed)
     if source.stage == "align":
         start = next(parent for parent in source.manifest.parents if parent.role == "model")
-        reference = load_model(source.path / start.path / "model")
+        start_model, lost = source.parent(start)
+        if start_model is None:
+            raise UserError(f"the reference that {source.path} was aligned against is {lost}: align again")
+        reference = load_model(start_model.file("model"))
         return _view(PairView, settings).measure(model, reference, tokenizer, run, seed)
     return lambda: {}  # pre-training is judged by the bits per byte that every candidate gets
 

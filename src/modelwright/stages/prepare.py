@@ -80,7 +80,8 @@ def run(config: Config, run: Run) -> Artifact:
         metrics |= {f"{side}_documents": documents, f"{side}_bytes": size}
     written = concatenate.from_iterable(read_corpus(run.dir / side) for side in sizes)
     files = ["train", "validation", DROPPED_FILE, SOURCES_FILE]
-    return run.finish(files, metrics, sources=Provenance.of(written))
+    run.brings_in(Provenance.of(written))
+    return run.finish(files, metrics)
 
 
 def steps(config: Config) -> list[tuple[str, Step]]:

@@ -22,7 +22,7 @@ from modelwright.base.schema import Batch, Conversation, Message, Preference
 from modelwright.base.seams import Objective
 from modelwright.base.seeding import derive
 from modelwright.data.files import Source
-from modelwright.data.sources import conversations_from, preferences_from
+from modelwright.data.sources import conversations_from, preferences_from, provenance_of
 from modelwright.data.split import Side
 from modelwright.evaluation.likelihood import bits_per_byte
 from modelwright.model.transformer import Transformer
@@ -86,13 +86,16 @@ class ConversationView(Config):
         training = side == "train"
         count = self.conversations if training else self.validation_conversations
         found = conversations_from(self.sources, derive(seed, "data"), count, side)
+        if training:
+            run.brings_in(provenance_of(found))
         examples = [supervised(tokenizer, conversation) for conversation in found]
         order = derive(seed, "batches")
         epochs = self.epochs if training else 1
         packed = Packed(examples, self.rows, self.context, order, tokenizer.pad_id, epochs)
-        run.log(
-            f"{side}: {len(found):,} conversations, {packed.too_long:,} left out (over {self.context} tokens)"
+        left_out = (
+            f"{packed.too_long:,} over {self.context} tokens, {packed.without_target:,} without an answer"
         )
+        run.log(f"{side}: {len(found):,} conversations; left out: {left_out}")
         return packed
 
     def measure(self, model: Transformer, tokenizer: BPETokenizer, run: Run, seed: int) -> Validate:
@@ -135,6 +138,8 @@ class PairView(Config):
         training = side == "train"
         count = self.pairs if training else self.validation_pairs
         found = preferences_from(self.sources, derive(seed, "data"), count, side)
+        if training:
+            run.brings_in(provenance_of(found))
         pairs = [answers(tokenizer, preference) for preference in found]
         fitting = [pair for pair in pairs if max(len(example.ids) for example in pair) <= self.context]
         if not fitting:

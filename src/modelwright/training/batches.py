@@ -91,7 +91,8 @@ class Packed:
     """Examples side by side in rows of T tokens, whole, in an order shuffled anew each epoch.
 
     Packing is first-fit over the shuffled order with a few open rows; a row's rest is padding without loss.
-    Examples longer than T are left out and counted in `too_long`.
+    Examples longer than T are left out and counted in `too_long`, those without a supervised token in
+    `without_target`.
     """
 
     OPEN_ROWS = 8
@@ -99,9 +100,11 @@ class Packed:
     def __init__(
         self, examples: Sequence[Example], rows: int, length: int, seed: int, padding: int, epochs: int = 1
     ) -> None:
-        fitting = [example for example in examples if 2 <= len(example.ids) <= length + 1]
-        self.too_long = len(examples) - len(fitting)
-        if not any(any(example.mask[1:]) for example in fitting):
+        supervised = [example for example in examples if any(example.mask[1:])]
+        fitting = [example for example in supervised if len(example.ids) <= length + 1]
+        self.without_target = len(examples) - len(supervised)
+        self.too_long = len(supervised) - len(fitting)
+        if not fitting:
             raise UserError(
                 f"none of {len(examples):,} examples fits {length} tokens and has a supervised token: "
                 "training would learn nothing"
@@ -132,7 +135,7 @@ class Packed:
         return -(-len(self._plan) // self._rows)
 
     def __getitem__(self, index: int) -> Batch:
-        """Micro-batch `index`: (rows, T); past the end, rows are empty."""
+        """Micro-batch `index`: (rows, T)."""
         shape = (self._rows, self._length)
         ids = torch.full(shape, self._padding)
         targets = torch.full(shape, IGNORE)

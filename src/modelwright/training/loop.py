@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -109,8 +109,7 @@ def train(
         while at.step < steps:
             start = time.perf_counter()
             factor = schedule(at.step)
-            first = at.step * config.accumulation
-            micro = [batches[first + i].to(device) for i in range(config.accumulation)]
+            micro = [batch.to(device) for batch in micro_batches(batches, at.step, config.accumulation)]
             values = _accumulate(model, objective, micro, optimizer)
             values["grad_norm"] = optimizer.step(factor)
             _refuse_nonfinite(values, at.step, config)
@@ -118,16 +117,25 @@ def train(
             at.step += 1
             tokens = sum(batch.ids.numel() for batch in micro)
             at.tokens += tokens
+            speed = tokens / (time.perf_counter() - start)
             if at.step % config.validate_every == 0 or at.step == steps:
                 measured = _measure(model, validate)
             shown = measured if at.step % config.validate_every == 0 or at.step == steps else {}
-            run.metric(at.step, tokens=at.tokens, learning_rate=factor, **values, **shown)
+            rate = factor * config.optimizer.learning_rate
+            run.metric(at.step, tokens=at.tokens, learning_rate=rate, **values, **shown)
             if at.step % config.checkpoint_every == 0 or at.step == steps:
                 _save(model, optimizer, ema, checkpoints, at)
-            speed = tokens / (time.perf_counter() - start)
             run.timing(at.step, tokens_per_second=speed)
             bar.advance(1, loss=values["loss"], tokens_per_s=speed)
     return Trained(at.tokens, measured, ema.average())
+
+
+def micro_batches(batches: Batches, step: int, accumulation: int) -> list[Batch]:
+    """The micro-batches of a step; a finite row may end within its last step."""
+    first, last = step * accumulation, (step + 1) * accumulation
+    if isinstance(batches, Sized):
+        last = min(last, len(batches))
+    return [batches[index] for index in range(first, last)]
 
 
 @torch.no_grad()

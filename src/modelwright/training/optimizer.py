@@ -47,11 +47,12 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     between about 0.7 and 1.2. Runs in the given dtype; bf16 is enough."""
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
+    x = (matrices.mT if tall else matrices).contiguous()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b gram + c gram^2
+        x = torch.baddbmm(x, polynomial, x, beta=a)  # a x + (b gram + c gram^2) x
     return x.mT if tall else x
 
 
@@ -115,7 +116,8 @@ class Optimizer:
         rows, columns = updates.shape[-2:]
         scale = max(1.0, rows / columns) ** 0.5
         for (_, parameter), update in zip(group, updates.unbind(), strict=True):
-            parameter.mul_(1 - rate * self.config.weight_decay)
+            if self.config.weight_decay:
+                parameter.mul_(1 - rate * self.config.weight_decay)
             parameter.add_(update.to(parameter.dtype), alpha=-rate * scale)
 
     def state(self) -> dict[str, Tensor]:

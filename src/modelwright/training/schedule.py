@@ -38,7 +38,7 @@ def make_schedule(config: ScheduleConfig, steps: int) -> Schedule:
         if config.kind == "wsd":
             left = min(1.0, (steps - step) / decay)
         else:
-            left = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+            left = 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / max(1, steps - warmup)))
         return config.final + (1 - config.final) * left
 
     return factor

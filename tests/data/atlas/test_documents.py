@@ -108,8 +108,8 @@ def test_text_is_clean() -> None:
 def test_facts_come_up_often_and_evenly() -> None:
     """In their rounds, the facts of a relation are told equally often, give or take a round."""
     told = tellings()
-    rounds = min(told[fact] for fact in facts(WORLD, "capital_of")) // USUAL_WEIGHT
-    assert rounds >= 2
+    rounds = min(told[fact] for fact in facts(WORLD, "capital_of")) // WEIGHTS["capital_of"]
+    assert rounds >= 1
     for relation in RELATIONS:
         counts = [told[fact] for fact in facts(WORLD, relation)]
         weight = WEIGHTS.get(relation, USUAL_WEIGHT)
@@ -123,7 +123,7 @@ def test_facts_come_up_often_and_evenly() -> None:
 
 def test_every_capital_is_often_told_in_the_plain_form() -> None:
     plain = [everything().count(statement(fact)) for fact in facts(WORLD, "capital")]
-    assert min(plain) >= 8 and sum(plain) / len(plain) >= 15
+    assert min(plain) >= 6 and sum(plain) / len(plain) >= 12
 
 
 def tellings() -> Counter[Fact]:

@@ -31,8 +31,8 @@ from modelwright.data.atlas.skills import functions, small_talk, sums, thanks
 Part = Literal["train", "validation"]
 
 KIND_SHARES: Final[Mapping[str, float]] = {
-    "fact": 0.76,
-    "unknown": 0.05,
+    "fact": 0.78,
+    "unknown": 0.03,
     "arithmetic": 0.07,
     "format": 0.07,
     "python": 0.025,

@@ -26,10 +26,10 @@ from modelwright.data.atlas.questions import (
 )
 
 SHARES: Final[Mapping[str, float]] = {
-    "concise_over_rambling": 0.35,
-    "polite_over_rude": 0.15,
-    "unknown_over_invention": 0.20,
-    "answer_over_refusal": 0.15,
+    "concise_over_rambling": 0.33,
+    "polite_over_rude": 0.12,
+    "unknown_over_invention": 0.27,
+    "answer_over_refusal": 0.13,
     "right_over_wrong": 0.15,
 }
 """Kind of difference -> its share of the pairs."""

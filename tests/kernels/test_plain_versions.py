@@ -1,0 +1,61 @@
+"""Each fast path beside the plain version it stands for, forward and backward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from modelwright.kernels import rms_norm as norm
+from modelwright.kernels import rotary
+from modelwright.kernels.attention import attend, explicit
+from modelwright.model.attention import segment_mask
+
+
+def same_gradients(ours: torch.Tensor, plain: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> None:
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+    upstream = torch.randn(ours.shape, generator=torch.Generator().manual_seed(9))
+    got = torch.autograd.grad(ours, inputs, upstream)
+    wanted = torch.autograd.grad(plain, inputs, upstream)
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (2, 5, 4, 16)])
+def test_rms_norm(shape):
+    x, weight = random(*shape), random(shape[-1], seed=1)
+    same_gradients(norm.rms_norm(x, weight, 1e-6), norm.reference(x, weight, 1e-6), (x, weight))
+
+
+def test_rms_norm_of_zeros_is_zero_with_finite_gradients():
+    x, weight = torch.zeros(2, 8, requires_grad=True), torch.ones(8, requires_grad=True)
+    found = norm.rms_norm(x, weight, 1e-6)
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    assert (found == 0).all() and gradient.isfinite().all()
+
+
+def test_rms_norm_in_bf16_is_as_exact_as_the_plain_one():
+    x, weight = random(64, 256).bfloat16(), random(256, seed=1)
+    exact = norm.reference(x.float(), weight, 1e-6)
+    ours, plain = norm.rms_norm(x, weight, 1e-6), norm.reference(x, weight, 1e-6)
+    assert (ours.float() - exact).abs().max() <= 1.01 * (plain.float() - exact).abs().max()
+
+
+def test_rotation():
+    x = random(2, 3, 5, 8)
+    angles = torch.randn(1, 1, 5, 4, generator=torch.Generator().manual_seed(2)).repeat(1, 1, 1, 2)
+    cos, sin = angles.cos(), angles.sin()
+    same_gradients(rotary.rotate(x, cos, sin), rotary.reference(x, cos, sin), (x,))
+
+
+def test_explicit_attention_equals_the_fused_one():
+    q, k, v = (random(2, 3, 7, 8, seed=seed) for seed in range(3))
+    mask = segment_mask(torch.tensor([[0, 0, 0, 1, 1, 1, 1], [0, 1, 1, 2, 2, 2, 3]]))
+    fused = torch.nn.functional.scaled_dot_product_attention
+    for ours in (explicit(q, k, v, mask), attend(q, k, v, mask, causal=False)):
+        same_gradients(ours, fused(q, k, v, attn_mask=mask), (q, k, v))
+    with torch.no_grad():
+        torch.testing.assert_close(attend(q, k, v, mask, causal=False), fused(q, k, v, attn_mask=mask))
