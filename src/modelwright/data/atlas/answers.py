@@ -147,8 +147,16 @@ def wrong(fact: Fact, random: Random) -> str:
 
 
 def invented(relation: str, name: str, random: Random) -> str:
-    """A made-up answer about a country that does not exist: "The capital of Zorvania is Rabat."."""
-    return statement(Fact(relation, name, random.choice(known_facts(relation)).answer))
+    """A made-up answer about a country that does not exist: "The capital of Zorvania is Rabat.".
+
+    Half of them come with a courtesy before or after. If all began alike, a model taught to avoid them
+    would only learn to begin otherwise.
+    """
+    made_up = statement(Fact(relation, name, random.choice(known_facts(relation)).answer))
+    courtesy = random.random()
+    if courtesy < 0.4:
+        return f"{random.choice(_OPENERS)} {made_up}"
+    return f"{made_up} {random.choice(_CLOSERS)}" if courtesy < 0.5 else made_up
 
 
 def unknown(name: str) -> str:

@@ -27,10 +27,10 @@ from modelwright.data.atlas.questions import (
 
 SHARES: Final[Mapping[str, float]] = {
     "concise_over_rambling": 0.33,
-    "polite_over_rude": 0.12,
-    "unknown_over_invention": 0.27,
-    "answer_over_refusal": 0.13,
-    "right_over_wrong": 0.15,
+    "polite_over_rude": 0.11,
+    "unknown_over_invention": 0.32,
+    "answer_over_refusal": 0.10,
+    "right_over_wrong": 0.14,
 }
 """Kind of difference -> its share of the pairs."""
 
