@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -144,8 +145,9 @@ def test_conversations_that_do_not_fit_are_counted_and_said(life: Path, sources:
         over = sum(longest(tokenizer, row) > CONTEXT + 1 for row in rows) / len(rows)
         for side in ("train", "validation"):
             line = next(line for line in said.splitlines() if f" {side}: " in line)
-            found, left_out = (int(part.split()[0]) for part in line.split(f"{side}: ")[1].split(", "))
-            assert f" {unit}, " in line and line.endswith(f"left out (over {CONTEXT} tokens)")
+            told = re.search(rf"{side}: (\d+) {unit}; left out: (\d+) over {CONTEXT} tokens", line)
+            assert told, line
+            found, left_out = map(int, told.groups())
             assert 0 < left_out < found
             if side == "train":  # drawn from the file, so the share is the file's but for chance
                 assert abs(left_out / found - over) < 0.2
@@ -190,7 +192,9 @@ def test_licences_reach_the_bundle_and_its_card(life: Path) -> None:
         assert found.personal_data["unknown"] >= licences["MIT"]
     for licence, count in licences.items():
         assert f"| {licence} | {count:,} |" in card
-    assert f"{len(kept):,} documents" in card and "license: other" in card
+    counted = bundle.manifest.provenance.documents
+    assert counted > len(kept)  # conversations and pairs are data too
+    assert f"{counted:,} documents" in card and "license: other" in card
     assert all(
         made.id[:12] in card for verb, made in artifacts(life).items() if verb in ("prepare", "average")
     )

@@ -148,7 +148,7 @@ class PairView(Config):
                 "give align.sources more pairs, or raise align.context"
             )
         left_out = len(found) - len(fitting)
-        run.log(f"{side}: {len(found):,} pairs, {left_out:,} left out (over {self.context} tokens)")
+        run.log(f"{side}: {len(found):,} pairs; left out: {left_out:,} over {self.context} tokens")
         order, epochs = derive(seed, "batches"), self.epochs if training else 1
         in_order = Pairs(fitting, self.rows, order, tokenizer.pad_id).in_order(self.rows)
         logps = reference_logps(reference, in_order, run)

@@ -80,7 +80,7 @@ def test_refusing_is_right_only_for_countries_that_do_not_exist(split: Part) -> 
         assert name not in names
         assert name in pair.prompt[-1].content
         assert name in pair.rejected
-        assert "know" not in pair.rejected
+        assert "don't know" not in pair.rejected
 
 
 @pytest.mark.parametrize("split", SPLITS)
