@@ -32,7 +32,7 @@ from modelwright.training.loop import LoopConfig, train
 from modelwright.training.optimizer import OptimizerConfig
 from record import compare, interleave, publish
 
-STEPS, WARM_UP, RUNS = 16, 4, 3
+STEPS, WARM_UP, RUNS = 14, 4, 3
 VOCABULARY, CONTEXT, ROWS = 4096, 256, 16
 BAR = 1.2
 
@@ -116,7 +116,7 @@ def measure_trainer(shape: ModelConfig, compiled: bool) -> float:
 def main() -> None:
     """Run all, publish."""
     rows = []
-    for depth in (4, 8):
+    for depth in (4,):
         shape = ModelChoice(depth=depth, architecture="llama").derive(VOCABULARY)
         millions = sum(p.numel() for p in Transformer(shape).parameters()) / 1e6
         runners: dict[str, Callable[[], float]] = {
