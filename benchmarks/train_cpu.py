@@ -32,7 +32,7 @@ from modelwright.training.loop import LoopConfig, train
 from modelwright.training.optimizer import OptimizerConfig
 from record import compare, interleave, publish
 
-STEPS, WARM_UP, RUNS = 14, 4, 3
+STEPS, WARM_UP, RUNS = 16, 4, 4
 VOCABULARY, CONTEXT, ROWS = 4096, 256, 16
 BAR = 1.2
 
