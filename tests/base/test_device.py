@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -15,3 +18,30 @@ def test_a_gpu_that_is_not_there_is_an_error_in_words(monkeypatch: pytest.Monkey
         choose("cuda", "float32")
     chosen = choose("auto", "float32")
     assert (chosen.name, chosen.dtype) == ("cpu", torch.float32)
+
+
+FAULTS = """
+import resource, sys, torch
+from modelwright.base.device import keep_freed_memory
+kept = keep_freed_memory() if sys.argv[1] == "keep" else False
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(2):
+    torch.ones(16_000_000)
+before = faults()
+for _ in range(5):
+    torch.ones(16_000_000)  # 64 MB: by default mapped, zeroed and handed back each time
+print(kept, faults() - before)
+"""
+
+
+def test_freed_memory_is_used_again_without_page_faults() -> None:
+    def run(how: str) -> tuple[str, int]:
+        command = [sys.executable, "-c", FAULTS, how]
+        kept, faults = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        return kept, int(faults)
+
+    kept, faults = run("keep")
+    if kept == "False":
+        pytest.skip("no glibc here")
+    _, by_default = run("default")
+    assert faults < 0.1 * by_default

@@ -7,7 +7,7 @@ import torch
 
 from modelwright.kernels import rms_norm as norm
 from modelwright.kernels import rotary
-from modelwright.kernels.attention import attend, explicit
+from modelwright.kernels.attention import additive, attend, explicit
 from modelwright.model.attention import segment_mask
 
 
@@ -55,7 +55,29 @@ def test_explicit_attention_equals_the_fused_one():
     q, k, v = (random(2, 3, 7, 8, seed=seed) for seed in range(3))
     mask = segment_mask(torch.tensor([[0, 0, 0, 1, 1, 1, 1], [0, 1, 1, 2, 2, 2, 3]]))
     fused = torch.nn.functional.scaled_dot_product_attention
-    for ours in (explicit(q, k, v, mask), attend(q, k, v, mask, causal=False)):
+    bias = additive(mask, q.dtype)
+    for ours in (explicit(q, k, v, bias), attend(q, k, v, bias, causal=False)):
         same_gradients(ours, fused(q, k, v, attn_mask=mask), (q, k, v))
     with torch.no_grad():
-        torch.testing.assert_close(attend(q, k, v, mask, causal=False), fused(q, k, v, attn_mask=mask))
+        torch.testing.assert_close(attend(q, k, v, bias, causal=False), fused(q, k, v, attn_mask=mask))
+
+
+def test_explicit_attention_in_bf16_is_as_exact_as_the_fused_one():
+    mask = segment_mask(torch.tensor([[0] * 20 + [1] * 44, [0] * 33 + [1] * 31]))
+    exact = [random(2, 3, 64, 16, seed=seed) for seed in range(3)]
+    upstream = random(2, 3, 64, 16, seed=3).detach()
+
+    def run(attention, dtype):
+        q, k, v = (x.detach().to(dtype).requires_grad_() for x in exact)
+        out = attention(q, k, v, additive(mask, dtype))
+        out.backward(upstream.to(dtype))
+        return [x.float() for x in (out.detach(), q.grad, k.grad, v.grad)]
+
+    def fused(q, k, v, bias):
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+    truth = run(fused, torch.float32)
+    for ours, theirs, true in zip(
+        run(explicit, torch.bfloat16), run(fused, torch.bfloat16), truth, strict=True
+    ):
+        assert (ours - true).norm() <= 1.5 * (theirs - true).norm()

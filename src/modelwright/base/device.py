@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -32,6 +34,7 @@ class Device:
 
 def choose(device: str = "auto", dtype: str = "auto") -> Device:
     """Resolve "auto": the first accelerator there is, and bf16 where it multiplies faster."""
+    keep_freed_memory()
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             f"device is 'cuda', and torch {torch.__version__} finds no GPU here: take 'cpu' or 'auto', or a "
@@ -45,6 +48,23 @@ def choose(device: str = "auto", dtype: str = "auto") -> Device:
         dtype=torch.bfloat16 if chosen else torch.float32,
         threads=torch.get_num_threads(),
         compiler=device != "cpu" or can_compile(),
+    )
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep freed memory for the next tensor instead of handing it back to the system.
+
+    By default every large tensor is mapped anew and its pages are zeroed at their first use, step after
+    step: a sixth of a CPU training step (measured at 4M parameters, 16 x 256 tokens). The process's size
+    stays at its peak instead. Returns whether that was done; elsewhere than on Linux with glibc nothing is.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    return mallopt is not None and all(
+        mallopt(option, size) == 1 for option, size in ((trim_threshold, 2**31 - 1), (mmap_threshold, 2**30))
     )
 
 

@@ -68,9 +68,9 @@ class Attention(nn.Module):
         self.qk_norm = config.qk_norm
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: KeyValueCache | None
+        self, x: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor | None, cache: KeyValueCache | None
     ) -> Tensor:
-        """(B, T, D) -> (B, T, D). Without a mask, and without a cache, attention is causal."""
+        """(B, T, D) -> (B, T, D). Without a bias (a mask in numbers) and a cache, attention is causal."""
         batch, length, _ = x.shape
         q = self.q_proj(x).view(batch, length, self.heads, self.head_dim)
         k = self.k_proj(x).view(batch, length, self.kv_heads, self.head_dim)
@@ -85,7 +85,7 @@ class Attention(nn.Module):
             q = q.reshape(batch, self.kv_heads, groups, self.head_dim)
         elif groups > 1:  # repeated by hand: CPU kernels for unequal head counts are the slow ones
             k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        causal = mask is None and cache is None and length > 1
-        mixed = attend(q, k, v, mask, causal=causal)
+        causal = bias is None and cache is None and length > 1
+        mixed = attend(q, k, v, bias, causal=causal)
         mixed = mixed.reshape(batch, self.heads, length, self.head_dim)
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.base.schema import Batch
+from modelwright.kernels.attention import additive
 from modelwright.model.attention import Attention, KeyValueCache, Rope, segment_mask
 from modelwright.model.config import ModelConfig
 from modelwright.model.layers import Linear, RMSNorm, SwiGLU
@@ -44,10 +45,10 @@ class Block(nn.Module):
         self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor | None, cache: KeyValueCache | None
+        self, x: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor | None, cache: KeyValueCache | None
     ) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        x = x + self.self_attn(self.input_layernorm(x), rope, mask, cache)
+        x = x + self.self_attn(self.input_layernorm(x), rope, bias, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -75,8 +76,9 @@ class Decoder(nn.Module):
         cos, sin = self.rope(positions, dtype)
         rope = (cos[:, None], sin[:, None])
         x = self.embed_tokens(ids).to(dtype)
+        bias = None if mask is None else additive(mask, dtype)
         for block in self.layers:
-            x = block(x, rope, mask, cache)
+            x = block(x, rope, bias, cache)
         return self.norm(x)
 
 
