@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,7 +26,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One comparison. `ratio` above 1 means that ours is better; low and high are its extremes."""
+    """One comparison. `ratio` above 1 means that ours is better; low and high are its outer deciles."""
 
     name: str
     unit: str
@@ -32,25 +36,73 @@ class Row:
     ratio: float
     low: float
     high: float
-    runs: int
+    rounds: int
     bar: float | None
 
 
-def interleave(runners: dict[str, Callable[[], float]], runs: int) -> dict[str, list[float]]:
-    """Call all runners in turn, `runs` times over, so that a machine that drifts drifts for all."""
-    found: dict[str, list[float]] = {name: [] for name in runners}
-    for number in range(runs):
-        for name, measure in runners.items():
-            found[name].append(measure())
-            Console(stderr=True).print(f"  run {number + 1}/{runs}  {name}: {found[name][-1]:,.1f}")
+class Pace:
+    """In a worker process: call it at the end of every step. After the warm-up it reports each step's time
+    and waits for the next turn, so that of all workers only one computes at a time."""
+
+    def __init__(self, warm_up: int) -> None:
+        self._left = warm_up
+        self._report = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)  # whatever a library prints goes to standard error
+        self._start = 0.0
+
+    def __call__(self) -> None:
+        """A step has ended."""
+        elapsed = time.perf_counter() - self._start
+        self._left -= 1
+        if self._left > 0:
+            return
+        print("ready" if self._left == 0 else elapsed, file=self._report, flush=True)
+        if not sys.stdin.readline():
+            sys.exit()
+        self._start = time.perf_counter()
+
+
+def interleave(workers: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each worker's steps. Each is a process (the command given); they take turns step by
+    step, `rounds` times over, so that a machine that drifts drifts for all."""
+    console = Console(stderr=True)
+    running: dict[str, subprocess.Popen[str]] = {}
+    found: dict[str, list[float]] = {name: [] for name in workers}
+    try:
+        for name, command in workers.items():
+            console.print(f"  warming up: {name}")
+            running[name] = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            if _answer(running[name], name) != "ready":
+                raise SystemExit(f"{name}: spoke before its warm-up ended")
+        for number in range(rounds):
+            for name, process in running.items():
+                assert process.stdin is not None
+                print("go", file=process.stdin, flush=True)
+                found[name].append(float(_answer(process, name)))
+            if (number + 1) % 10 == 0:
+                console.print(f"  {number + 1}/{rounds} rounds")
+    finally:
+        for process in running.values():
+            process.kill()
     return found
+
+
+def _answer(process: subprocess.Popen[str], name: str) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline().strip()
+    if not line:
+        raise SystemExit(f"{name}: the worker ended with status {process.wait()}; its message is above")
+    return line
 
 
 def compare(
     name: str, unit: str, ours: Sequence[float], peer: Sequence[float], peer_name: str, bar: float | None
 ) -> Row:
-    """Medians, and the ratio run by run (higher figures are better)."""
+    """Medians, and the ratio round by round (higher figures are better)."""
     ratios = [a / b for a, b in zip(ours, peer, strict=True)]
+    deciles = statistics.quantiles(ratios, n=10)
     return Row(
         name=name,
         unit=unit,
@@ -58,9 +110,9 @@ def compare(
         peer=statistics.median(peer),
         peer_name=peer_name,
         ratio=statistics.median(ratios),
-        low=min(ratios),
-        high=max(ratios),
-        runs=len(ratios),
+        low=deciles[0],
+        high=deciles[-1],
+        rounds=len(ratios),
         bar=bar,
     )
 

@@ -1,18 +1,18 @@
 """Training speed on a CPU: our loop against transformers' Trainer.
 
-The same Llama configuration (random weights), the same tokens, the same batch, AdamW in both, bf16 in
-both. The peer runs eagerly and compiled, and its better figure counts. Compilation and the first
-steps are not timed on either side. Ours also keeps documents apart by a mask; the peer does not.
+The same Llama configuration (random weights), the same batch size, AdamW in both, bf16 in both. Each side
+is a process of its own; they take turns step by step. The Trainer runs as it comes, eagerly and
+compiled, and compiled with the memory setting that ours makes for itself (base/device.py) given to it
+from outside. Compilation and the first steps are not timed. Ours also keeps documents apart by a
+mask; the Trainer does not.
 
     make bench NAME=train_cpu
 """
 
 from __future__ import annotations
 
-import statistics
+import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from modelwright.base.metrics import read_metrics
+from modelwright.base.device import keep_freed_memory
 from modelwright.base.run import Run
+from modelwright.base.schema import Batch
 from modelwright.model.config import ModelChoice, ModelConfig
 from modelwright.model.init import initialize
 from modelwright.model.transformer import Transformer
@@ -30,10 +31,12 @@ from modelwright.training.batches import Windows
 from modelwright.training.compute import ComputeConfig, compile_blocks, resolve
 from modelwright.training.loop import LoopConfig, train
 from modelwright.training.optimizer import OptimizerConfig
-from record import compare, interleave, publish
+from record import Pace, compare, interleave, publish
 
-STEPS, WARM_UP, RUNS = 16, 4, 4
-VOCABULARY, CONTEXT, ROWS = 4096, 256, 16
+ROUNDS, WARM_UP = 40, 4
+VOCABULARY, CONTEXT, ROWS, DEPTH = 4096, 256, 16, 4
+STEPS = ROUNDS + WARM_UP + 2
+SHAPE = ModelChoice(depth=DEPTH, architecture="llama").derive(VOCABULARY)
 BAR = 1.2
 
 
@@ -42,7 +45,7 @@ class Tokens:
 
     def __init__(self) -> None:
         random = np.random.default_rng(0)
-        self.ids = random.integers(1, VOCABULARY, 400_000)
+        self.ids = random.integers(1, VOCABULARY, ROWS * CONTEXT * STEPS)
         self.ids[random.random(len(self.ids)) < 1 / 80] = 0
 
     def __len__(self) -> int:
@@ -52,48 +55,51 @@ class Tokens:
         return self.ids[start : start + length]
 
 
-def rate(times: list[float]) -> float:
-    """Tokens/s from the times at which steps ended: the median step after the warm-up."""
-    steps = np.diff(times)[WARM_UP:]
-    return ROWS * CONTEXT / statistics.median(steps.tolist())
+class Paced:
+    """Batches that are asked for at the start of each step: the end of the one before."""
+
+    def __init__(self) -> None:
+        self._batches = Windows(Tokens(), ROWS, CONTEXT, seed=0, end_of_text=0)
+        self._pace = Pace(WARM_UP)
+
+    def __getitem__(self, index: int) -> Batch:
+        if index > 0:
+            self._pace()
+        return self._batches[index]
 
 
-def measure_ours(shape: ModelConfig, optimizer: str) -> float:
-    """Tokens/s of the loop that all training stages run."""
+def run_ours(optimizer: str, compiled: bool) -> None:
+    """The loop that all training stages run, with all that belongs to a step: averaging, metrics, log."""
     config = LoopConfig(
         optimizer=OptimizerConfig(kind=optimizer), validate_every=10**6, checkpoint_every=10**6
     )
-    compute = ComputeConfig(compile="always")
+    compute = ComputeConfig(compile="always" if compiled else "never")
     device = resolve(compute)
-    model = Transformer(shape, device.dtype)
+    model = Transformer(SHAPE, device.dtype)
     initialize(model, 0)
     compile_blocks(model.model.layers, compute, device, 0.0, lambda _: None)
-    batches = Windows(Tokens(), ROWS, CONTEXT, seed=0, end_of_text=0)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), "pretrain", "base", config, seed=0)
-        steps = STEPS + 1  # the last one also writes the checkpoint
-        train(model, NextToken(), batches, steps, config, run, validate=dict, matmul_dtype=device.dtype)
-        run.close()
-        return rate([line["seconds"] for line in read_metrics(Path(folder) / "timing.jsonl")][:STEPS])
+        train(model, NextToken(), Paced(), STEPS, config, run, validate=dict, matmul_dtype=device.dtype)
 
 
-class StepTimes(TrainerCallback):
-    """When each step of the Trainer ended."""
+class Turns(TrainerCallback):
+    """Ends a turn at the end of a step."""
 
     def __init__(self) -> None:
-        self.times: list[float] = []
+        self._pace = Pace(WARM_UP)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.times.append(time.perf_counter())
+        self._pace()
 
 
-def measure_trainer(shape: ModelConfig, compiled: bool) -> float:
-    """Tokens/s of transformers' Trainer with bf16 and its fused AdamW."""
-    config = LlamaConfig(**shape.model_dump(exclude={"architecture"}), use_cache=False)
-    model = LlamaForCausalLM(config)
-    ids = Tokens().ids[: ROWS * CONTEXT * STEPS].reshape(-1, CONTEXT)
+def run_trainer(compiled: bool, keep_memory: bool) -> None:
+    """transformers' Trainer with bf16 and its fused AdamW."""
+    if keep_memory:
+        keep_freed_memory()
+    model = LlamaForCausalLM(llama(SHAPE))
+    ids = Tokens().ids.reshape(-1, CONTEXT)
     rows = [{"input_ids": torch.from_numpy(row), "labels": torch.from_numpy(row)} for row in ids]
-    times = StepTimes()
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder,
@@ -109,32 +115,42 @@ def measure_trainer(shape: ModelConfig, compiled: bool) -> float:
             report_to=[],
             disable_tqdm=True,
         )
-        Trainer(model, arguments, train_dataset=rows, callbacks=[times]).train()
-    return rate(times.times)
+        Trainer(model, arguments, train_dataset=rows, callbacks=[Turns()]).train()
+
+
+def llama(shape: ModelConfig) -> LlamaConfig:
+    """The same configuration in transformers' words."""
+    return LlamaConfig(**shape.model_dump(exclude={"architecture"}), use_cache=False)
+
+
+WORKERS = {
+    "ours": lambda: run_ours("adamw", compiled=True),
+    "ours, eager": lambda: run_ours("adamw", compiled=False),
+    "ours with Muon": lambda: run_ours("muon", compiled=True),
+    "Trainer, eager": lambda: run_trainer(compiled=False, keep_memory=False),
+    "Trainer, compiled": lambda: run_trainer(compiled=True, keep_memory=False),
+    "Trainer, compiled, keeping freed memory": lambda: run_trainer(compiled=True, keep_memory=True),
+}
 
 
 def main() -> None:
     """Run all, publish."""
+    commands = {name: [sys.executable, __file__, name] for name in WORKERS}
+    seconds = interleave(commands, ROUNDS)
+    rate = {name: [ROWS * CONTEXT / step for step in steps] for name, steps in seconds.items()}
     rows = []
-    for depth in (4,):
-        shape = ModelChoice(depth=depth, architecture="llama").derive(VOCABULARY)
-        millions = sum(p.numel() for p in Transformer(shape).parameters()) / 1e6
-        runners: dict[str, Callable[[], float]] = {
-            "ours": lambda s=shape: measure_ours(s, "adamw"),
-            "ours with Muon": lambda s=shape: measure_ours(s, "muon"),
-            "Trainer, eager": lambda s=shape: measure_trainer(s, compiled=False),
-            "Trainer, compiled": lambda s=shape: measure_trainer(s, compiled=True),
-        }
-        found = interleave(runners, RUNS)
-        peer = max(("Trainer, eager", "Trainer, compiled"), key=lambda name: statistics.median(found[name]))
-        label = f"{millions:.1f}M Llama, {ROWS} x {CONTEXT} tokens"
-        rows.append(compare(label, "tokens/s", found["ours"], found[peer], peer, BAR))
-        rows.append(
-            compare(f"{label}, ours with Muon", "tokens/s", found["ours with Muon"], found[peer], peer, None)
-        )
-    notes = f"bf16, {torch.get_num_threads()} threads, median of {STEPS - WARM_UP - 1} steps a run; {__doc__}"
+    millions = Transformer(SHAPE).num_parameters() / 1e6
+    for mine in (name for name in WORKERS if name.startswith("ours")):
+        for peer in (name for name in WORKERS if name.startswith("Trainer")):
+            bar = BAR if mine == "ours" else None
+            label = f"{millions:.1f}M Llama, {ROWS} x {CONTEXT} tokens, {mine}"
+            rows.append(compare(label, "tokens/s", rate[mine], rate[peer], peer, bar))
+    notes = f"bf16, {torch.get_num_threads()} threads; {__doc__}"
     publish("train_cpu", rows, ("torch", "transformers", "accelerate"), " ".join(notes.split()))
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        WORKERS[sys.argv[1]]()
+    else:
+        main()
