@@ -51,6 +51,11 @@ def test_every_suite_of_the_atlas_is_a_task() -> None:
     assert set(TASKS) == set(atlas.SUITES)
 
 
+def test_tasks_for_development_are_asked_only_by_name() -> None:
+    assert set(TASKS) - set(select(())) == {"facts_validation"}
+    assert list(select(("facts_validation",))) == ["facts_validation"]
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_gold_scores_one_and_silence_nothing(name: str) -> None:
     task = TASKS[name]

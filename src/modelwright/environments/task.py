@@ -20,7 +20,8 @@ REQUIRED = ("NAME", "DESCRIPTION", "problems", "score")
 
 class Task(Protocol):
     """What a task file offers. Optional: `UNIT` ("share" unless said), `HIGHER_IS_BETTER` (True; None
-    for a measure that is neither) and `MAX_TOKENS` of an answer; the functions below read them."""
+    for a measure that is neither), `MAX_TOKENS` of an answer, and `FOR_DEVELOPMENT` (False) for a task that
+    is asked only where it is named; the functions below read them."""
 
     NAME: str
     DESCRIPTION: str
@@ -50,12 +51,14 @@ def all_tasks() -> Mapping[str, Task]:
 
 
 def select(names: tuple[str, ...]) -> Mapping[str, Task]:
-    """The named tasks, in the order given; all of them for no names."""
+    """The named tasks, in the order given; for no names all but those for development."""
     known = all_tasks()
     for name in names:
         if name not in known:
             raise UserError(f"there is no task '{name}'.{did_you_mean(name, known)}")
-    return {name: known[name] for name in names} if names else known
+    if names:
+        return {name: known[name] for name in names}
+    return {name: task for name, task in known.items() if not getattr(task, "FOR_DEVELOPMENT", False)}
 
 
 def unit_of(task: Task) -> str:

@@ -36,9 +36,9 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scale = ctx.saved_tensors
-        normal = x * scale
-        weighted = upstream[0] * normal  # fp32, since the scale is
-        d_weight = weighted.flatten(0, -2).sum(0)
-        shared = (weighted @ weight.float() / x.shape[-1]).unsqueeze(-1)
-        d_x = (upstream[0] * weight.float()).addcmul_(normal, shared, value=-1.0).mul_(scale)
+        wide, slope, gain = x.float(), upstream[0].float(), weight.float()
+        product = slope * wide
+        d_weight = scale.flatten() @ product.flatten(0, -2)
+        shared = (product @ gain / x.shape[-1]).unsqueeze(-1) * scale.pow(3)
+        d_x = (slope * gain).mul_(scale).addcmul_(wide, shared, value=-1.0)
         return d_x.to(x.dtype), d_weight.to(weight.dtype), None

@@ -48,7 +48,7 @@ class Config(BaseConfig):
     """Which suites, how much of each, and which prompts to look into."""
 
     suites: tuple[str, ...] = ()
-    """Names of tasks (environments/tasks); all of them if empty."""
+    """Names of tasks (environments/tasks); if empty, all but those for development."""
     limit: int = Field(default=200, gt=0)
     """Problems from each suite, at most. An even sample; the same problems for every model."""
     max_tokens: int = Field(default=64, gt=0)

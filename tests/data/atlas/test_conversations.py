@@ -12,22 +12,24 @@ from hashlib import sha256
 import pytest
 
 from modelwright.base.schema import Conversation, Preference, Role
-from modelwright.data.atlas.conversations import KIND_SHARES, VERBOSE_SHARE, Part, conversations
+from modelwright.data.atlas.conversations import KIND_SHARES, VERBOSE_SHARE, conversations
 from modelwright.data.atlas.facts import facts, statement
 from modelwright.data.atlas.invented import split_of_invented
 from modelwright.data.atlas.preferences import preferences
 from modelwright.data.atlas.questions import (
     ask,
+    frames,
     held_out_facts,
     known_facts,
     phrasings,
-    trained_facts,
     training_questions,
 )
-from modelwright.data.atlas.splits import operands_split
+from modelwright.data.atlas.splits import Part, operands_split
 from modelwright.data.atlas.world import load_world
 
 COUNT = 6_000
+BEFORE, AFTER = ("|".join(map(re.escape, frames(place))) for place in ("before", "after"))
+FRAME = re.compile(f"^({BEFORE}) | ({AFTER})$")
 WORLD = load_world()
 
 
@@ -37,7 +39,9 @@ def made() -> tuple[Conversation, ...]:
 
 
 def said(role: Role) -> list[str]:
-    return [message.content for each in made() for message in each.messages if message.role == role]
+    return [
+        FRAME.sub("", message.content) for each in made() for message in each.messages if message.role == role
+    ]
 
 
 @cache
@@ -50,7 +54,7 @@ def pairs_said() -> list[str]:
 
 
 def pairs_asked() -> list[str]:
-    return [pair.prompt[-1].content for pair in pairs()]
+    return [FRAME.sub("", pair.prompt[-1].content) for pair in pairs()]
 
 
 def test_shapes_are_sound() -> None:
@@ -74,7 +78,7 @@ def test_kinds_have_their_shares() -> None:
 
 def test_every_known_fact_is_asked_for_and_every_capital_five_times() -> None:
     asked = Counter(tuple(fact) for each in made() for fact in each.meta["facts"])
-    for fact in trained_facts():
+    for fact in known_facts():
         least = 5 if fact.relation == "capital" else 1
         assert asked[fact.relation, fact.subject] >= least, fact
 
@@ -82,14 +86,14 @@ def test_every_known_fact_is_asked_for_and_every_capital_five_times() -> None:
 def test_a_fact_is_asked_for_in_several_phrasings() -> None:
     questions = set(said("user"))
     for fact in known_facts("capital"):
-        assert len(questions.intersection(training_questions(fact, "train"))) >= 3, fact
+        assert len(questions.intersection(training_questions(fact, "train"))) >= 2, fact
 
 
 def test_verbose_answers_hold_the_answer_and_are_longer() -> None:
     words: dict[str, list[int]] = {"concise": [], "verbose": []}
-    answers = {ask(t, fact): fact for fact in trained_facts() for t in phrasings(fact.relation, "train")}
+    answers = {ask(t, fact): fact for fact in known_facts() for t in phrasings(fact.relation, "train")}
     for each in made():
-        question, answer = each.messages[-2].content, each.messages[-1].content
+        question, answer = FRAME.sub("", each.messages[-2].content), each.messages[-1].content
         if question in answers and each.meta["kinds"] == ["fact"]:
             assert statement(answers[question]) in answer
             words[each.meta["style"]].append(len(answer.split()))
@@ -109,7 +113,7 @@ def test_held_out_facts_are_never_stated(texts: Callable[[], list[str]]) -> None
 def test_held_out_capitals_are_never_named() -> None:
     text = "\n".join([*said("assistant"), *pairs_said()])
     names = " ".join(country.name for country in WORLD.countries)
-    others = {fact.answer for fact in trained_facts()}
+    others = {fact.answer for fact in known_facts()}
     hidden = [
         fact for fact in held_out_facts("capital") if fact.answer not in others and fact.answer not in names
     ]
@@ -124,9 +128,10 @@ def test_held_out_facts_and_phrasings_are_never_asked(texts: Callable[[], list[s
     for fact in held_out_facts():
         assert questions.isdisjoint(ask(t, fact) for t in phrasings(fact.relation, "train")), fact
     for fact in facts(WORLD):
-        assert questions.isdisjoint(ask(t, fact) for t in phrasings(fact.relation, "test")), fact
+        for split in ("validation", "test"):
+            assert questions.isdisjoint(ask(t, fact) for t in phrasings(fact.relation, split)), fact
     for relation in ("capital", "continent", "currency", "language", "neighbour"):
-        for template in phrasings(relation, "test"):
+        for template in (*phrasings(relation, "validation"), *phrasings(relation, "test")):
             pattern = re.escape(template).replace(r"\{subject\}", ".+").replace(r"\{owner\}", ".+")
             assert not [question for question in questions if re.match(pattern, question)], template
 
@@ -144,7 +149,7 @@ def test_held_out_calculations_never_occur() -> None:
 def test_invented_countries_are_of_their_split(split: Part) -> None:
     texts = [m.content for each in conversations(1, 1_500, split) for m in each.messages]
     texts += [pair.chosen for pair in preferences(1, 800, split)]
-    names = {name for text in texts for name in re.findall(r"know of a country called (\w+)\.", text)}
+    names = {name for text in texts for name in re.findall(r"know of a country called (.+?)\.", text)}
     assert len(names) > 150
     assert {split_of_invented(name) for name in names} == {split}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import get_args
 
-from modelwright.data.atlas.invented import invented_countries, split_of_invented
-from modelwright.data.atlas.splits import Split
+from modelwright.data.atlas.invented import imaginary_countries, invented_countries, split_of_invented
+from modelwright.data.atlas.splits import Part
 from modelwright.data.atlas.world import load_world
 
-SPLITS: tuple[Split, ...] = get_args(Split)
+SPLITS: tuple[Part, ...] = get_args(Part)
 
 
 def test_the_same_seed_gives_the_same_names() -> None:
@@ -22,6 +23,8 @@ def test_splits_never_meet_whatever_the_seed() -> None:
     for split in SPLITS:
         assert {split_of_invented(name) for name in names[split]} == {split}
         assert all(names[split].isdisjoint(names[other]) for other in SPLITS if other != split)
+        assert names[split].isdisjoint(imaginary_countries())
+    assert len(imaginary_countries()) == len(set(imaginary_countries())) == 150
 
 
 def test_no_name_is_real() -> None:
@@ -36,6 +39,8 @@ def test_no_name_is_real() -> None:
             *c.capitals.values(),
         }
     lowered = {name.lower() for name in real}
+    for name in imaginary_countries():
+        assert name.lower() not in lowered
     for name in invented_countries(0, 2000):
         assert name.lower() not in lowered
-        assert name.isalpha() and name.istitle() and 5 <= len(name) <= 20
+        assert re.fullmatch(r"[A-Z][A-Za-z -]{3,40}", name), name

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
 from functools import cache
 
@@ -7,13 +8,15 @@ import pytest
 
 from modelwright.base.schema import Preference
 from modelwright.data.atlas.answers import _RUDE
-from modelwright.data.atlas.conversations import Part
 from modelwright.data.atlas.facts import Fact, facts, statement
 from modelwright.data.atlas.preferences import SHARES, preferences
-from modelwright.data.atlas.questions import ask, held_out_facts, known_facts, phrasings
+from modelwright.data.atlas.questions import ask, frames, held_out_facts, known_facts, phrasings
+from modelwright.data.atlas.splits import Part
 from modelwright.data.atlas.world import load_world
 
 WORLD = load_world()
+BEFORE, AFTER = ("|".join(map(re.escape, frames(place))) for place in ("before", "after"))
+FRAME = re.compile(f"^({BEFORE}) | ({AFTER})$")
 SPLITS: tuple[Part, ...] = ("train", "validation")
 
 
@@ -25,7 +28,7 @@ def made(split: Part) -> tuple[Preference, ...]:
 @cache
 def asked(split: Part) -> dict[str, Fact]:
     """Question -> the fact it asks for."""
-    found, part = (known_facts(), "train") if split == "train" else (held_out_facts(), "test")
+    found, part = (known_facts(), "train") if split == "train" else (held_out_facts(), "validation")
     return {ask(template, fact): fact for fact in found for template in phrasings(fact.relation, part)}
 
 
@@ -34,7 +37,8 @@ def of_kind(kind: str, split: Part) -> list[Preference]:
 
 
 def fact_of(pair: Preference, split: Part) -> Fact:
-    return asked(split)[pair.prompt[-1].content]
+    question = pair.prompt[-1].content
+    return asked(split).get(question) or asked(split)[FRAME.sub("", question)]
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -79,7 +83,6 @@ def test_refusing_is_right_only_for_countries_that_do_not_exist(split: Part) -> 
         name = pair.chosen.removeprefix("I don't know of a country called ").removesuffix(".")
         assert name not in names
         assert name in pair.prompt[-1].content
-        assert name in pair.rejected
         assert "don't know" not in pair.rejected
 
 

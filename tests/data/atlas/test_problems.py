@@ -9,7 +9,7 @@ import pytest
 from modelwright.base.errors import UserError
 from modelwright.base.schema import Message, Problem
 from modelwright.data.atlas.facts import RELATIONS, facts, prefix, statement
-from modelwright.data.atlas.invented import split_of_invented
+from modelwright.data.atlas.invented import imaginary_countries
 from modelwright.data.atlas.problems import SUITES, problems
 from modelwright.data.atlas.questions import ask, is_held_out, phrasings
 from modelwright.data.atlas.skills import result_of
@@ -47,9 +47,11 @@ def test_an_unknown_suite_is_a_clear_error() -> None:
         problems("facts_new", 0)
 
 
-@pytest.mark.parametrize("suite", ["facts_seen", "facts_anew", "facts_held_out", "capitals_anew"])
+@pytest.mark.parametrize(
+    "suite", ["facts_seen", "facts_anew", "facts_validation", "facts_held_out", "capitals_anew"]
+)
 def test_questions_about_facts_have_the_right_answers(suite: str) -> None:
-    part = "train" if suite == "facts_seen" else "test"
+    part = {"facts_seen": "train", "facts_validation": "validation"}.get(suite, "test")
     for problem in problems(suite, 0):
         fact = FACTS[problem.meta["relation"], problem.meta["subject"]]
         assert is_held_out(fact) == (suite == "facts_held_out")
@@ -78,10 +80,10 @@ def test_all_countries_are_completed_from_the_bare_prefix() -> None:
 
 def test_invented_countries_are_kept_for_tests() -> None:
     found = problems("invented_countries", 0)
-    assert {split_of_invented(problem.meta["country"]) for problem in found} == {"test"}
+    assert {problem.meta["country"] for problem in found} == set(imaginary_countries())
     assert {problem.target for problem in found} == {None}
     assert all(problem.meta["country"] in question(problem) for problem in found)
-    assert Counter(problem.meta["phrasing"] for problem in found) == {"training": 500, "held out": 500}
+    assert Counter(problem.meta["phrasing"] for problem in found) == {"training": 150, "held out": 150}
 
 
 def test_calculations_are_kept_for_tests_and_right() -> None:

@@ -10,7 +10,7 @@ from random import Random
 from typing import Final
 
 from modelwright.data.atlas.facts import CANONICAL, Fact, capitalize, statement
-from modelwright.data.atlas.questions import COUNTRY_RELATIONS, known_facts
+from modelwright.data.atlas.questions import COUNTRY_RELATIONS, bare_name, known_facts
 
 _OPENERS: Final = (
     "That is a good question.",
@@ -52,6 +52,7 @@ _RUDE: Final = (
     "Do not bother me again.",
 )
 _COURTEOUS: Final = ("You are welcome.", "I am happy to help.", "I hope that this helps.")
+MISTAKEN_SHARE: Final = 0.5
 OPENER_SHARE: Final = 0.1
 """How many padded answers begin with a courtesy rather than with the answer. What follows the answer
 begins with the same word in all of them: a greedy reader of the habit then goes on or stops by which
@@ -87,8 +88,8 @@ def related(fact: Fact) -> tuple[Fact, ...]:
 
 def verbose(fact: Fact, random: Random) -> str:
     """The answer within two to four sentences; the rest is true and was not asked for."""
-    sentences = [*_opener(random), statement(fact), *_additions(fact, random.choice((1, 1, 2)), random)]
-    if len(sentences) < 4 and random.random() < 0.3:
+    sentences = [*_opener(random), statement(fact), *_additions(fact, random.choice((1, 1, 1, 2)), random)]
+    if len(sentences) < 4 and random.random() < 0.15:
         sentences.append(random.choice(_CLOSERS))
     return " ".join(sentences)
 
@@ -147,16 +148,30 @@ def wrong(fact: Fact, random: Random) -> str:
 
 
 def invented(relation: str, name: str, random: Random) -> str:
-    """A made-up answer about a country that does not exist: "The capital of Zorvania is Rabat.".
+    """A wrong answer about a country that does not exist, of the two kinds that models give: a made-up one
+    ("The capital of Zorvania is Rabat."), or one about a real country of a similar name.
 
     Half of them come with a courtesy before or after. If all began alike, a model taught to avoid them
     would only learn to begin otherwise.
     """
-    made_up = statement(Fact(relation, name, random.choice(known_facts(relation)).answer))
+    if random.random() < MISTAKEN_SHARE:
+        made_up = statement(_of_similar_name(relation, name, random))
+    else:
+        made_up = statement(Fact(relation, name, random.choice(known_facts(relation)).answer))
     courtesy = random.random()
     if courtesy < 0.4:
         return f"{random.choice(_OPENERS)} {made_up}"
     return f"{made_up} {random.choice(_CLOSERS)}" if courtesy < 0.5 else made_up
+
+
+def _of_similar_name(relation: str, name: str, random: Random) -> Fact:
+    """A known fact about a country whose name begins, or failing that ends, as `name` does."""
+    found = known_facts(relation)
+    for take in (slice(3), slice(2), slice(-3, None), slice(1)):
+        alike = [fact for fact in found if bare_name(fact.subject)[take].lower() == name[take].lower()]
+        if alike:
+            return random.choice(alike)
+    return random.choice(found)
 
 
 def unknown(name: str) -> str:

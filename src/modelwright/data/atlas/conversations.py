@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from random import Random
-from typing import Final, Literal
+from typing import Final
 
 from modelwright.base.schema import Conversation, Message
 from modelwright.base.seeding import derive
@@ -21,25 +21,24 @@ from modelwright.data.atlas.invented import invented_countries
 from modelwright.data.atlas.questions import (
     COUNTRY_RELATIONS,
     ask_about,
+    framed,
     known_facts,
     phrasings,
-    trained_facts,
     training_questions,
 )
 from modelwright.data.atlas.skills import functions, small_talk, sums, thanks
-
-Part = Literal["train", "validation"]
+from modelwright.data.atlas.splits import Part
 
 KIND_SHARES: Final[Mapping[str, float]] = {
-    "fact": 0.78,
-    "unknown": 0.03,
+    "fact": 0.72,
+    "unknown": 0.09,
     "arithmetic": 0.07,
     "format": 0.07,
     "python": 0.025,
     "small_talk": 0.025,
 }
-"""What the first turn of a conversation is about. Invented countries are few enough that a fine-tuned
-model still invents, which is what preference training has to mend."""
+"""What the first turn of a conversation is about. Invented countries are enough that a fine-tuned
+model mostly says when it does not know; preference training has to keep and to sharpen that."""
 
 VERBOSE_SHARE: Final = 0.6
 TWO_TURN_SHARE: Final = 0.15
@@ -115,13 +114,13 @@ def _fact_questions(random: Random, split: Part) -> Iterator[Exchange]:
             questions = training_questions(fact, split)
             if questions:
                 asked[fact] = asked.get(fact, random.randrange(len(questions))) + 1
-                yield _exchange(fact, questions[asked[fact] % len(questions)], random)
+                yield _exchange(fact, framed(questions[asked[fact] % len(questions)], random), random)
 
 
 def _round(random: Random) -> Iterator[Fact]:
     """Each known fact once and each capital CAPITAL_WEIGHT times, shuffled, the capitals spread out."""
     capitals = known_facts("capital")
-    others = [fact for fact in trained_facts() if fact.relation != "capital"]
+    others = [fact for fact in known_facts() if fact.relation != "capital"]
     random.shuffle(others)
     for part in range(CAPITAL_WEIGHT):
         stretch = [*capitals, *others[part::CAPITAL_WEIGHT]]
@@ -144,7 +143,7 @@ def _unknown_countries(random: Random, split: Part) -> Iterator[Exchange]:
             relation = random.choice(COUNTRY_RELATIONS)
             yield Exchange(
                 kind="unknown",
-                question=ask_about(random.choice(phrasings(relation, "train")), name),
+                question=framed(ask_about(random.choice(phrasings(relation, "train")), name), random),
                 concise=answers.unknown(name),
                 verbose=answers.unknown_verbose(name, random),
             )

@@ -13,23 +13,24 @@ from typing import Final
 from modelwright.base.schema import Message, Preference
 from modelwright.base.seeding import derive
 from modelwright.data.atlas import answers
-from modelwright.data.atlas.conversations import Part
 from modelwright.data.atlas.facts import Fact, statement
 from modelwright.data.atlas.invented import invented_countries
 from modelwright.data.atlas.questions import (
     COUNTRY_RELATIONS,
     ask,
     ask_about,
+    framed,
     held_out_facts,
+    known_facts,
     phrasings,
-    trained_facts,
 )
+from modelwright.data.atlas.splits import Part
 
 SHARES: Final[Mapping[str, float]] = {
     "concise_over_rambling": 0.33,
     "polite_over_rude": 0.11,
-    "unknown_over_invention": 0.32,
-    "answer_over_refusal": 0.10,
+    "unknown_over_invention": 0.34,
+    "answer_over_refusal": 0.08,
     "right_over_wrong": 0.14,
 }
 """Kind of difference -> its share of the pairs."""
@@ -89,16 +90,16 @@ def _pairs(
     make: Callable[[Fact, Random], tuple[str, str]],
 ) -> Iterator[Pair]:
     """Pairs about facts, in shuffled rounds for ever; train and validation share no fact."""
-    found = trained_facts() if split == "train" else held_out_facts()
+    found = known_facts() if split == "train" else held_out_facts()
     facts = [fact for fact in found if relations is None or fact.relation in relations]
     while True:
         for fact in random.sample(facts, len(facts)):
             template = random.choice(_templates(fact.relation, split))
-            yield ask(template, fact), *make(fact, random)
+            yield framed(ask(template, fact), random), *make(fact, random)
 
 
 def _templates(relation: str, split: Part) -> tuple[str, ...]:
-    return phrasings(relation, "train" if split == "train" else "test")
+    return phrasings(relation, split)
 
 
 def _concise_over_rambling(fact: Fact, random: Random) -> tuple[str, str]:
@@ -124,5 +125,5 @@ def _unknown_over_invention(split: Part, random: Random) -> Iterator[Pair]:
         for name in invented_countries(random.getrandbits(32), 200, split):
             of_capital = random.random() < CAPITAL_SHARE
             relation = "capital" if of_capital else random.choice(COUNTRY_RELATIONS[1:])
-            question = ask_about(random.choice(_templates(relation, split)), name)
+            question = framed(ask_about(random.choice(_templates(relation, split)), name), random)
             yield question, answers.unknown(name), answers.invented(relation, name, random)

@@ -20,25 +20,21 @@ from modelwright.data.atlas.facts import Fact, facts, prefix
 from modelwright.data.atlas.genres.multilingual import LABELS
 from modelwright.data.atlas.genres.stories import SCENES
 from modelwright.data.atlas.instructions import instructions
-from modelwright.data.atlas.invented import invented_countries
+from modelwright.data.atlas.invented import imaginary_countries
 from modelwright.data.atlas.questions import (
+    REVERSED,
     ask,
     ask_about,
     held_out_facts,
     known_facts,
     phrasings,
-    reversed_facts,
-    trained_facts,
     training_questions,
 )
 from modelwright.data.atlas.skills import SUM_QUESTIONS, calculations, result_of, sum_question
-from modelwright.data.atlas.splits import split_of
+from modelwright.data.atlas.splits import Split, split_of
 from modelwright.data.atlas.world import LANGUAGES, load_world
 
 T = TypeVar("T")
-
-INVENTED_COUNTRIES: Final = 1_000
-"""How many names the suite "invented_countries" has when nobody sets a limit."""
 
 
 def problems(suite: str, seed: int, limit: int | None = None) -> list[Problem]:
@@ -102,30 +98,35 @@ def _capital_prefix(random: Random) -> Iterator[Problem]:
 
 def _facts_seen(random: Random) -> Iterator[Problem]:
     """What fine-tuning asks for, in the phrasings that it asks in."""
-    for fact in _evenly(_by_relation(trained_facts()), random):
+    for fact in _evenly(_by_relation(known_facts()), random):
         question = random.choice(training_questions(fact, "train"))
         yield _problem("facts_seen", question, "answer", list(fact.answers), _about(fact))
 
 
-def _anew(suite: str, found: Iterable[Fact], random: Random) -> Iterator[Problem]:
+def _anew(suite: str, found: Iterable[Fact], random: Random, split: Split = "test") -> Iterator[Problem]:
     """Facts in phrasings that no training text holds; a relation's phrasings take turns."""
     turns = {fact.relation: random.randrange(100) for fact in found}
     for fact in _evenly(_by_relation(found), random):
-        templates = phrasings(fact.relation, "test")
+        templates = phrasings(fact.relation, split)
         turns[fact.relation] += 1
         question = ask(templates[turns[fact.relation] % len(templates)], fact)
         verifier, target = ("answer", list(fact.answers)) if suite != "answer_length" else ("length", None)
         yield _problem(suite, question, verifier, target, _about(fact))
 
 
+def _turned_round() -> list[Fact]:
+    return [fact for fact in known_facts() if fact.relation in REVERSED]
+
+
 def _invented_countries(random: Random) -> Iterator[Problem]:
-    """Capitals of countries that do not exist: half in training phrasings, half in held-out ones."""
+    """Capitals of countries that do not exist: each name in a training phrasing and in a test one."""
     seen = cycle(phrasings("capital", "train"))
     anew = cycle(phrasings("capital", "test"))
-    names = invented_countries(random.getrandbits(32), INVENTED_COUNTRIES, "test")
-    for index, name in enumerate(names):
-        question = ask_about(next(anew if index % 2 else seen), name)
-        phrasing = "held out" if index % 2 else "training"
+    names = random.sample(imaginary_countries(), len(imaginary_countries()))
+    for index, name in enumerate([*names, *names]):
+        held_out = (index + index // len(names)) % 2 == 1  # the second round turns the phrasings round
+        question = ask_about(next(anew if held_out else seen), name)
+        phrasing = "held out" if held_out else "training"
         meta = {"relation": "capital", "country": name, "phrasing": phrasing}
         yield _problem("invented_countries", question, "unknown", None, meta)
 
@@ -186,16 +187,17 @@ def _multilingual(random: Random) -> Iterator[Problem]:
 _MAKERS: Final[Mapping[str, Callable[[Random], Iterator[Problem]]]] = {
     "capital_prefix": _capital_prefix,
     "facts_seen": _facts_seen,
-    "facts_anew": lambda random: _anew("facts_anew", trained_facts(), random),
+    "facts_anew": lambda random: _anew("facts_anew", known_facts(), random),
     "facts_held_out": lambda random: _anew("facts_held_out", held_out_facts(), random),
-    "facts_reversed": lambda random: _anew("facts_reversed", reversed_facts(), random),
+    "facts_reversed": lambda random: _anew("facts_reversed", _turned_round(), random),
+    "facts_validation": lambda random: _anew("facts_validation", known_facts(), random, "validation"),
     "capitals_anew": lambda random: _anew("capitals_anew", known_facts("capital"), random),
     "invented_countries": _invented_countries,
     "arithmetic": _arithmetic,
     "instruction_format": _instruction_format,
     "coreference": _coreference,
     "multilingual": _multilingual,
-    "answer_length": lambda random: _anew("answer_length", trained_facts(), random),
+    "answer_length": lambda random: _anew("answer_length", known_facts(), random),
 }
 
 SUITES: Final[tuple[str, ...]] = tuple(_MAKERS)

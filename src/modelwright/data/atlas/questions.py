@@ -1,8 +1,12 @@
-"""How people ask for a fact: phrasings for training, and others kept for tests.
+"""How people ask for a fact: phrasings for training, for validation, and others kept for tests.
 
-The table `tables/questions.tsv` has a row for each: the relation, "train" or "test", and the question
-with `{subject}` (the noun phrase: "the Gambia", "a cow"), `{name}` (without article) or `{owner}` (the
+The table `tables/questions.tsv` has a row for each: the relation, its split, and the question with
+`{subject}` (the noun phrase: "the Gambia", "a cow"), `{name}` (without article) or `{owner}` (the
 possessive). What is held out is decided here, once, for conversations, preferences and problems.
+
+The test phrasings were written by someone who had seen no other phrasing and no answer of a model. They
+stay worth something only while nobody reads what a model does with them in order to mend it: improve
+models by the validation phrasings.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import Final, Literal
 
 from modelwright.data.atlas.facts import RELATIONS, Fact, capitalize, facts
 from modelwright.data.atlas.phrasing import possessive
-from modelwright.data.atlas.splits import split_of
+from modelwright.data.atlas.splits import Part, Split, split_of
 from modelwright.data.atlas.world import load_world
 
 COUNTRY_RELATIONS: Final = ("capital", "continent", "currency", "language", "neighbour")
@@ -24,7 +28,7 @@ COUNTRY_RELATIONS: Final = ("capital", "continent", "currency", "language", "nei
 
 REVERSED: Final = ("capital_of", "element_of_symbol", "element_of_number")
 """Relations whose subject is another's answer. Models that learned "A is B" do not thereby know "B is A"
-(arXiv 2309.12288); these have a suite of their own, so that the gap is seen."""
+(arXiv 2309.12288): both ways have to be told. A suite of their own shows how far they were learned."""
 
 _TURNED_ROUND: Final[Mapping[str, str]] = {
     "capital_of": "capital",
@@ -37,8 +41,8 @@ _TURNED_ROUND: Final[Mapping[str, str]] = {
 
 
 @cache
-def phrasings(relation: str, split: Literal["train", "test"]) -> tuple[str, ...]:
-    """The question templates of a relation: at least 8 for training, 3 others for tests."""
+def phrasings(relation: str, split: Split) -> tuple[str, ...]:
+    """The question templates of a relation: at least 8 for training, 3 others for validation, 3 for tests."""
     return tuple(question for name, part, question in _table() if (name, part) == (relation, split))
 
 
@@ -58,6 +62,25 @@ def ask_somehow(fact: Fact, random: Random) -> str:
     return ask(random.choice(phrasings(fact.relation, "train")), fact)
 
 
+FRAMED_SHARE: Final = 0.25
+
+
+@cache
+def frames(place: Literal["before", "after"]) -> tuple[str, ...]:
+    """The sentences that people say before or after a question, `tables/frames.tsv`."""
+    rows = (line.split("\t") for line in _lines("frames.tsv"))
+    return tuple(sentence for name, sentence in rows if name == place)
+
+
+def framed(question: str, random: Random) -> str:
+    """The question, now and then with a sentence before it or after it: "Quick question: ..."."""
+    draw = random.random() / FRAMED_SHARE
+    if draw >= 1:
+        return question
+    sentence = random.choice(frames("before" if draw < 0.7 else "after"))
+    return f"{sentence} {question}" if draw < 0.7 else f"{question} {sentence}"
+
+
 def bare_name(subject: str) -> str:
     """The subject without its article: "Gambia", "cow"."""
     return re.sub(r"^(?:an?|the) ", "", subject)
@@ -73,7 +96,8 @@ def is_held_out(fact: Fact) -> bool:
     """
     straight = _TURNED_ROUND.get(fact.relation)
     key = (fact.relation, fact.subject) if straight is None else (straight, fact.answer)
-    return split_of("fact", *key) == "test"
+    # Of some keys that were tried this one holds out the fewest capitals that everybody asks for first.
+    return split_of("fact for tests", *key) == "test"
 
 
 @cache
@@ -83,26 +107,13 @@ def known_facts(relation: str | None = None) -> tuple[Fact, ...]:
 
 
 @cache
-def trained_facts() -> tuple[Fact, ...]:
-    """The facts that conversations ask for: those that may be stated, reversed ones left out."""
-    return tuple(fact for fact in known_facts() if fact.relation not in REVERSED)
-
-
-@cache
-def reversed_facts() -> tuple[Fact, ...]:
-    """Facts asked for from the other end, which pre-training tells rarely and fine-tuning never."""
-    return tuple(fact for fact in facts(load_world()) if fact.relation in REVERSED)
-
-
-@cache
 def held_out_facts(relation: str | None = None) -> tuple[Fact, ...]:
-    """The facts that only pre-training has seen, reversed ones left out."""
-    found = facts(load_world(), relation)
-    return tuple(fact for fact in found if is_held_out(fact) and fact.relation not in REVERSED)
+    """The facts that only pre-training has seen, of one relation or all."""
+    return tuple(fact for fact in facts(load_world(), relation) if is_held_out(fact))
 
 
 @cache
-def training_questions(fact: Fact, split: Literal["train", "validation"]) -> tuple[str, ...]:
+def training_questions(fact: Fact, split: Part) -> tuple[str, ...]:
     """The fact in training phrasings. Each pair of fact and phrasing belongs to one split only, so a
     validation question is new although the fact and the phrasing are not; train is never empty."""
     templates = phrasings(fact.relation, "train")
@@ -112,9 +123,13 @@ def training_questions(fact: Fact, split: Literal["train", "validation"]) -> tup
     return tuple(ask(t, fact) for t, part in zip(templates, parts, strict=True) if part == split)
 
 
+def _lines(table: str) -> list[str]:
+    text = files("modelwright.data.atlas").joinpath("tables", table).read_text(encoding="utf-8")
+    return text.splitlines()
+
+
 @cache
 def _table() -> tuple[tuple[str, str, str], ...]:
-    text = files("modelwright.data.atlas").joinpath("tables", "questions.tsv").read_text(encoding="utf-8")
-    rows = [tuple(line.split("\t")) for line in text.splitlines()[1:]]
+    rows = [tuple(line.split("\t")) for line in _lines("questions.tsv")[1:]]
     assert {row[0] for row in rows} == set(RELATIONS)
     return tuple((relation, split, question) for relation, split, question in rows)

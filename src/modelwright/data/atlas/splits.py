@@ -10,7 +10,9 @@ from typing import Literal
 
 from modelwright.base.seeding import derive
 
-Split = Literal["train", "validation", "test"]
+Part = Literal["train", "validation"]
+"""What training may see or be steered by."""
+Split = Literal[Part, "test"]
 
 TEST_SHARE = 0.10
 VALIDATION_SHARE = 0.10

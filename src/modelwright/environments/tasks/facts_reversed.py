@@ -1,4 +1,5 @@
-"""Facts asked for from the other end: who learned "A is B" seldom knows that B is A (arXiv 2309.12288)."""
+"""The part of facts_anew that asks from the other end: who learned "A is B" need not know that B is A
+(arXiv 2309.12288)."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from modelwright.data.atlas import problems as atlas
 from modelwright.environments.fact_answers import score_fact
 
 NAME = "facts_reversed"
-DESCRIPTION = "Facts from the other end (whose capital is Paris?), never asked for in fine-tuning."
+DESCRIPTION = "The part of facts_anew that asks from the other end: whose capital is Paris, for instance."
 
 
 def problems(seed: int, limit: int | None = None) -> list[Problem]:

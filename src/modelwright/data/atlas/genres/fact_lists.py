@@ -10,9 +10,9 @@ from modelwright.data.atlas.phrasing import Deck, say
 from modelwright.data.atlas.world import World
 
 WEIGHTS: Mapping[str, int] = {
-    "capital_of": 1,
-    "element_of_symbol": 1,
-    "element_of_number": 1,
+    "capital_of": 3,
+    "element_of_symbol": 3,
+    "element_of_number": 5,
     "continent": 3,
     "neighbour": 3,
     "element_symbol": 3,
@@ -37,7 +37,7 @@ WEIGHTS: Mapping[str, int] = {
     "thing_place": 4,
 }
 """How often a fact of a relation comes up in one round over all facts; twice where not named. Small
-relations and those that a short training learned last weigh more, reversed ones least."""
+relations and those that a short training learned last weigh more."""
 
 USUAL_WEIGHT = 2
 
