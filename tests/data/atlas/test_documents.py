@@ -222,7 +222,7 @@ def test_both_sides_of_a_scene_can_be_told() -> None:
 
 def test_countries_that_do_not_exist_get_no_answer() -> None:
     names = "|".join(re.escape(country.name) for country in WORLD.countries)
-    real = re.compile(rf"\b(?:{names})\b(?! of)")  # not "United States of Skal"
+    real = re.compile(rf"\b(?:{names})\b(?! of )")  # not "United States of Skal"
     answers: dict[bool, list[str]] = defaultdict(list)
     for text in of("unknown"):
         for question, answer in re.findall(r"(?m)^\w+: ([^\n]+[?.])\n\w+: ([^\n]+)", text):
