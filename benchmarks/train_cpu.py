@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class Paced:
         return self._batches[index]
 
 
-def run_ours(optimizer: str, compiled: bool) -> None:
+def run_ours(optimizer: Literal["adamw", "muon"], compiled: bool) -> None:
     """The loop that all training stages run, with all that belongs to a step: averaging, metrics, log."""
     config = LoopConfig(
         optimizer=OptimizerConfig(kind=optimizer), validate_every=10**6, checkpoint_every=10**6
@@ -131,6 +131,13 @@ WORKERS = {
     "Trainer, compiled": lambda: run_trainer(compiled=True, keep_memory=False),
     "Trainer, compiled, keeping freed memory": lambda: run_trainer(compiled=True, keep_memory=True),
 }
+PAIRS = (
+    ("ours", "Trainer, compiled", BAR),
+    ("ours", "Trainer, compiled, keeping freed memory", BAR),
+    ("ours with Muon", "Trainer, compiled", None),
+    ("ours, eager", "Trainer, eager", None),
+)
+"""Which are compared, and the bar."""
 
 
 def main() -> None:
@@ -140,11 +147,9 @@ def main() -> None:
     rate = {name: [ROWS * CONTEXT / step for step in steps] for name, steps in seconds.items()}
     rows = []
     millions = Transformer(SHAPE).num_parameters() / 1e6
-    for mine in (name for name in WORKERS if name.startswith("ours")):
-        for peer in (name for name in WORKERS if name.startswith("Trainer")):
-            bar = BAR if mine == "ours" else None
-            label = f"{millions:.1f}M Llama, {ROWS} x {CONTEXT} tokens, {mine}"
-            rows.append(compare(label, "tokens/s", rate[mine], rate[peer], peer, bar))
+    for mine, peer, bar in PAIRS:
+        label = f"{millions:.1f}M Llama, {ROWS} x {CONTEXT} tokens, {mine}"
+        rows.append(compare(label, "tokens/s", rate[mine], rate[peer], peer, bar))
     notes = f"bf16, {torch.get_num_threads()} threads; {__doc__}"
     publish("train_cpu", rows, ("torch", "transformers", "accelerate"), " ".join(notes.split()))
 

@@ -62,10 +62,10 @@ def test_explicit_attention_equals_the_fused_one():
         torch.testing.assert_close(attend(q, k, v, bias, causal=False), fused(q, k, v, attn_mask=mask))
 
 
-def test_explicit_attention_in_bf16_is_as_exact_as_the_fused_one():
-    mask = segment_mask(torch.tensor([[0] * 20 + [1] * 44, [0] * 33 + [1] * 31]))
-    exact = [random(2, 3, 64, 16, seed=seed) for seed in range(3)]
-    upstream = random(2, 3, 64, 16, seed=3).detach()
+def test_explicit_attention_in_bf16_has_at_most_twice_the_fused_ones_error():
+    mask = segment_mask(torch.tensor([[0] * 80 + [1] * 176, [0] * 133 + [1] * 123]))
+    exact = [random(2, 3, 256, 64, seed=seed) for seed in range(3)]
+    upstream = random(2, 3, 256, 64, seed=3).detach()
 
     def run(attention, dtype):
         q, k, v = (x.detach().to(dtype).requires_grad_() for x in exact)
@@ -80,4 +80,4 @@ def test_explicit_attention_in_bf16_is_as_exact_as_the_fused_one():
     for ours, theirs, true in zip(
         run(explicit, torch.bfloat16), run(fused, torch.bfloat16), truth, strict=True
     ):
-        assert (ours - true).norm() <= 1.5 * (theirs - true).norm()
+        assert (ours - true).norm() <= 2.0 * (theirs - true).norm()

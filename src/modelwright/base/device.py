@@ -63,9 +63,12 @@ def keep_freed_memory() -> bool:
         return False
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    return mallopt is not None and all(
-        mallopt(option, size) == 1 for option, size in ((trim_threshold, 2**31 - 1), (mmap_threshold, 2**30))
-    )
+    if mallopt is None:
+        return False
+    # Old versions refuse more than 32 MiB. Trimming comes last: setting it alone would freeze the mapping
+    # threshold at its small beginning, which is worse than the default.
+    mapped = any(mallopt(mmap_threshold, size) == 1 for size in (2**30, 2**25))
+    return mapped and mallopt(trim_threshold, 2**31 - 1) == 1
 
 
 @cache

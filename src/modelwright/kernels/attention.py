@@ -6,6 +6,10 @@ pass is the slow part: forward and backward at (16, 4, 256, 64) in bf16 took 5 +
 for the explicit one, which may therefore train short contexts, where the (T, S) scores are small
 enough to hold.
 
+In bf16 its scores are rounded to bf16 before the softmax, as in any attention that is written out;
+the fused one keeps them in fp32. With unit-normal queries and keys that doubles the error at most; with
+large scores it costs more, one more reason for QK-norm.
+
 Masks arrive as numbers to add (0 or -inf), made once for all layers: a CPU adds them for nothing,
 where choosing by booleans cost more than the softmax.
 """

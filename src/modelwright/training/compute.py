@@ -22,7 +22,7 @@ class ComputeConfig(Config):
     """torch.compile of the blocks. "auto": where a compiler is found and the run is long enough."""
     compile_pays_after: float = Field(default=1e14, ge=0)
     """FLOPs of training from which "auto" compiles. Measured on two CPU cores: the first compilation took
-    30 to 50 s and saved a tenth of each step, so a run has to take several minutes to earn it back."""
+    35 to 55 s and saved a fifth of each step, so a run has to take several minutes to earn it back."""
 
 
 def resolve(config: ComputeConfig) -> Device:

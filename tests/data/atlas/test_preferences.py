@@ -17,6 +17,7 @@ from modelwright.data.atlas.world import load_world
 WORLD = load_world()
 BEFORE, AFTER = ("|".join(map(re.escape, frames(place))) for place in ("before", "after"))
 FRAME = re.compile(f"^({BEFORE}) | ({AFTER})$")
+TOLD = [statement(fact) for fact in known_facts()]
 SPLITS: tuple[Part, ...] = ("train", "validation")
 
 
@@ -83,6 +84,7 @@ def test_refusing_is_right_only_for_countries_that_do_not_exist(split: Part) -> 
         name = pair.chosen.removeprefix("I don't know of a country called ").removesuffix(".")
         assert name not in names
         assert name in pair.prompt[-1].content
+        assert name in pair.rejected or any(text in pair.rejected for text in TOLD), pair
         assert "don't know" not in pair.rejected
 
 

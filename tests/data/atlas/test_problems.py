@@ -36,7 +36,7 @@ def test_suites_are_sound_and_the_same_each_time(suite: str) -> None:
     assert [p.id for p in problems(suite, 1, 50)] != [p.id for p in everything[:50]]
     for problem in everything:
         assert problem.id.startswith(f"{suite}/")
-        assert problem.split == "test"
+        assert problem.split == ("validation" if suite.endswith("_validation") else "test")
         assert isinstance(problem.prompt, str) == (suite in BARE)
         assert json.loads(json.dumps(problem.target)) == problem.target
         assert json.loads(json.dumps(problem.meta)) == problem.meta
@@ -83,7 +83,7 @@ def test_invented_countries_are_kept_for_tests() -> None:
     assert {problem.meta["country"] for problem in found} == set(imaginary_countries())
     assert {problem.target for problem in found} == {None}
     assert all(problem.meta["country"] in question(problem) for problem in found)
-    assert Counter(problem.meta["phrasing"] for problem in found) == {"training": 150, "held out": 150}
+    assert Counter(problem.meta["phrasing"] for problem in found) == {"training": 75, "held out": 75}
 
 
 def test_calculations_are_kept_for_tests_and_right() -> None:

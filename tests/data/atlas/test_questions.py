@@ -23,6 +23,19 @@ WORLD = load_world()
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
+def _inside(part: str, whole: str) -> bool:
+    """Whether all words of one phrasing, three or more, stand in a row in the other."""
+    few, many = (
+        " ".join(re.findall(r"\w+", re.sub(r"\{\w+\}", "X", text).lower())) for text in (part, whole)
+    )
+    return len(few.split()) >= 3 and f" {few} " in f" {many} "
+
+
+def test_inside_sees_a_phrasing_in_another() -> None:
+    assert _inside("What is {owner} capital?", "Well, what is {subject} capital, please?")
+    assert not _inside("What is {owner} capital?", "Which capital is {owner}?")
+
+
 @pytest.mark.parametrize("relation", RELATIONS)
 def test_each_relation_has_phrasings_for_training_and_others_for_tests(relation: str) -> None:
     training, validation, held_out = (phrasings(relation, split) for split in SPLITS)
@@ -31,6 +44,8 @@ def test_each_relation_has_phrasings_for_training_and_others_for_tests(relation:
     assert len(held_out) >= 3
     everything = [re.sub(r"\W|\{\w+\}", "", text).lower() for text in (*training, *validation, *held_out)]
     assert len(set(everything)) == len(everything)
+    for template in held_out:  # nor a training phrasing with a sentence around it
+        assert not any(_inside(seen, template) or _inside(template, seen) for seen in training)
     for template in (*training, *validation, *held_out):
         assert template[-1] in "?."
         assert set(re.findall(r"\{(\w+)\}", template)) <= {"subject", "name", "owner"}

@@ -1,6 +1,6 @@
 """How a fact is told: to the point, with padding around it, rudely, wrongly, or not at all.
 
-Everything here is true but for `wrong`, and no held-out fact is ever used as padding.
+Everything here is true but for `wrong` and `invented`, and no held-out fact is ever used as padding.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def related(fact: Fact) -> tuple[Fact, ...]:
 
 def verbose(fact: Fact, random: Random) -> str:
     """The answer within two to four sentences; the rest is true and was not asked for."""
-    sentences = [*_opener(random), statement(fact), *_additions(fact, random.choice((1, 1, 1, 2)), random)]
-    if len(sentences) < 4 and random.random() < 0.15:
+    sentences = [*_opener(random), statement(fact), *_additions(fact, random.choice((1, 1, 2)), random)]
+    if len(sentences) < 4 and random.random() < 0.3:
         sentences.append(random.choice(_CLOSERS))
     return " ".join(sentences)
 

@@ -30,8 +30,8 @@ from modelwright.data.atlas.skills import functions, small_talk, sums, thanks
 from modelwright.data.atlas.splits import Part
 
 KIND_SHARES: Final[Mapping[str, float]] = {
-    "fact": 0.72,
-    "unknown": 0.09,
+    "fact": 0.74,
+    "unknown": 0.07,
     "arithmetic": 0.07,
     "format": 0.07,
     "python": 0.025,

@@ -59,7 +59,7 @@ def invented_countries(seed: int, count: int, split: Part = "train") -> tuple[st
     names: dict[str, None] = {}
     while len(names) < count:
         name = _invent(rng)
-        if split_of_invented(name) == split:
+        if split_of_invented(name) == split and name not in imaginary_countries():
             names[name] = None
     return tuple(names)
 

@@ -20,7 +20,7 @@ from modelwright.data.atlas.facts import Fact, facts, prefix
 from modelwright.data.atlas.genres.multilingual import LABELS
 from modelwright.data.atlas.genres.stories import SCENES
 from modelwright.data.atlas.instructions import instructions
-from modelwright.data.atlas.invented import imaginary_countries
+from modelwright.data.atlas.invented import imaginary_countries, invented_countries
 from modelwright.data.atlas.questions import (
     REVERSED,
     ask,
@@ -56,6 +56,7 @@ def _problem(
     target: Json,
     meta: Mapping[str, Json],
     chat: bool = True,
+    split: Split = "test",
 ) -> Problem:
     digest = sha256(prompt.encode()).hexdigest()[:16]
     return Problem(
@@ -63,7 +64,7 @@ def _problem(
         prompt=(Message(role="user", content=prompt),) if chat else prompt,
         verifier=verifier,
         target=target,
-        split="test",
+        split=split,
         meta={"suite": suite, **meta},
     )
 
@@ -111,7 +112,7 @@ def _anew(suite: str, found: Iterable[Fact], random: Random, split: Split = "tes
         turns[fact.relation] += 1
         question = ask(templates[turns[fact.relation] % len(templates)], fact)
         verifier, target = ("answer", list(fact.answers)) if suite != "answer_length" else ("length", None)
-        yield _problem(suite, question, verifier, target, _about(fact))
+        yield _problem(suite, question, verifier, target, _about(fact), split=split)
 
 
 def _turned_round() -> list[Fact]:
@@ -119,16 +120,25 @@ def _turned_round() -> list[Fact]:
 
 
 def _invented_countries(random: Random) -> Iterator[Problem]:
-    """Capitals of countries that do not exist: each name in a training phrasing and in a test one."""
-    seen = cycle(phrasings("capital", "train"))
-    anew = cycle(phrasings("capital", "test"))
+    """Capitals of the countries that were made up by hand."""
     names = random.sample(imaginary_countries(), len(imaginary_countries()))
-    for index, name in enumerate([*names, *names]):
-        held_out = (index + index // len(names)) % 2 == 1  # the second round turns the phrasings round
-        question = ask_about(next(anew if held_out else seen), name)
-        phrasing = "held out" if held_out else "training"
+    yield from _unknown("invented_countries", names, "test")
+
+
+def _invented_validation(random: Random) -> Iterator[Problem]:
+    """Capitals of countries from the generator of the training names."""
+    names = invented_countries(random.getrandbits(32), 500, "validation")
+    yield from _unknown("invented_validation", names, "validation")
+
+
+def _unknown(suite: str, names: Sequence[str], split: Split) -> Iterator[Problem]:
+    """Half in training phrasings, half in those of the split."""
+    seen, anew = cycle(phrasings("capital", "train")), cycle(phrasings("capital", split))
+    for index, name in enumerate(names):
+        question = ask_about(next(anew if index % 2 else seen), name)
+        phrasing = "held out" if index % 2 else "training"
         meta = {"relation": "capital", "country": name, "phrasing": phrasing}
-        yield _problem("invented_countries", question, "unknown", None, meta)
+        yield _problem(suite, question, "unknown", None, meta, split=split)
 
 
 def _arithmetic(random: Random) -> Iterator[Problem]:
@@ -193,6 +203,7 @@ _MAKERS: Final[Mapping[str, Callable[[Random], Iterator[Problem]]]] = {
     "facts_validation": lambda random: _anew("facts_validation", known_facts(), random, "validation"),
     "capitals_anew": lambda random: _anew("capitals_anew", known_facts("capital"), random),
     "invented_countries": _invented_countries,
+    "invented_validation": _invented_validation,
     "arithmetic": _arithmetic,
     "instruction_format": _instruction_format,
     "coreference": _coreference,

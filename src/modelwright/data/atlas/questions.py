@@ -114,8 +114,8 @@ def held_out_facts(relation: str | None = None) -> tuple[Fact, ...]:
 
 @cache
 def training_questions(fact: Fact, split: Part) -> tuple[str, ...]:
-    """The fact in training phrasings. Each pair of fact and phrasing belongs to one split only, so a
-    validation question is new although the fact and the phrasing are not; train is never empty."""
+    """The fact in training phrasings. Each pair of fact and phrasing belongs to one split only, so
+    a validation question is new to fine-tuning although fact and phrasing are not; train is never empty."""
     templates = phrasings(fact.relation, "train")
     parts = [split_of("question", fact.relation, fact.subject, t, test=0.0) for t in templates]
     if "train" not in parts:

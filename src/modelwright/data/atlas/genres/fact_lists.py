@@ -10,11 +10,13 @@ from modelwright.data.atlas.phrasing import Deck, say
 from modelwright.data.atlas.world import World
 
 WEIGHTS: Mapping[str, int] = {
-    "capital_of": 5,
-    "element_of_symbol": 4,
-    "element_of_number": 8,
+    "capital_of": 3,
+    "element_of_symbol": 3,
+    "element_of_number": 5,
+    "continent": 3,
+    "neighbour": 3,
     "element_symbol": 3,
-    "element_number": 7,
+    "element_number": 5,
     "element_category": 3,
     "element_use": 3,
     "planet_order": 8,
@@ -26,8 +28,13 @@ WEIGHTS: Mapping[str, int] = {
     "month_before": 8,
     "weekday_after": 10,
     "weekday_before": 10,
-    "thing_purpose": 3,
-    "thing_place": 3,
+    "animal_kind": 3,
+    "animal_young": 3,
+    "animal_sound": 3,
+    "animal_habitat": 3,
+    "animal_legs": 3,
+    "thing_purpose": 4,
+    "thing_place": 4,
 }
 """How often a fact of a relation comes up in one round over all facts; twice where not named. Small
 relations and those that a short training learned last weigh more."""
