@@ -194,3 +194,23 @@ def test_the_environment_is_for_one_attempt() -> None:
         environment.step("again")
     with pytest.raises(RuntimeError):
         environment.open(problem)
+
+
+@pytest.mark.parametrize(
+    ("relation", "subject", "text", "right"),
+    [
+        ("capital_of", "Nairobi", "Kuwait City is the capital of Kenya.", False),
+        ("capital_of", "Nairobi", "I am glad that you ask. Nairobi is the capital of Kenya.", True),
+        ("capital_of", "Nairobi", "Kenya.", True),
+        ("element_of_symbol", "Sb", "The chemical symbol S stands for antimony.", False),
+        ("element_of_symbol", "Sb", "The chemical symbol Sb stands for antimony.", True),
+        ("capital", "Kenya", "The capital of Uganda is Nairobi.", False),
+        ("neighbour", "France", "A neighbour of Germany is Belgium.", False),
+        ("neighbour", "France", "Belgium, for instance.", True),
+    ],
+)
+def test_a_right_answer_told_of_another_subject_does_not_count(
+    relation: str, subject: str, text: str, right: bool
+) -> None:
+    fact = next(fact for fact in facts(load_world(), relation) if fact.subject == subject)
+    assert score_fact(about(fact), text).value == right

@@ -3,15 +3,18 @@
 "Paris, London, Rome, Madrid, ..." contains every right answer and knows none; so does a text that
 repeats a question such as "Carnivore, herbivore or omnivore: which is a swan?". And "South Africa lies
 in Europe" holds the word Africa. So wrong answers of the same relation are counted as well.
+"Kuwait City is the capital of Kenya" names the country that was asked for, and is false all the same: a
+right answer that is told of another subject does not count.
 """
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 from modelwright.base.schema import Problem, Score
-from modelwright.data.atlas.facts import facts
-from modelwright.data.atlas.world import load_world
+from modelwright.data.atlas.facts import CANONICAL, facts
+from modelwright.data.atlas.world import load_world, with_article
 from modelwright.environments.matching import normalise
 from modelwright.environments.verify import passed, verify
 
@@ -28,7 +31,8 @@ def score_fact(problem: Problem, text: str) -> Score:
     if len(wrong) > tolerated(problem, text):
         shown = "', '".join(wrong[:3])
         return passed(False, f"beside a right answer also names '{shown}'")
-    return score
+    other = other_subject(problem, text)
+    return score if other is None else passed(False, f"tells it of '{other}'")
 
 
 def tolerated(problem: Problem, text: str) -> int:
@@ -53,6 +57,21 @@ def wrong_answers(problem: Problem, text: str) -> list[str]:
     named = [answer for answer in _answers(str(problem.meta["relation"])) if f" {answer} " in said]
     wrong = [answer for answer in named if not any(f" {answer} " in right for right in own)]
     return [answer for answer in wrong if not any(answer != o and f" {answer} " in f" {o} " for o in wrong)]
+
+
+def other_subject(problem: Problem, text: str) -> str | None:
+    """Whom `text` tells a right answer of in the canonical sentence, if it is not the one asked about."""
+    subject = normalise(str(problem.meta["subject"]))
+    told: list[str] = []
+    for right in map(str, problem.target):
+        template = CANONICAL[str(problem.meta["relation"])].removesuffix(".")
+        sentence = template.format(s="{}", S="{}", a=right, an_a=with_article(right))
+        before, after = map(re.escape, sentence.split("{}"))
+        found = re.findall(rf"{before}(.{{1,60}}?){after}\b", text, re.IGNORECASE)
+        told += [normalise(name) for name in found]
+    if not told or any(f" {name} ".endswith(f" {subject} ") for name in told):
+        return None
+    return told[0]
 
 
 def _padded(text: str) -> str:
