@@ -76,8 +76,10 @@ def interleave(workers: Mapping[str, Sequence[str]], rounds: int) -> dict[str, l
             )
             if _answer(running[name], name) != "ready":
                 raise SystemExit(f"{name}: spoke before its warm-up ended")
+        names = list(running)
         for number in range(rounds):
-            for name, process in running.items():
+            for name in names[number % len(names) :] + names[: number % len(names)]:  # nobody is always first
+                process = running[name]
                 assert process.stdin is not None
                 print("go", file=process.stdin, flush=True)
                 found[name].append(float(_answer(process, name)))
@@ -85,7 +87,12 @@ def interleave(workers: Mapping[str, Sequence[str]], rounds: int) -> dict[str, l
                 console.print(f"  {number + 1}/{rounds} rounds")
     finally:
         for process in running.values():
-            process.kill()
+            assert process.stdin is not None
+            process.stdin.close()  # a waiting worker ends and clears up behind itself
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
     return found
 
 

@@ -53,6 +53,7 @@ _RUDE: Final = (
 )
 _COURTEOUS: Final = ("You are welcome.", "I am happy to help.", "I hope that this helps.")
 MISTAKEN_SHARE: Final = 0.5
+"""How many inventions speak of a real country of a similar name instead."""
 OPENER_SHARE: Final = 0.1
 """How many padded answers begin with a courtesy rather than with the answer. What follows the answer
 begins with the same word in all of them: a greedy reader of the habit then goes on or stops by which
