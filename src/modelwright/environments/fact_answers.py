@@ -14,6 +14,7 @@ from functools import cache
 
 from modelwright.base.schema import Problem, Score
 from modelwright.data.atlas.facts import CANONICAL, facts
+from modelwright.data.atlas.phrasing import STATEMENTS
 from modelwright.data.atlas.world import load_world, with_article
 from modelwright.environments.matching import normalise
 from modelwright.environments.verify import passed, verify
@@ -60,18 +61,30 @@ def wrong_answers(problem: Problem, text: str) -> list[str]:
 
 
 def other_subject(problem: Problem, text: str) -> str | None:
-    """Whom `text` tells a right answer of in the canonical sentence, if it is not the one asked about."""
+    """Whom `text` tells a right answer of in a sentence as we tell it, if it is not the one asked about."""
     subject = normalise(str(problem.meta["subject"]))
     told: list[str] = []
-    for right in map(str, problem.target):
-        template = CANONICAL[str(problem.meta["relation"])].removesuffix(".")
-        sentence = template.format(s="{}", S="{}", a=right, an_a=with_article(right))
-        before, after = map(re.escape, sentence.split("{}"))
-        found = re.findall(rf"{before}(.{{1,60}}?){after}\b", text, re.IGNORECASE)
-        told += [normalise(name) for name in found]
+    for template in _sentences(str(problem.meta["relation"])):
+        for right in map(str, problem.target):
+            sentence = template.format(s="{}", S="{}", a=right, an_a=with_article(right))
+            before, after = map(re.escape, sentence.split("{}"))
+            found = re.findall(rf"{before}(.{{1,60}}?){after}\b", text, re.IGNORECASE)
+            told += [normalise(name) for name in found]
     if not told or any(f" {name} ".endswith(f" {subject} ") for name in told):
         return None
     return told[0]
+
+
+@cache
+def _sentences(relation: str) -> tuple[str, ...]:
+    """The canonical sentence, and others of four words or more besides subject and answer: a shorter one
+    ("... is in Africa") turns up within true sentences about something else."""
+    others = (
+        template
+        for template in STATEMENTS[relation]
+        if re.fullmatch(r"[^{}]*\{[sS]\}[^{}]*\{(a|an_a)\}\.", template) and len(template.split()) >= 6
+    )
+    return tuple(template.removesuffix(".") for template in (CANONICAL[relation], *others))
 
 
 def _padded(text: str) -> str:

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modelwright.kernels import native
+
 EXPLICIT_MAX_LENGTH = 512
 """Longest context whose scores are held on a CPU: memory grows with its square."""
 
@@ -32,7 +34,8 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """(B, H, T, hd) queries over (B, H, S, hd) keys and values; bias (B, 1, T, S) is added to the scores.
+    """(B, H, T, hd) queries over (B, K, S, hd) keys and values, K dividing H; bias (B, 1, T, S) is added to
+    the scores.
 
     Rows that may attend to nothing are not allowed: their softmax has no value.
     """
@@ -40,27 +43,60 @@ def explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
 
 class _Explicit(torch.autograd.Function):
-    """The gradient is written out to keep the probabilities alone, in the dtype of the products."""
+    """The gradient is written out to keep the probabilities alone, in the dtype of the products. The query
+    heads of a group are rows that share their keys: (B, K, G T, hd), so nothing is repeated."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        q = q * q.shape[-1] ** -0.5
-        probabilities = (q @ k.transpose(-2, -1)).add_(bias).softmax(-1)  # sums in fp32 within
-        ctx.save_for_backward(q, k, v, probabilities)
-        return probabilities @ v
+        grouped = q.reshape(*k.shape[:2], -1, q.shape[-1])
+        scores = grouped @ k.transpose(-2, -1)
+        probabilities = _softmax(scores, bias, q.shape[1], q.shape[-1] ** -0.5)
+        ctx.save_for_backward(grouped, k, v, probabilities)
+        return (probabilities @ v).reshape(q.shape)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v, p = ctx.saved_tensors
-        d_p = upstream[0] @ v.transpose(-2, -1)
-        d_scores = torch.ops.aten._softmax_backward_data(d_p, p, -1, p.dtype)
-        d_q = (d_scores @ k) * q.shape[-1] ** -0.5
-        return d_q, d_scores.transpose(-2, -1) @ q, p.transpose(-2, -1) @ upstream[0], None
+        slope = upstream[0].reshape(q.shape)
+        d_scores = _softmax_backward(p, slope @ v.transpose(-2, -1), q.shape[-1] ** -0.5)
+        d_q = (d_scores @ k).reshape(upstream[0].shape)
+        return d_q, d_scores.transpose(-2, -1) @ q, p.transpose(-2, -1) @ slope, None
+
+
+def _softmax(scores: Tensor, bias: Tensor, heads: int, scale: float) -> Tensor:
+    """softmax(scale x scores + bias) in place; (B, K, G T, S) scores of (B, H, T, S), bias (B, 1, T, S)."""
+    length, size = bias.shape[-2:]
+    if native.usable(scores, bias):
+        rows = scores.numel() // size
+        bias = bias.contiguous()
+        shared_by = heads * length if bias.shape[0] > 1 else rows
+        native.call("softmax", scores.dtype, scores, bias, rows, size, length, shared_by, scale)
+        return scores
+    by_head = scores.view(-1, heads, length, size).mul_(scale).add_(bias)
+    return by_head.softmax(-1).view_as(scores)  # sums in fp32 within
+
+
+def _softmax_backward(probabilities: Tensor, gradient: Tensor, scale: float) -> Tensor:
+    """The gradient of the scores before `scale`; `gradient` may be overwritten."""
+    if native.usable(probabilities, gradient):
+        size = gradient.shape[-1]
+        native.call(
+            "softmax_backward", gradient.dtype, probabilities, gradient, gradient.numel() // size, size, scale
+        )
+        return gradient
+    return torch.ops.aten._softmax_backward_data(gradient, probabilities, -1, probabilities.dtype).mul_(scale)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, causal: bool) -> Tensor:
-    """Scaled dot-product attention of equal numbers of heads; bias as `additive` makes it."""
+    """Scaled dot-product attention of (B, H, T, hd) queries over (B, K, S, hd) keys and values, K dividing H;
+    bias as `additive` makes it."""
     differentiated = torch.is_grad_enabled() and q.requires_grad
     if bias is not None and differentiated and q.device.type == "cpu" and q.shape[-2] <= EXPLICIT_MAX_LENGTH:
         return explicit(q, k, v, bias)
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1 and q.shape[-2] == 1:  # decoding: the heads of a group are rows that share their keys
+        mixed = F.scaled_dot_product_attention(q.reshape(*k.shape[:2], groups, -1), k, v, attn_mask=bias)
+        return mixed.reshape(q.shape)
+    if groups > 1:  # repeated by hand: CPU kernels for unequal head counts are the slow ones
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=causal)

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modelwright.kernels import native
+
 CHUNK = 512
 """Tokens at a time. 512 x 4096 fp32 logits are 8 MiB: the passes over them stay in a CPU's caches,
 where 2048 tokens took about four times as long per token (measured on two Sapphire Rapids cores)."""
@@ -44,11 +46,21 @@ def _chunks(total: int, chunk: int) -> list[slice]:
     return [slice(start, min(start + chunk, total)) for start in range(0, total, chunk)]
 
 
-def _logit_gradient(log_probabilities: Tensor, targets: Tensor) -> Tensor:
-    """d(-log p(target))/d(logits) = softmax - onehot, in the memory of the log-probabilities."""
-    gradient = log_probabilities.exp_()
-    gradient[torch.arange(len(targets), device=targets.device), targets] -= 1.0
-    return gradient
+def _logprobs(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    """(N,) log p(target) in fp32. With `weights`, (N,) or one for all, the (N, V) logits are overwritten by
+    the gradient of sum(weights * log p(target)), which is weights * (onehot - softmax)."""
+    if native.usable(logits, targets):
+        found = torch.empty(len(targets), dtype=torch.float32)
+        stride = 0 if weights is None or weights.ndim == 0 else 1
+        native.call("cross_entropy", logits.dtype, logits, targets, weights, stride, found, *logits.shape)
+        return found
+    log_probabilities = logits.float().log_softmax(-1)
+    found = log_probabilities.gather(1, targets[:, None]).squeeze(1)
+    if weights is not None:
+        gradient = log_probabilities.exp_().neg_()
+        gradient[torch.arange(len(targets), device=targets.device), targets] += 1.0
+        logits.copy_(gradient.mul_(weights if weights.ndim == 0 else weights[:, None]))
+    return found
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
@@ -56,16 +68,16 @@ class _SummedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, chunk: int) -> Tensor:
         cast = head.to(hidden.dtype)
         needs_gradient = hidden.requires_grad or head.requires_grad
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        minus_one = torch.full((), -1.0, device=hidden.device) if needs_gradient else None
         d_hidden = torch.empty_like(hidden) if needs_gradient else None
         d_head = torch.zeros_like(head, dtype=torch.float32) if needs_gradient else None
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for part in _chunks(len(targets), chunk):
-            found = (hidden[part] @ cast.T).float().log_softmax(-1)
-            total -= found.gather(1, targets[part, None]).sum()
+            logits = hidden[part] @ cast.T
+            total -= _logprobs(logits, targets[part], minus_one).sum()
             if d_hidden is not None and d_head is not None:
-                gradient = _logit_gradient(found, targets[part]).to(hidden.dtype)
-                d_hidden[part] = gradient @ cast
-                d_head += gradient.T @ hidden[part]
+                d_hidden[part] = logits @ cast
+                d_head += logits.T @ hidden[part]
         ctx.save_for_backward(*((d_hidden, d_head) if d_hidden is not None else ()))
         return total
 
@@ -81,8 +93,7 @@ class _TokenLogprobs(torch.autograd.Function):
         cast = head.to(hidden.dtype)
         found = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         for part in _chunks(len(targets), chunk):
-            logits = (hidden[part] @ cast.T).float()
-            found[part] = logits.gather(1, targets[part, None]).squeeze(1) - logits.logsumexp(-1)
+            found[part] = _logprobs(hidden[part] @ cast.T, targets[part], None)
         ctx.save_for_backward(hidden, head, targets)
         ctx.chunk = chunk
         return found
@@ -91,12 +102,12 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
         hidden, head, targets = ctx.saved_tensors
         cast = head.to(hidden.dtype)
+        weights = upstream[0].contiguous()
         d_hidden = torch.empty_like(hidden)
         d_head = torch.zeros_like(head, dtype=torch.float32)
         for part in _chunks(len(targets), ctx.chunk):
-            log_probabilities = (hidden[part] @ cast.T).float().log_softmax(-1)
-            gradient = _logit_gradient(log_probabilities, targets[part])
-            gradient = gradient.mul_(-upstream[0][part, None]).to(hidden.dtype)
-            d_hidden[part] = gradient @ cast
-            d_head += gradient.T @ hidden[part]
+            logits = hidden[part] @ cast.T
+            _logprobs(logits, targets[part], weights[part])
+            d_hidden[part] = logits @ cast
+            d_head += logits.T @ hidden[part]
         return d_hidden, d_head.to(head.dtype), None, None

@@ -2,7 +2,8 @@
 
 Composed of plain operations, autograd keeps and walks over a dozen tensors of the input's size; on a
 CPU, where these walks are bound by memory, normalising cost more than attention. The gradient in one
-piece needs about half of them. `reference` is the plain version that it is tested against.
+piece needs about half of them, and compiled (`native.cpp`) two. `reference` is the plain version that
+both are tested against.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from modelwright.kernels import native
 
 
 def reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -22,7 +25,30 @@ def reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """(..., D) with weight (D,): the same as `reference`, differentiable."""
+    if native.usable(x, weight) and weight.dtype == torch.float32:
+        return _Native.apply(x, weight, eps)  # type: ignore[no-any-return]
     return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-any-return]
+
+
+class _Native(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        x = x.contiguous()
+        size = x.shape[-1]
+        rows = x.numel() // size
+        y, scale = torch.empty_like(x), torch.empty(rows, dtype=torch.float32)
+        native.call("rms_norm", x.dtype, x, weight, y, scale, rows, size, eps)
+        ctx.save_for_backward(x, weight, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, scale = ctx.saved_tensors
+        slope = upstream[0].contiguous()
+        d_x, d_weight = torch.empty_like(x), torch.empty_like(weight)
+        sizes = scale.numel(), x.shape[-1]
+        native.call("rms_norm_backward", x.dtype, x, weight, scale, slope, d_x, d_weight, *sizes)
+        return d_x, d_weight, None
 
 
 class _RMSNorm(torch.autograd.Function):

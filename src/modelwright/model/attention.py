@@ -80,12 +80,6 @@ class Attention(nn.Module):
         q, k = rotate(q.transpose(1, 2), *rope), rotate(k.transpose(1, 2), *rope)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
-        groups = self.heads // self.kv_heads
-        if groups > 1 and length == 1:  # decoding: the heads of a group are rows that share their keys
-            q = q.reshape(batch, self.kv_heads, groups, self.head_dim)
-        elif groups > 1:  # repeated by hand: CPU kernels for unequal head counts are the slow ones
-            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
         causal = bias is None and cache is None and length > 1
         mixed = attend(q, k, v, bias, causal=causal)
-        mixed = mixed.reshape(batch, self.heads, length, self.head_dim)
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim))

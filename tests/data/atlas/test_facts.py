@@ -26,7 +26,7 @@ def test_relations_are_all_there_and_never_empty() -> None:
     [
         ("capital", "The capital of France is Paris."),
         ("capital", "The capital of the Netherlands is Amsterdam."),
-        ("capital_of", "Paris is the capital of France."),
+        ("capital_of", "The country whose capital is Paris is France."),
         ("currency", "The currency of Japan is the Japanese yen."),
         ("element_symbol", "The chemical symbol for gold is Au."),
         ("planet_order", "Counting from the Sun, Earth is planet number 3."),

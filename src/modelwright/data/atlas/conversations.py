@@ -20,6 +20,7 @@ from modelwright.data.atlas.instructions import instructions_shuffled
 from modelwright.data.atlas.invented import invented_countries
 from modelwright.data.atlas.questions import (
     COUNTRY_RELATIONS,
+    REVERSED,
     ask_about,
     framed,
     known_facts,
@@ -43,8 +44,8 @@ model mostly says when it does not know; preference training has to keep and to 
 VERBOSE_SHARE: Final = 0.6
 TWO_TURN_SHARE: Final = 0.15
 SYSTEM_SHARE: Final = 0.05
-CAPITAL_WEIGHT: Final = 3
-"""How often a round over the facts asks for each capital; every other fact comes once."""
+DOUBLED: Final = ("capital", *REVERSED)
+"""Relations whose facts a round asks for twice: what everybody asks first, and what is learned last."""
 
 _SYSTEM: Final[Mapping[bool, tuple[str, ...]]] = {
     False: ("You answer in one short sentence.", "Be brief.", "You are a helpful assistant."),
@@ -75,8 +76,8 @@ def conversations(seed: int, count: int, split: Part = "train") -> list[Conversa
     """`count` conversations; the same for the same arguments.
 
     Facts come in shuffled rounds, so that each is asked for about equally often, in one phrasing
-    after the other. With 6,000 every known fact is asked for once or more and every known capital
-    at least five times. `meta` holds the kind, the style and the facts asked for.
+    after the other. With 6,000 every known fact is asked for once or more and every doubled one
+    at least three times. `meta` holds the kind, the style and the facts asked for.
     """
     random = Random(derive(seed, "conversations", split))
     sources = _sources(random, split)
@@ -118,12 +119,12 @@ def _fact_questions(random: Random, split: Part) -> Iterator[Exchange]:
 
 
 def _round(random: Random) -> Iterator[Fact]:
-    """Each known fact once and each capital CAPITAL_WEIGHT times, shuffled, the capitals spread out."""
-    capitals = known_facts("capital")
-    others = [fact for fact in known_facts() if fact.relation != "capital"]
+    """Each known fact once or, if DOUBLED, twice, shuffled; the two are half a round apart on average."""
+    doubled = [fact for fact in known_facts() if fact.relation in DOUBLED]
+    others = [fact for fact in known_facts() if fact.relation not in DOUBLED]
     random.shuffle(others)
-    for part in range(CAPITAL_WEIGHT):
-        stretch = [*capitals, *others[part::CAPITAL_WEIGHT]]
+    for part in range(2):
+        stretch = [*doubled, *others[part::2]]
         yield from random.sample(stretch, len(stretch))
 
 

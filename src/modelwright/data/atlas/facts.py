@@ -1,7 +1,9 @@
 """Facts: what can be asked of the world, and every right answer.
 
 Each relation has one canonical sentence that ends in its answer ("The capital of France is Paris."),
-so that a fact is at once a statement to train on, a prefix to complete and an answer to check.
+so that a fact is at once a statement to train on, a prefix to complete and an answer to check. Most begin
+with words of their relation: a small model that has to name the subject first, before it has said what
+about it, often names another ("Kuwait City is the capital of Kenya.").
 Countries that do not exist are in `invented.py`.
 """
 
@@ -34,8 +36,8 @@ class Fact:
 
 CANONICAL: Mapping[str, str] = {
     "capital": "The capital of {s} is {a}.",
-    "capital_of": "{S} is the capital of {a}.",
-    "continent": "{S} lies in {a}.",
+    "capital_of": "The country whose capital is {s} is {a}.",
+    "continent": "The continent of {s} is {a}.",
     "currency": "The currency of {s} is the {a}.",
     "language": "An official language of {s} is {a}.",
     "neighbour": "A neighbour of {s} is {a}.",

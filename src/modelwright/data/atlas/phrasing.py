@@ -26,12 +26,12 @@ STATEMENTS: Mapping[str, tuple[str, ...]] = {
     ),
     "capital_of": (
         "{S} is the capital city of {a}.",
-        "The country whose capital is {s} is {a}.",
+        "{S} is the capital of {a}.",
         "With {s} as its capital, the country must be {a}.",
     ),
     "continent": (
         "{S} is a country in {a}.",
-        "The continent of {s} is {a}.",
+        "{S} lies in {a}.",
         "{S} is in {a}.",
         "On a map of the world, you find {s} in {a}.",
     ),

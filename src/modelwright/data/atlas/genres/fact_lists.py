@@ -10,13 +10,13 @@ from modelwright.data.atlas.phrasing import Deck, say
 from modelwright.data.atlas.world import World
 
 WEIGHTS: Mapping[str, int] = {
-    "capital_of": 3,
+    "capital_of": 4,
     "element_of_symbol": 3,
-    "element_of_number": 5,
+    "element_of_number": 6,
     "continent": 3,
     "neighbour": 3,
     "element_symbol": 3,
-    "element_number": 5,
+    "element_number": 6,
     "element_category": 3,
     "element_use": 3,
     "planet_order": 8,
@@ -33,8 +33,8 @@ WEIGHTS: Mapping[str, int] = {
     "animal_sound": 3,
     "animal_habitat": 3,
     "animal_legs": 3,
-    "thing_purpose": 4,
-    "thing_place": 4,
+    "thing_purpose": 3,
+    "thing_place": 3,
 }
 """How often a fact of a relation comes up in one round over all facts; twice where not named. Small
 relations and those that a short training learned last weigh more."""

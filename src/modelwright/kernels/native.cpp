@@ -1,0 +1,244 @@
+// Row-wise kernels for CPUs, each one pass over memory where torch's operations need several.
+//
+// Every function computes in fp32 and stores in the element type T, fp32 or bf16 (the file is compiled once for
+// each). Rows are shared out among threads in fixed blocks, so the result does not depend on how
+// many threads there are. The plain torch versions that each is tested against stand in rms_norm.py,
+// rotary.py, swiglu.py, attention.py and cross_entropy.py; native.py compiles and loads this file.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+#ifdef BFLOAT16
+
+struct T {
+    uint16_t bits;
+};
+
+inline float load(T x) {
+    const uint32_t wide = uint32_t(x.bits) << 16;
+    float value;
+    std::memcpy(&value, &wide, 4);
+    return value;
+}
+
+inline T store(float x) {  // to nearest, ties to even; a NaN stays one
+    uint32_t wide;
+    std::memcpy(&wide, &x, 4);
+    const uint32_t rounded = (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;
+    return {uint16_t((wide & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded)};
+}
+
+#else
+
+using T = float;
+
+inline float load(T x) { return x; }
+
+inline T store(float x) { return x; }
+
+#endif
+
+// exp(x) to about 2 units in the last place, in operations that compilers vectorise (the polynomial is that of
+// Cephes' expf). 0 below -87, at most exp(88), NaN of NaN.
+inline float exponential(float x) {
+    const float clamped = x < -87.f ? -87.f : (x > 88.f ? 88.f : x);
+    const float n = std::rint(clamped * 1.44269504f);
+    const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;  // minus n ln 2, in two parts
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.f;
+    const uint32_t power = uint32_t(int32_t(n) + 127) << 23;
+    float two_to_n;
+    std::memcpy(&two_to_n, &power, 4);
+    return x < -87.f ? 0.f : p * two_to_n;
+}
+
+// out = exp(in - top), returns the sum. The two may be the same row.
+inline float exponentials(const float* in, float* out, int64_t size, float top) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < size; ++j) {
+        out[j] = exponential(in[j] - top);
+        sum += out[j];
+    }
+    return sum;
+}
+
+constexpr int64_t SMALL = 16384;  // elements below which waking a second thread costs more than it saves
+
+inline int team(int64_t elements, int threads) { return elements < SMALL ? 1 : threads; }
+
+constexpr int64_t BLOCKS = 32;  // partial sums over rows: a fixed number, whatever the number of threads
+
+}  // namespace
+
+extern "C" {
+
+void rms_norm(const T* x, const float* weight, T* y, float* scale, int64_t rows, int64_t size, float eps,
+              int threads) {
+#pragma omp parallel for schedule(static) num_threads(team(rows* size, threads))
+    for (int64_t i = 0; i < rows; ++i) {
+        const T* in = x + i * size;
+        T* out = y + i * size;
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < size; ++j) sum += load(in[j]) * load(in[j]);
+        const float s = 1.f / std::sqrt(sum / float(size) + eps);
+        scale[i] = s;
+#pragma omp simd
+        for (int64_t j = 0; j < size; ++j) out[j] = store(load(in[j]) * s * weight[j]);
+    }
+}
+
+void rms_norm_backward(const T* x, const float* weight, const float* scale, const T* dy, T* dx,
+                       float* d_weight, int64_t rows, int64_t size, int threads) {
+    std::vector<float> parts(BLOCKS * size, 0.f);
+#pragma omp parallel for schedule(static) num_threads(team(rows* size, threads))
+    for (int64_t block = 0; block < BLOCKS; ++block) {
+        float* part = parts.data() + block * size;
+        for (int64_t i = rows * block / BLOCKS; i < rows * (block + 1) / BLOCKS; ++i) {
+            const T *in = x + i * size, *up = dy + i * size;
+            T* out = dx + i * size;
+            const float s = scale[i];
+            float dot = 0;
+#pragma omp simd reduction(+ : dot)
+            for (int64_t j = 0; j < size; ++j) {
+                const float product = load(up[j]) * load(in[j]);
+                part[j] += product * s;
+                dot += product * weight[j];
+            }
+            const float shared = dot / float(size) * s * s * s;
+#pragma omp simd
+            for (int64_t j = 0; j < size; ++j)
+                out[j] = store(load(up[j]) * weight[j] * s - load(in[j]) * shared);
+        }
+    }
+    for (int64_t j = 0; j < size; ++j) {
+        float sum = 0;
+        for (int64_t block = 0; block < BLOCKS; ++block) sum += parts[block * size + j];
+        d_weight[j] = sum;
+    }
+}
+
+// Rotates pairs (j, j + size / 2) of x into y; both (batch, length, heads, size) by their first three strides, so
+// that heads and length can change places on the way. Position i takes row i % angle_rows of the angles.
+void rotate(const T* x, const T* cosine, const T* sine, T* y, int64_t batch, int64_t length, int64_t heads,
+            int64_t size, int64_t angle_rows, int64_t x_batch, int64_t x_position, int64_t x_head, int64_t y_batch,
+            int64_t y_position, int64_t y_head, int threads) {
+    const int64_t half = size / 2;
+#pragma omp parallel for schedule(static) num_threads(team(batch* length* heads* size, threads))
+    for (int64_t i = 0; i < batch * length; ++i) {
+        const int64_t b = i / length, t = i % length;
+        const T *c = cosine + (i % angle_rows) * size, *s = sine + (i % angle_rows) * size;
+        for (int64_t h = 0; h < heads; ++h) {
+            const T* in = x + b * x_batch + t * x_position + h * x_head;
+            T* out = y + b * y_batch + t * y_position + h * y_head;
+#pragma omp simd
+            for (int64_t j = 0; j < half; ++j) {
+                const float first = load(in[j]), second = load(in[half + j]);
+                const float cj = load(c[j]), sj = load(s[j]);
+                out[j] = store(first * cj - second * sj);
+                out[half + j] = store(second * cj + first * sj);
+            }
+        }
+    }
+}
+
+void swiglu(const T* gate, const T* up, T* y, int64_t count, int threads) {
+#pragma omp parallel for simd schedule(static) num_threads(team(count, threads))
+    for (int64_t i = 0; i < count; ++i) {
+        const float g = load(gate[i]);
+        y[i] = store(g / (1.f + exponential(-g)) * load(up[i]));
+    }
+}
+
+void swiglu_backward(const T* gate, const T* up, const T* dy, T* d_gate, T* d_up, int64_t count, int threads) {
+#pragma omp parallel for simd schedule(static) num_threads(team(count, threads))
+    for (int64_t i = 0; i < count; ++i) {
+        const float g = load(gate[i]), d = load(dy[i]);
+        const float sigmoid = 1.f / (1.f + exponential(-g));
+        d_up[i] = store(d * g * sigmoid);
+        d_gate[i] = store(d * load(up[i]) * sigmoid * (1.f + g * (1.f - sigmoid)));
+    }
+}
+
+// softmax(scale x + bias) in place. Row i of x has row (i / shared_by) * period + i % period of the bias: all
+// heads of a sequence share its mask. A row may attend to at least one position.
+void softmax(T* x, const T* bias, int64_t rows, int64_t size, int64_t period, int64_t shared_by, float scale,
+             int threads) {
+#pragma omp parallel num_threads(team(rows* size, threads))
+    {
+        std::vector<float> buffer(size);
+        float* wide = buffer.data();
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < rows; ++i) {
+            T* row = x + i * size;
+            const T* mask = bias + ((i / shared_by) * period + i % period) * size;
+            int64_t last = size;  // under a causal mask all beyond the diagonal is out: skip it
+            while (last > 1 && load(mask[last - 1]) == -INFINITY) --last;
+            float top = -INFINITY;
+#pragma omp simd reduction(max : top)
+            for (int64_t j = 0; j < last; ++j) {
+                wide[j] = load(row[j]) * scale + load(mask[j]);
+                top = wide[j] > top ? wide[j] : top;
+            }
+            const float share = 1.f / exponentials(wide, wide, last, top);
+#pragma omp simd
+            for (int64_t j = 0; j < last; ++j) row[j] = store(wide[j] * share);
+            std::memset(static_cast<void*>(row + last), 0, size_t(size - last) * sizeof(T));
+        }
+    }
+}
+
+// d(scale x) from the probabilities and their gradient, which is overwritten.
+void softmax_backward(const T* probabilities, T* gradient, int64_t rows, int64_t size, float scale,
+                      int threads) {
+#pragma omp parallel for schedule(static) num_threads(team(rows* size, threads))
+    for (int64_t i = 0; i < rows; ++i) {
+        const T* p = probabilities + i * size;
+        T* d = gradient + i * size;
+        float dot = 0;
+#pragma omp simd reduction(+ : dot)
+        for (int64_t j = 0; j < size; ++j) dot += load(p[j]) * load(d[j]);
+#pragma omp simd
+        for (int64_t j = 0; j < size; ++j) d[j] = store(load(p[j]) * (load(d[j]) - dot) * scale);
+    }
+}
+
+// log p(target) of each row of logits. With `weights`, the logits become the gradient of
+// sum_i weights[i] log p(target_i); a stride of 0 gives all rows the one weight.
+void cross_entropy(T* logits, const int64_t* targets, const float* weights, int64_t weight_stride,
+                   float* logprobs, int64_t rows, int64_t size, int threads) {
+#pragma omp parallel num_threads(team(rows* size, threads))
+    {
+        std::vector<float> buffer(size);
+        float* wide = buffer.data();
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < rows; ++i) {
+            T* row = logits + i * size;
+            float top = -INFINITY;
+#pragma omp simd reduction(max : top)
+            for (int64_t j = 0; j < size; ++j) {
+                wide[j] = load(row[j]);
+                top = wide[j] > top ? wide[j] : top;
+            }
+            const float chosen = wide[targets[i]] - top, sum = exponentials(wide, wide, size, top);
+            logprobs[i] = chosen - std::log(sum);
+            if (weights == nullptr) continue;
+            const float weight = weights[i * weight_stride], share = -weight / sum;
+#pragma omp simd
+            for (int64_t j = 0; j < size; ++j) row[j] = store(wide[j] * share);
+            row[targets[i]] = store(weight * (1.f - std::exp(logprobs[i])));
+        }
+    }
+}
+
+}  // extern "C"

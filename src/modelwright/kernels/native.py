@@ -1,0 +1,136 @@
+"""Compiles `native.cpp` once per machine and calls it on tensors.
+
+Where there is no compiler, and for tensors that are not on a CPU, `usable` says no and callers take
+their plain torch path; results agree within rounding. The library is built in about two seconds, in a
+folder of the user's cache whose name holds a hash of source, flags and compiler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("native.cpp")
+
+_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-mprefer-vector-width=512",
+    "-fopenmp",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fPIC",
+    "-shared",
+)
+"""No -ffast-math: it would lose NaN, and a run that diverges must show it."""
+
+_ELEMENTS = {torch.float32: (), torch.bfloat16: ("-DBFLOAT16",)}
+
+BUILD_SECONDS = 120
+"""A compiler that takes longer than this is stuck; the torch path is taken."""
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether the compiled functions can work on these: CPU, fp32 or bf16, and outside of torch.compile
+    (inductor fuses the plain path itself)."""
+    first = tensors[0]
+    if torch.compiler.is_compiling() or first.dtype not in _ELEMENTS:
+        return False
+    return all(t.device.type == "cpu" for t in tensors) and library(first.dtype) is not None
+
+
+@cache
+def library(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The functions for one element type; None where they cannot be built."""
+    if not sys.platform.startswith("linux") or os.environ.get("MODELWRIGHT_NATIVE") == "0":
+        return None  # elsewhere, torch brings an OpenMP of another kind than the compiler's
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+    if compiler is None:
+        return None
+    try:
+        return _loaded(compiler, dtype)
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _loaded(compiler: str, dtype: torch.dtype) -> ctypes.CDLL:
+    path = _path(compiler, dtype)
+    if not _is_whole(path):
+        _build(compiler, dtype, path)
+    return ctypes.CDLL(str(path))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the library is as it was built: loading one that was cut short would kill the process."""
+    try:
+        return path.with_suffix(".sha256").read_text() == hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float | None) -> None:
+    """Run one function of `native.cpp`. Tensors are passed by address and must be contiguous where the
+    function walks over them; the number of threads is added at the end."""
+    found = library(dtype)
+    assert found is not None
+    converted = [_c(argument) for argument in arguments]
+    getattr(found, name)(*converted, ctypes.c_int(torch.get_num_threads()))
+
+
+def _c(argument: Tensor | int | float | None) -> object:
+    match argument:
+        case None:
+            return None
+        case float():
+            return ctypes.c_float(argument)
+        case int():
+            return ctypes.c_int64(argument)
+        case _:
+            return ctypes.c_void_p(argument.data_ptr())
+
+
+def _path(compiler: str, dtype: torch.dtype) -> Path:
+    """Where the library for this source, compiler and machine belongs."""
+    made_of = [
+        SOURCE.read_text(encoding="utf-8"),
+        *_FLAGS,
+        *_ELEMENTS[dtype],
+        compiler,
+        _output(compiler, "--version"),
+        _output(compiler, "-march=native", "-Q", "--help=target"),
+    ]
+    name = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:24]
+    return cache_folder() / "kernels" / f"{name}.so"
+
+
+def _build(compiler: str, dtype: torch.dtype, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+        made = Path(temporary) / "library.so"
+        command = [compiler, *_FLAGS, *_ELEMENTS[dtype], "-o", str(made), str(SOURCE)]
+        subprocess.run(command, check=True, capture_output=True, timeout=BUILD_SECONDS)
+        mark = Path(temporary) / "library.sha256"
+        mark.write_text(hashlib.sha256(made.read_bytes()).hexdigest())
+        made.replace(target)  # atomic: another process may build the same
+        mark.replace(target.with_suffix(".sha256"))
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=BUILD_SECONDS).stdout
+
+
+def cache_folder() -> Path:
+    """Where this user's caches go (XDG base directories)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelwright"
