@@ -14,8 +14,10 @@ class Settings(Config):
     value: int = 0
 
 
-def make(folder: Path, value: int = 0, licence: str | None = None, **inputs: Artifact) -> Artifact:
-    run = Run(folder, folder.name, folder.name, Settings(value=value), 1, inputs)
+def make(
+    folder: Path, value: int = 0, licence: str | None = None, role: str = "", **inputs: Artifact
+) -> Artifact:
+    run = Run(folder, folder.name, role or folder.name, Settings(value=value), 1, inputs)
     (run.dir / "made.txt").write_text(str(value))
     if licence:
         run.brings_in(Provenance(documents=2, licences={licence: 2}, sources={folder.name: 2}))
@@ -26,7 +28,7 @@ def test_ancestry_goes_up_as_far_as_it_is_true(tmp_path: Path) -> None:
     corpus = make(tmp_path / "corpus", licence="MIT")
     tokens = make(tmp_path / "tokens", corpus=corpus)
     model = make(tmp_path / "model", tokens=tokens, corpus=corpus)
-    assert [made.stage for made in model.ancestry()] == ["model", "corpus", "tokens"]
+    assert [made.stage for made in model.ancestry()] == ["model", "tokens", "corpus"]
     to_corpus, to_tokens = model.manifest.parents
     make(tmp_path / "corpus", value=1, licence="MIT")
     assert model.parent(to_corpus) == (None, "../corpus has been made anew since")
@@ -43,3 +45,23 @@ def test_documents_behind_several_inputs_count_once_and_no_licence_is_lost(tmp_p
     other = make(tmp_path / "other", licence="GPL-3.0")
     mixed = make(tmp_path / "mixed", tokens=other, model=tuned).manifest.provenance
     assert mixed.licences == {"CC-BY-4.0": 2, "GPL-3.0": 2, "MIT": 2}
+
+
+def test_every_kind_of_text_is_told_from_the_others_and_comes_from_where_it_says(tmp_path: Path) -> None:
+    corpus = make(tmp_path / "corpus", licence="MIT")
+    tokens = make(tmp_path / "tokens", corpus=corpus)
+    sft = make(tmp_path / "finetune", licence="CC-BY-4.0", role="sft", model=tokens)
+    aligned = make(tmp_path / "align", licence="MIT", role="aligned", model=sft)
+    averaged = make(tmp_path / "average", tokens=tokens, model=aligned)
+    found = averaged.learned_from()
+    assert list(found) == ["documents", "conversations", "preference pairs"]
+    assert [texts.documents for texts in found.values()] == [2, 2, 2]
+    assert (found["documents"].licences, found["documents"].sources) == ({"MIT": 2}, {"corpus": 2})
+    assert (found["conversations"].licences, found["conversations"].sources) == (
+        {"CC-BY-4.0": 2},
+        {"finetune": 2},
+    )
+    assert averaged.texts_behind() == "2 documents, 2 conversations, 2 preference pairs"
+    assert averaged.brought_in()[1] == tokens.brought_in()[1] == Provenance()
+    shutil.rmtree(tmp_path / "corpus")
+    assert averaged.texts_behind() == "2 texts, 2 conversations, 2 preference pairs"

@@ -17,12 +17,15 @@ CONFIG = ModelConfig(
 )  # fmt: skip
 
 
+ROLES = {"prepare": "corpus", "pretrain": "base"}
+
+
 class Settings(Config):
     value: int = 0
 
 
 def make(folder: Path, stage: str, value: int = 0, **inputs: Artifact) -> Artifact:
-    run = Run(folder / stage, stage, stage, Settings(value=value), 5, inputs)
+    run = Run(folder / stage, stage, ROLES[stage], Settings(value=value), 5, inputs)
     (run.dir / "made.txt").write_text(f"{stage} {value}")
     if stage == "prepare":
         run.brings_in(Provenance(documents=1, licences={"MIT": 1}, sources={"<script>|x": 1}))
@@ -45,6 +48,7 @@ def test_it_tells_the_whole_line(tmp_path: Path) -> None:
     for words in (
         "license: mit",
         "1,234 parameters",
+        "1 documents.",
         "score 0.5",
         prepared.id[:12],
         "f: passed",

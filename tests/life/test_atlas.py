@@ -198,6 +198,9 @@ def test_trace_leads_to_the_documents_and_back(life: Path, capsys: pytest.Captur
     held_out = list(read_corpus(life / "prepare" / "validation"))
     counted = Artifact.load(life / "export").manifest.provenance.documents
     assert found["documents"]["count"] == counted > len(train) + len(held_out)
+    by_kind = {kind: texts["count"] for kind, texts in found["learned_from"].items()}
+    assert list(by_kind) == ["documents", "conversations", "preference pairs"]
+    assert by_kind["documents"] == len(train) + len(held_out) and sum(by_kind.values()) == counted
 
     seen_by = json_of(capsys, "trace", life, "--document", train[3].id)
     assert seen_by["text"] == train[3].text

@@ -131,6 +131,29 @@ def test_trace_leads_to_the_documents(folder: Path, capsys: pytest.CaptureFixtur
     assert "\x1b" not in text
 
 
+def test_trace_counts_conversations_and_pairs_beside_documents(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned = Artifact.load(folder / "finetune")
+    run = station(folder, "align", "aligned", model=tuned)
+    run.brings_in(Provenance(documents=7, sources={"atlas": 7}, licences={"CC-BY-4.0": 7}))
+    run.finish(["model"], {})
+    lineage.show_ancestry(folder, as_json=True)
+    traced = json.loads(capsys.readouterr().out)
+    assert {kind: texts["count"] for kind, texts in traced["learned_from"].items()} == {
+        "documents": 3,
+        "preference pairs": 7,
+    }
+    assert traced["learned_from"]["preference pairs"]["licences"] == {"CC-BY-4.0": 7}
+    assert traced["artifact"]["brought_in"]["preference pairs"]["count"] == 7
+    lineage.show_ancestry(folder)
+    text = capsys.readouterr().out
+    assert text.index("7 preference pairs") < text.index("sources: atlas 7") < text.index("3 documents")
+    assert text.endswith("learned from 3 documents, 7 preference pairs\n")
+    manifests.show_manifests(folder / "align")
+    assert "in all: 3 documents, 7 preference pairs" in capsys.readouterr().out
+
+
 def test_trace_admits_a_lost_or_changed_ancestor(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(folder / "tokenize" / "manifest.json", folder / "prepare" / "manifest.json")
     lineage.show_ancestry(folder / "tokenize")

@@ -22,6 +22,10 @@ from modelwright.base.schema import Document
 MANIFEST = "manifest.json"
 FULL_PRECISION_MODELS = ("base", "sft", "aligned", "averaged")
 """Roles of trained models in the order of a life: the last one made is "the model"."""
+LEARNED_FROM = {"corpus": "documents", "sft": "conversations", "aligned": "preference pairs"}
+"""Role -> the kind of texts that its stage reads from outside the run."""
+TEXTS = "texts"
+"""Their kind where it cannot be told, because an ancestor that knew is lost."""
 
 
 class Parent(Config):
@@ -80,9 +84,14 @@ class Provenance(Config):
         descends from the other; elsewhere a lower bound that loses no licence and no source."""
         return self._joined(other, max)
 
+    def __sub__(self, other: Provenance) -> Provenance:
+        """Without the documents of an input."""
+        return self._joined(other, lambda a, b: max(a - b, 0))
+
     def _joined(self, other: Provenance, join: Callable[[int, int], int]) -> Provenance:
         def each(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
-            return {key: join(a.get(key, 0), b.get(key, 0)) for key in sorted({*a, *b})}
+            joined = {key: join(a.get(key, 0), b.get(key, 0)) for key in sorted({*a, *b})}
+            return {key: count for key, count in joined.items() if count}
 
         return Provenance(
             documents=join(self.documents, other.documents),
@@ -210,16 +219,45 @@ class Artifact:
         return (found, "") if found.id == named.id else (None, f"{named.path} has been made anew since")
 
     def ancestry(self) -> list[Artifact]:
-        """Itself first, then all it was made from, each once, as far as they can be followed."""
+        """Itself first, then all it was made from, each once and before what it was made from itself, as far
+        as they can be followed: backwards, the order of a life."""
         found: dict[str, Artifact] = {}
-        ahead = [self]
-        while ahead:
-            current = ahead.pop(0)
-            if current.id not in found:
-                found[current.id] = current
-                parents = (current.parent(named)[0] for named in current.manifest.parents)
-                ahead += [made for made in parents if made is not None]
-        return list(found.values())
+        seen = {self.id}
+
+        def follow(artifact: Artifact) -> None:
+            for named in artifact.manifest.parents:
+                made, _ = artifact.parent(named)
+                if made is not None and made.id not in seen:
+                    seen.add(made.id)
+                    follow(made)
+            found[artifact.id] = artifact
+
+        follow(self)
+        return list(reversed(found.values()))
+
+    def brought_in(self) -> tuple[str, Provenance]:
+        """What it learned from that is in none of its inputs: the kind, and the roll-up."""
+        parents = [self.parent(named)[0] for named in self.manifest.parents]
+        inherited = Provenance()
+        for parent in parents:
+            inherited |= parent.manifest.provenance if parent else Provenance()
+        kind = TEXTS if None in parents else LEARNED_FROM.get(self.role, TEXTS)
+        return kind, self.manifest.provenance - inherited
+
+    def learned_from(self) -> dict[str, Provenance]:
+        """Kind of texts -> roll-up: all that it and its ancestors learned from, in the order of a life."""
+        found: dict[str, Provenance] = {}
+        for made in reversed(self.ancestry()):
+            kind, texts = made.brought_in()
+            if texts.documents:
+                found[kind] = found.get(kind, Provenance()) + texts
+        return found
+
+    def texts_behind(self) -> str:
+        """`12,196 documents, 14,000 conversations`: how many of each kind it learned from."""
+        counts = {kind: texts.documents for kind, texts in self.learned_from().items()}
+        counts = counts or {TEXTS: self.manifest.provenance.documents}
+        return ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
 
     def damage(self, *, hashes: bool = False) -> str | None:
         """What is wrong with its files (missing, other size, other hash), or None."""

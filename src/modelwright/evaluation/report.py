@@ -162,15 +162,17 @@ def lineage(findings: Findings) -> list[dict[str, Any]]:
     ]
 
 
-def provenance(findings: Findings) -> Provenance | None:
-    """The roll-up of the latest model: every document in its ancestry."""
+def provenance(findings: Findings) -> tuple[str, Provenance] | None:
+    """What the latest model learned from: how many texts of each kind, and the roll-up of them all."""
     trained = [made for made in findings.artifacts.values() if made.role in FULL_PRECISION_MODELS]
     best: Artifact | None = max(
         trained or findings.artifacts.values(),
         key=lambda made: made.manifest.provenance.documents,
         default=None,
     )
-    return best.manifest.provenance if best and best.manifest.provenance.documents else None
+    if best is None or not best.manifest.provenance.documents:
+        return None
+    return best.texts_behind(), best.manifest.provenance
 
 
 # --- filters: numbers in words

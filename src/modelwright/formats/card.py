@@ -28,7 +28,7 @@ def model_card(
     sections = [
         _front_matter(provenance),
         f"# {name}\n\n{_what_it_is(config, parameters)}",
-        f"## Data\n\n{_data(provenance)}",
+        f"## Data\n\n{_data(history[0])}",
         f"## How it was made\n\n{_stages(history)}",
         "## Checks\n\nThe exported files were read back by independent programs:\n\n"
         + "\n".join(f"- {line}" for line in checks),
@@ -55,7 +55,8 @@ def _what_it_is(config: ModelConfig, parameters: int) -> str:
     )
 
 
-def _data(provenance: Provenance) -> str:
+def _data(artifact: Artifact) -> str:
+    provenance = artifact.manifest.provenance
     if not provenance.documents:
         return "The manifests name no source documents."
     tables = [
@@ -64,7 +65,7 @@ def _data(provenance: Provenance) -> str:
         _table("jurisdiction", provenance.jurisdictions),
         _table("personal data", provenance.personal_data),
     ]
-    return f"{provenance.documents:,} documents.\n\n" + "\n\n".join(tables)
+    return f"{artifact.texts_behind()}.\n\n" + "\n\n".join(tables)
 
 
 def _table(head: str, rows: Mapping[str, int]) -> str:

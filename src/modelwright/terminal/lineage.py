@@ -1,8 +1,9 @@
-"""`modelwright trace`: from an artifact through its ancestors to the documents, and back again."""
+"""`modelwright trace`: from an artifact through its ancestors to all that it learned from, and back again."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.tree import Tree
 
-from modelwright.base.artifact import Artifact, Parent
+from modelwright.base.artifact import Artifact, Parent, Provenance
 from modelwright.base.errors import UserError
 from modelwright.base.schema import Document
 from modelwright.data.corpus import read_corpus
@@ -20,6 +21,8 @@ from modelwright.terminal.runs import finished, is_run
 from modelwright.tokenizer.shards import TokenShards
 
 SPLITS = ("train", "validation")
+UNBROKEN = 10_000
+"""Columns where nobody looks: a program that reads the tree wants whole lines."""
 TRAINED = ("base", "sft", "aligned", "averaged", "int8", "bundle")
 """Roles of artifacts that hold weights."""
 
@@ -34,6 +37,11 @@ class Ancestor:
     note: str
     parents: tuple[Ancestor, ...]
 
+    def brought_in(self) -> dict[str, Provenance]:
+        """The kind and the roll-up of what entered the family here, if anything did."""
+        kind, texts = self.artifact.brought_in() if self.artifact else ("", Provenance())
+        return {kind: texts} if texts.documents else {}
+
     def as_json(self) -> dict[str, Any]:
         """The tree as plain data."""
         made = self.artifact
@@ -43,6 +51,7 @@ class Ancestor:
             "stage": made.stage if made else None,
             "path": str(made.path) if made else None,
             "note": self.note,
+            "brought_in": summaries(self.brought_in()),
             "parents": [parent.as_json() for parent in self.parents],
         }
 
@@ -69,30 +78,46 @@ def target(path: Path) -> Artifact:
 
 
 def show_ancestry(path: Path, *, as_json: bool = False) -> None:
-    """Print the family tree of an artifact, down to the counts of its documents."""
+    """Print the family tree of an artifact, down to the counts of all that it learned from."""
     artifact = target(path)
     family = ancestry(artifact)
     if as_json:
-        documents = provenance_summary(artifact.manifest.provenance)
-        print(json.dumps({"artifact": family.as_json(), "documents": documents}, indent=2))
+        in_all, by_kind = artifact.manifest.provenance, artifact.learned_from()
+        found = {"artifact": family.as_json(), "documents": summary(in_all)}
+        found["learned_from"] = summaries(by_kind)
+        print(json.dumps(found, indent=2))
         return
     tree = Tree(_label(family))
-    _grow(tree, family, set())
-    Console(markup=False, highlight=False).print(tree)
+    _grow(tree, family, {family.id})
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = UNBROKEN
+    console.print(tree)
+    console.print(f"learned from {artifact.texts_behind()}", soft_wrap=True)
 
 
 def _grow(tree: Tree, node: Ancestor, drawn: set[str]) -> None:
+    """What entered the family at this node, then its parents; one that was drawn before is only named."""
+    for kind, texts in node.brought_in().items():
+        branch = tree.add(f"{texts.documents:,} {kind}")
+        for name, counts in provenance_summary(texts).items():
+            known = ", ".join(f"{key} {count:,}" for key, count in counts.items())
+            branch.add(printable(f"{name}: {known or 'none'}"))
     for parent in node.parents:
         branch = tree.add(_label(parent) + (" (see above)" if parent.id in drawn and parent.parents else ""))
         if parent.id not in drawn:
             drawn.add(parent.id)
             _grow(branch, parent, drawn)
-    if node.artifact is not None and not node.parents:
-        own = provenance_summary(node.artifact.manifest.provenance)
-        branch = tree.add(f"{own['count']:,} documents")
-        for name in ("sources", "licences", "jurisdictions", "personal data"):
-            counts = ", ".join(f"{key} {count:,}" for key, count in own[name].items())
-            branch.add(printable(f"{name}: {counts or 'none'}"))
+
+
+def summary(texts: Provenance) -> dict[str, Any]:
+    """How many, and from where."""
+    return {"count": texts.documents, **provenance_summary(texts)}
+
+
+def summaries(by_kind: Mapping[str, Provenance]) -> dict[str, Any]:
+    """The same for each kind."""
+    return {kind: summary(texts) for kind, texts in by_kind.items()}
 
 
 def _label(node: Ancestor) -> str:

@@ -55,7 +55,7 @@ def describe(artifact: Artifact) -> str:
         "metrics": dict(manifest.metrics),
         "settings": {"seed": manifest.seed, **manifest.config},
         "files": _files(artifact) | {"in all": f"{len(manifest.files)} files, {size(total)}"},
-        "documents": provenance_summary(manifest.provenance),
+        "learned from": {"in all": artifact.texts_behind(), **provenance_summary(manifest.provenance)},
         "machine": dict(manifest.environment),
     }
     return f"{artifact.path}\n" + _indented(
@@ -69,9 +69,8 @@ def _files(artifact: Artifact) -> dict[str, str]:
 
 
 def provenance_summary(provenance: Provenance) -> dict[str, Any]:
-    """The roll-up of the documents: how many, from where, under which licences."""
+    """The roll-up of what was learned from: where it comes from, under which licences."""
     return {
-        "count": provenance.documents,
         "sources": _most(provenance.sources),
         "licences": _most(provenance.licences),
         "jurisdictions": _most(provenance.jurisdictions),
