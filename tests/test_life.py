@@ -188,6 +188,33 @@ def test_a_wrong_setting_is_found_before_any_work(tmp_path: Path, stations: Stat
     assert stations.ran == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "teaching"),
+    [
+        ({"data": {"sources": ["mine/"]}}, "finetune and align"),
+        ({"data": {"sources": ["mine/"]}, "align": {"sources": ["pairs.jsonl"]}}, "finetune"),
+        ({"data": {"sources": ["mine/"]}, "stages": ("prepare", "tokenize", "pretrain")}, ""),
+        ({"data": {"sources": ["mine/", "atlas"]}}, ""),
+        ({"stages": ("finetune",)}, ""),
+        ({}, ""),
+    ],
+)
+def test_who_gives_own_texts_is_told_what_the_embedded_corpus_still_teaches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], teaching: str
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(PlainView, "log", lambda self, text: said.append(text))
+    monkeypatch.setattr(Life, "_station", lambda *_: None)
+    monkeypatch.setattr(Life, "_check_inputs", lambda *_: None)
+    live(tmp_path, **settings)
+    if not teaching:
+        assert said == []
+        return
+    (line,) = said
+    assert f"what {teaching} teach comes from the embedded corpus" in line
+    assert "modelwright run text" in line and "\n" not in line
+
+
 def test_inputs_from_another_run(tmp_path: Path, stations: Stations) -> None:
     live(tmp_path / "a")
     given = {"tokens": tmp_path / "a" / "tokenize", "model": tmp_path / "a" / "pretrain"}

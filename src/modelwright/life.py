@@ -69,6 +69,8 @@ class Life:
         with locked(self.folder):
             self._check_inputs(stages)
             write_text(self.folder / RECIPE_FILE, self.recipe.to_yaml())
+            if note := taught_from_atlas(self.recipe, configs):
+                self.view.log(note)
             return [self._station(verb, stages[verb], configs[verb], force) for verb in verbs]
 
     def finish(self) -> None:
@@ -204,6 +206,26 @@ def stage_config(recipe: Recipe, verb: str) -> Config:
     """A station's settings, validated by the stage itself."""
     where = f"section '{STATION[verb].section}' of recipe '{recipe.name}'"
     return validate(stage_module(verb).Config, recipe.section(verb), where)
+
+
+def taught_from_atlas(recipe: Recipe, configs: Mapping[str, Config]) -> str:
+    """A line for who pre-trains on texts of their own, where later stations teach from the embedded corpus
+    all the same; "" where that is not the case."""
+    teaching = [verb for verb, config in configs.items() if verb != "prepare" and reads_atlas(config)]
+    if not teaching or "prepare" not in recipe.stages:
+        return ""
+    if reads_atlas(stage_config(recipe, "prepare")) is not False:
+        return ""
+    return (
+        f"Note: pretrain reads your texts, but what {' and '.join(teaching)} teach comes from the embedded"
+        " corpus, atlas. For a model of your texts alone: modelwright run text --set data.sources=[...]"
+    )
+
+
+def reads_atlas(config: Config) -> bool | None:
+    """Whether a station's sources hold the embedded corpus; None where it has none."""
+    sources = getattr(config, "sources", ())
+    return any(source.is_atlas for source in sources) if sources else None
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
