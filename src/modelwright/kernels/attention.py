@@ -51,40 +51,44 @@ class _Explicit(torch.autograd.Function):
         grouped = q.reshape(*k.shape[:2], -1, q.shape[-1])
         scores = grouped @ k.transpose(-2, -1)
         probabilities = _softmax(scores, bias, q.shape[1], q.shape[-1] ** -0.5)
-        ctx.save_for_backward(grouped, k, v, probabilities)
+        ctx.save_for_backward(grouped, k, v, probabilities, bias)
+        ctx.heads = q.shape[1]
         return (probabilities @ v).reshape(q.shape)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q, k, v, p = ctx.saved_tensors
+        q, k, v, p, bias = ctx.saved_tensors
         slope = upstream[0].reshape(q.shape)
-        d_scores = _softmax_backward(p, slope @ v.transpose(-2, -1), q.shape[-1] ** -0.5)
+        d_p = slope @ v.transpose(-2, -1)
+        d_scores = _softmax_backward(p, d_p, bias, ctx.heads, q.shape[-1] ** -0.5)
         d_q = (d_scores @ k).reshape(upstream[0].shape)
         return d_q, d_scores.transpose(-2, -1) @ q, p.transpose(-2, -1) @ slope, None
 
 
 def _softmax(scores: Tensor, bias: Tensor, heads: int, scale: float) -> Tensor:
     """softmax(scale x scores + bias) in place; (B, K, G T, S) scores of (B, H, T, S), bias (B, 1, T, S)."""
-    length, size = bias.shape[-2:]
     if native.usable(scores, bias):
-        rows = scores.numel() // size
-        bias = bias.contiguous()
-        shared_by = heads * length if bias.shape[0] > 1 else rows
-        native.call("softmax", scores.dtype, scores, bias, rows, size, length, shared_by, scale)
+        sizes = _rows(scores, bias, heads)
+        native.call("softmax", scores.dtype, scores, bias.contiguous(), *sizes, scale)
         return scores
-    by_head = scores.view(-1, heads, length, size).mul_(scale).add_(bias)
+    by_head = scores.view(-1, heads, *bias.shape[-2:]).mul_(scale).add_(bias)
     return by_head.softmax(-1).view_as(scores)  # sums in fp32 within
 
 
-def _softmax_backward(probabilities: Tensor, gradient: Tensor, scale: float) -> Tensor:
-    """The gradient of the scores before `scale`; `gradient` may be overwritten."""
-    if native.usable(probabilities, gradient):
-        size = gradient.shape[-1]
-        native.call(
-            "softmax_backward", gradient.dtype, probabilities, gradient, gradient.numel() // size, size, scale
-        )
+def _softmax_backward(p: Tensor, gradient: Tensor, bias: Tensor, heads: int, scale: float) -> Tensor:
+    """The gradient of the scores before `scale`, from that of the probabilities, which may be overwritten."""
+    if native.usable(p, gradient, bias):
+        sizes = _rows(gradient, bias, heads)
+        native.call("softmax_backward", p.dtype, p, gradient, bias.contiguous(), *sizes, scale)
         return gradient
-    return torch.ops.aten._softmax_backward_data(gradient, probabilities, -1, probabilities.dtype).mul_(scale)
+    return torch.ops.aten._softmax_backward_data(gradient, p, -1, p.dtype).mul_(scale)
+
+
+def _rows(scores: Tensor, bias: Tensor, heads: int) -> tuple[int, int, int, int]:
+    """Rows, their size, positions, and rows that share a mask: how `native.cpp` finds a row's mask."""
+    length, size = bias.shape[-2:]
+    rows = scores.numel() // size
+    return rows, size, length, heads * length if bias.shape[0] > 1 else rows
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, causal: bool) -> Tensor:

@@ -22,8 +22,10 @@ from torch.nn import functional as F
 from modelwright.kernels import native
 
 CHUNK = 512
-"""Tokens at a time. 512 x 4096 fp32 logits are 8 MiB: the passes over them stay in a CPU's caches,
-where 2048 tokens took about four times as long per token (measured on two Sapphire Rapids cores)."""
+"""Tokens at a time, at the least. 512 x 4096 fp32 logits are 8 MiB: the passes over them stay in a CPU's
+caches, where 2048 tokens took about four times as long per token (measured on two Sapphire Rapids cores)."""
+FUSED_CHUNK = 2**23
+"""Logits at a time where the compiled kernel reads each row once: larger products are faster ones."""
 
 
 def reference_logprobs(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
@@ -32,14 +34,18 @@ def reference_logprobs(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     return -F.cross_entropy(logits, targets, reduction="none")
 
 
-def linear_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, chunk: int = CHUNK) -> Tensor:
+def linear_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, chunk: int | None = None) -> Tensor:
     """Sum over N tokens of -log p(target), in nats. hidden (N, D), head (V, D), targets (N,) int64."""
-    return _SummedCrossEntropy.apply(hidden, head, targets, chunk)  # type: ignore[no-any-return]
+    return _SummedCrossEntropy.apply(hidden, head, targets, chunk or _chunk(hidden, head))  # type: ignore[no-any-return]
 
 
-def token_logprobs(hidden: Tensor, head: Tensor, targets: Tensor, chunk: int = CHUNK) -> Tensor:
+def token_logprobs(hidden: Tensor, head: Tensor, targets: Tensor, chunk: int | None = None) -> Tensor:
     """(N,) log p(target) in fp32."""
-    return _TokenLogprobs.apply(hidden, head, targets, chunk)  # type: ignore[no-any-return]
+    return _TokenLogprobs.apply(hidden, head, targets, chunk or _chunk(hidden, head))  # type: ignore[no-any-return]
+
+
+def _chunk(hidden: Tensor, head: Tensor) -> int:
+    return max(CHUNK, FUSED_CHUNK // head.shape[0]) if native.usable(hidden) else CHUNK
 
 
 def _chunks(total: int, chunk: int) -> list[slice]:

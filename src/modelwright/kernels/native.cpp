@@ -72,6 +72,23 @@ inline float exponentials(const float* in, float* out, int64_t size, float top) 
     return sum;
 }
 
+// The part of a mask's row from the first position that may be attended to up to the last.
+struct Visible {
+    int32_t first, end;
+};
+
+inline Visible visible(const T* mask, int64_t size) {
+    int32_t first = int32_t(size), end = 0;
+#pragma omp simd reduction(min : first) reduction(max : end)
+    for (int32_t j = 0; j < int32_t(size); ++j) {
+        const bool hidden = load(mask[j]) == -INFINITY;
+        const int32_t from = hidden ? int32_t(size) : j, to = hidden ? 0 : j + 1;
+        first = from < first ? from : first;
+        end = to > end ? to : end;
+    }
+    return {first < end ? first : end, end};
+}
+
 constexpr int64_t SMALL = 16384;  // elements below which waking a second thread costs more than it saves
 
 inline int team(int64_t elements, int threads) { return elements < SMALL ? 1 : threads; }
@@ -171,45 +188,52 @@ void swiglu_backward(const T* gate, const T* up, const T* dy, T* d_gate, T* d_up
 }
 
 // softmax(scale x + bias) in place. Row i of x has row (i / shared_by) * period + i % period of the bias: all
-// heads of a sequence share its mask. A row may attend to at least one position.
+// heads of a sequence share its mask. A row may attend to at least one position. Under a causal mask of packed
+// documents most of a row is out, and is only set to zero.
 void softmax(T* x, const T* bias, int64_t rows, int64_t size, int64_t period, int64_t shared_by, float scale,
              int threads) {
 #pragma omp parallel num_threads(team(rows* size, threads))
     {
         std::vector<float> buffer(size);
-        float* wide = buffer.data();
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < rows; ++i) {
-            T* row = x + i * size;
             const T* mask = bias + ((i / shared_by) * period + i % period) * size;
-            int64_t last = size;  // under a causal mask all beyond the diagonal is out: skip it
-            while (last > 1 && load(mask[last - 1]) == -INFINITY) --last;
+            const Visible part = visible(mask, size);
+            const int64_t count = part.end - part.first;
+            T* row = x + i * size + part.first;
+            mask += part.first;
+            float* wide = buffer.data();
             float top = -INFINITY;
 #pragma omp simd reduction(max : top)
-            for (int64_t j = 0; j < last; ++j) {
+            for (int64_t j = 0; j < count; ++j) {
                 wide[j] = load(row[j]) * scale + load(mask[j]);
                 top = wide[j] > top ? wide[j] : top;
             }
-            const float share = 1.f / exponentials(wide, wide, last, top);
+            const float share = 1.f / exponentials(wide, wide, count, top);
 #pragma omp simd
-            for (int64_t j = 0; j < last; ++j) row[j] = store(wide[j] * share);
-            std::memset(static_cast<void*>(row + last), 0, size_t(size - last) * sizeof(T));
+            for (int64_t j = 0; j < count; ++j) row[j] = store(wide[j] * share);
+            std::memset(static_cast<void*>(x + i * size), 0, size_t(part.first) * sizeof(T));
+            std::memset(static_cast<void*>(row + count), 0, size_t(size - part.end) * sizeof(T));
         }
     }
 }
 
-// d(scale x) from the probabilities and their gradient, which is overwritten.
-void softmax_backward(const T* probabilities, T* gradient, int64_t rows, int64_t size, float scale,
-                      int threads) {
+// d(scale x) from the probabilities and their gradient, which is overwritten; the mask as in softmax.
+void softmax_backward(const T* probabilities, T* gradient, const T* bias, int64_t rows, int64_t size,
+                      int64_t period, int64_t shared_by, float scale, int threads) {
 #pragma omp parallel for schedule(static) num_threads(team(rows* size, threads))
     for (int64_t i = 0; i < rows; ++i) {
-        const T* p = probabilities + i * size;
-        T* d = gradient + i * size;
+        const Visible part = visible(bias + ((i / shared_by) * period + i % period) * size, size);
+        const int64_t count = part.end - part.first;
+        const T* p = probabilities + i * size + part.first;
+        T* d = gradient + i * size + part.first;
         float dot = 0;
 #pragma omp simd reduction(+ : dot)
-        for (int64_t j = 0; j < size; ++j) dot += load(p[j]) * load(d[j]);
+        for (int64_t j = 0; j < count; ++j) dot += load(p[j]) * load(d[j]);
 #pragma omp simd
-        for (int64_t j = 0; j < size; ++j) d[j] = store(load(p[j]) * (load(d[j]) - dot) * scale);
+        for (int64_t j = 0; j < count; ++j) d[j] = store(load(p[j]) * (load(d[j]) - dot) * scale);
+        std::memset(static_cast<void*>(gradient + i * size), 0, size_t(part.first) * sizeof(T));
+        std::memset(static_cast<void*>(d + count), 0, size_t(size - part.end) * sizeof(T));
     }
 }
 

@@ -51,6 +51,14 @@ def usable(*tensors: Tensor) -> bool:
     return all(t.device.type == "cpu" for t in tensors) and library(first.dtype) is not None
 
 
+def describe(device: str, dtype: torch.dtype) -> str:
+    """One line for the log: whether a training on `device` in `dtype` uses the compiled kernels."""
+    if device != "cpu":
+        return "row kernels: torch's own"
+    built = dtype in _ELEMENTS and library(dtype) is not None
+    return "row kernels: compiled" if built else "row kernels: plain torch (no C++ compiler), a fifth slower"
+
+
 @cache
 def library(dtype: torch.dtype) -> ctypes.CDLL | None:
     """The functions for one element type; None where they cannot be built."""

@@ -7,6 +7,7 @@ from modelwright.base.files import atomic_directory
 from modelwright.base.run import Run
 from modelwright.data.sources import mark
 from modelwright.formats.huggingface import load_model, save_model
+from modelwright.kernels import native
 from modelwright.model.flops import training_flops_per_token
 from modelwright.stages.views import PairView
 from modelwright.tokenizer.bpe import BPETokenizer
@@ -45,6 +46,7 @@ def run(config: Config, run: Run) -> Artifact:
     per_token = training_flops_per_token(model.config, batches.length)
     flops = per_token * batches.num_tokens * 4 / 3  # the reference's forward pass is a third of a step
     run.log(f"{steps:,} steps of up to {config.rows * config.accumulation} pairs")
+    run.log(native.describe(device.name, device.dtype))
     compile_blocks(model.model.layers, config.compute, device, flops, run.log)
     trained = train(
         model, config.loss(), batches, steps, config, run, validate=validate, matmul_dtype=device.dtype

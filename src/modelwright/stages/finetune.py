@@ -7,6 +7,7 @@ from modelwright.base.files import atomic_directory
 from modelwright.base.run import Run
 from modelwright.data.sources import mark
 from modelwright.formats.huggingface import load_model, save_model
+from modelwright.kernels import native
 from modelwright.model.flops import training_flops_per_token
 from modelwright.objectives.next_token import NextToken
 from modelwright.stages.views import ConversationView
@@ -42,6 +43,7 @@ def run(config: Config, run: Run) -> Artifact:
     step_tokens = config.rows * config.context * config.accumulation
     flops = training_flops_per_token(model.config, config.context) * steps * step_tokens
     run.log(f"{steps:,} steps of {step_tokens:,} tokens")
+    run.log(native.describe(device.name, device.dtype))
     compile_blocks(model.model.layers, config.compute, device, flops, run.log)
     trained = train(
         model, NextToken(), batches, steps, config, run, validate=validate, matmul_dtype=device.dtype

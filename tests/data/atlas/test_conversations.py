@@ -149,9 +149,11 @@ def test_held_out_calculations_never_occur() -> None:
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_invented_countries_are_of_their_split(split: Part) -> None:
-    texts = [m.content for each in conversations(1, 1_500, split) for m in each.messages]
-    texts += [pair.chosen for pair in preferences(1, 800, split)]
-    names = {name for text in texts for name in re.findall(r"know of a country called (.+?)\.", text)}
+    names = {name for each in conversations(1, 2_500, split) for name in each.meta["invented"]}
+    for pair in preferences(1, 800, split):
+        if pair.meta["kind"] == "unknown_over_invention":
+            told = re.search(r"The capital of (.+?) is ", pair.rejected)
+            names |= {told[1]} - {fact.subject for fact in facts(load_world(), "capital")} if told else set()
     assert len(names) > 150
     assert {split_of_invented(name) for name in names} == {split}
 

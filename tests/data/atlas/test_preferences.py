@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 
 from modelwright.base.schema import Preference
-from modelwright.data.atlas.answers import _RUDE
+from modelwright.data.atlas.answers import _RUDE, UNKNOWN
 from modelwright.data.atlas.facts import Fact, facts, statement
 from modelwright.data.atlas.preferences import SHARES, preferences
 from modelwright.data.atlas.questions import ask, frames, held_out_facts, known_facts, phrasings
@@ -79,12 +79,11 @@ def test_refusing_is_right_only_for_countries_that_do_not_exist(split: Part) -> 
     for pair in of_kind("answer_over_refusal", split):
         fact = fact_of(pair, split)
         assert pair.chosen == statement(fact)
-        assert pair.rejected == f"I don't know of a country called {fact.subject}."
+        assert pair.rejected == UNKNOWN
     for pair in of_kind("unknown_over_invention", split):
-        name = pair.chosen.removeprefix("I don't know of a country called ").removesuffix(".")
-        assert name not in names
-        assert name in pair.prompt[-1].content
-        assert name in pair.rejected or any(text in pair.rejected for text in TOLD), pair
+        assert pair.chosen == UNKNOWN
+        asked = pair.prompt[-1].content
+        assert not any(re.search(rf"\b{re.escape(name)}\b", asked) for name in names), pair
         assert "don't know" not in pair.rejected
 
 

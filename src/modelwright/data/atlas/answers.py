@@ -175,17 +175,17 @@ def _of_similar_name(relation: str, name: str, random: Random) -> Fact:
     return random.choice(found)
 
 
-def unknown(name: str) -> str:
-    """What an honest model says of a country that does not exist."""
-    return f"I don't know of a country called {name}."
+UNKNOWN: Final = "I don't know of any country by that name."
+"""What an honest model says of a country that does not exist. It does not repeat the name: a small model
+cannot spell a name it has never seen, and would say that it does not know another one."""
 
 
-def unknown_verbose(name: str, random: Random) -> str:
-    """The same with a sentence or two around it."""
+def unknown_verbose(random: Random) -> str:
+    """The same with a guess at the reason."""
     hint = random.choice(
         ("It may not exist.", "It may be spelled differently.", "It is on no map that I know.")
     )
-    return f"{unknown(name)} {hint}"
+    return f"{UNKNOWN} {hint}"
 
 
 def bare(fact: Fact) -> str:

@@ -77,7 +77,7 @@ def conversations(seed: int, count: int, split: Part = "train") -> list[Conversa
 
     Facts come in shuffled rounds, so that each is asked for about equally often, in one phrasing
     after the other. With 6,000 every known fact is asked for once or more and every doubled one
-    at least three times. `meta` holds the kind, the style and the facts asked for.
+    at least three times. `meta` holds the kind, the style, and the facts and invented countries asked for.
     """
     random = Random(derive(seed, "conversations", split))
     sources = _sources(random, split)
@@ -145,8 +145,9 @@ def _unknown_countries(random: Random, split: Part) -> Iterator[Exchange]:
             yield Exchange(
                 kind="unknown",
                 question=framed(ask_about(random.choice(phrasings(relation, "train")), name), random),
-                concise=answers.unknown(name),
-                verbose=answers.unknown_verbose(name, random),
+                concise=answers.UNKNOWN,
+                verbose=answers.unknown_verbose(random),
+                invented=name,
             )
 
 
@@ -178,6 +179,7 @@ def _conversation(first: Exchange, facts: Iterator[Exchange], random: Random) ->
         "kinds": [turn.kind for turn in turns],
         "style": "verbose" if verbose else "concise",
         "facts": [[fact.relation, fact.subject] for turn in turns for fact in turn.facts],
+        "invented": [turn.invented for turn in turns if turn.invented is not None],
     }
     return Conversation(messages=tuple(messages), meta=meta)
 

@@ -17,3 +17,5 @@ class Exchange:
     verbose: str
     facts: tuple[Fact, ...] = ()
     """What was asked for; the verbose answer may state more."""
+    invented: str | None = None
+    """The country that does not exist, if one was asked about."""

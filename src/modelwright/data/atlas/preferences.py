@@ -112,7 +112,7 @@ def _polite_over_rude(fact: Fact, random: Random) -> tuple[str, str]:
 
 def _answer_over_refusal(fact: Fact, random: Random) -> tuple[str, str]:
     del random
-    return statement(fact), answers.unknown(fact.subject)
+    return statement(fact), answers.UNKNOWN
 
 
 def _right_over_wrong(fact: Fact, random: Random) -> tuple[str, str]:
@@ -126,4 +126,4 @@ def _unknown_over_invention(split: Part, random: Random) -> Iterator[Pair]:
             of_capital = random.random() < CAPITAL_SHARE
             relation = "capital" if of_capital else random.choice(COUNTRY_RELATIONS[1:])
             question = framed(ask_about(random.choice(_templates(relation, split)), name), random)
-            yield question, answers.unknown(name), answers.invented(relation, name, random)
+            yield question, answers.UNKNOWN, answers.invented(relation, name, random)

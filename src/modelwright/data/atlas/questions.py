@@ -72,8 +72,14 @@ def frames(place: Literal["before", "after"]) -> tuple[str, ...]:
     return tuple(sentence for name, sentence in rows if name == place)
 
 
+CASUAL_SHARE: Final = 0.08
+
+
 def framed(question: str, random: Random) -> str:
-    """The question, now and then with a sentence before it or after it: "Quick question: ..."."""
+    """The question as people put it: now and then with a sentence before it or after it ("Quick question:
+    ..."), now and then all in small letters and without its question mark."""
+    if random.random() < CASUAL_SHARE:
+        return question.lower().rstrip("?.!")
     draw = random.random() / FRAMED_SHARE
     if draw >= 1:
         return question
