@@ -45,6 +45,9 @@ def test_every_verb_is_a_command_and_explains_itself(capsys: Capture) -> None:
         (["run", "quickstart", "--until", "cook"], 2, "no station 'cook'"),
         (["run", "quickstart", "--input", "flour=bag"], 2, "expected role=PATH"),
         (["validate", "quickstart", "--set", "data.source=[a]"], 2, "Did you mean 'sources'?"),
+        (["run", "quickstart", "--set", "data.sources=/a"], 2, "sources: expected a list, e.g. [/a]"),
+        (["run", "quickstart", "--set", "data.sources=[nowhere]"], 1, "'nowhere': no such file or folder"),
+        (["prepare", "tiny", "--set", "data.sources=[garbled.md]"], 1, "garbled.md, line 1: byte 0xff"),
         (["run", "garbled.yaml"], 2, "garbled.yaml is no text in UTF-8"),
         (["serve", "nowhere", "--port", "65536"], 2, "65535"),
         (["chat", "nowhere", "--device", "tpu"], 2, "'tpu' is not one of"),
@@ -62,12 +65,14 @@ def test_mistakes_exit_with_a_code_and_a_message_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("garbled.yaml").write_bytes(b"name: \xff")
+    for garbled in ("garbled.md", "garbled.yaml"):
+        Path(garbled).write_bytes(b"name: \xff")
     assert main(arguments) == code
     captured = capsys.readouterr()
     assert message in " ".join(captured.err.replace("│", "").split())
     assert captured.out == ""
     assert "Traceback" not in captured.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["garbled.md", "garbled.yaml"]
 
 
 def test_a_gate_that_says_no_exits_3_and_debug_shows_where(

@@ -40,6 +40,7 @@ class Stations:
         self.ran: list[str] = []
         self.inputs: dict[str, dict[str, str]] = {}
         self.fail_at: str | None = None
+        self.empty_handed = False
         self.outside = "one"
 
     def module(self, verb: str) -> Any:
@@ -50,6 +51,8 @@ class Stations:
         def run(config: StationConfig, run: Run) -> Artifact:
             self.ran.append(verb)
             self.inputs[verb] = {role: made.stage for role, made in run.inputs.items()}
+            if self.empty_handed:
+                raise UserError("no luck")
             progress = run.dir / "progress.txt"
             before = progress.read_text() if progress.exists() else ""
             progress.write_text(before + ".")
@@ -180,6 +183,31 @@ def test_a_missing_input_is_found_before_any_work(tmp_path: Path, stations: Stat
     with pytest.raises(UserError, match="export needs 'model'"):
         life.run(["prepare", "export"])
     assert stations.ran == []
+
+
+def test_a_failure_before_anything_was_made_leaves_no_folder(tmp_path: Path, stations: Stations) -> None:
+    def fail(folder: Path, verb: str) -> None:
+        life = Life(Recipe(name="test"), folder, PlainView(quiet=True))
+        with pytest.raises(UserError) as error:
+            life.run([verb])
+        assert not hasattr(error.value, "__notes__")  # nothing is kept, so nothing is said to be
+
+    fail(tmp_path / "runs" / "mine", "pretrain")  # it has no tokens
+    assert list(tmp_path.iterdir()) == []
+    stations.empty_handed = True
+    fail(tmp_path / "runs" / "mine", "prepare")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "runs").mkdir()
+    fail(tmp_path / "runs", "prepare")  # what was there before stays
+    assert (tmp_path / "runs").is_dir()
+
+
+def test_a_failure_leaves_what_was_made(tmp_path: Path, stations: Stations) -> None:
+    stations.fail_at = "tokenize"
+    with pytest.raises(UserError) as error:
+        live(tmp_path / "mine")
+    assert "What was made is kept" in error.value.__notes__[0]
+    assert (tmp_path / "mine" / "prepare" / "made.txt").is_file()
 
 
 def test_a_wrong_setting_is_found_before_any_work(tmp_path: Path, stations: Stations) -> None:

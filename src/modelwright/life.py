@@ -14,8 +14,9 @@ from __future__ import annotations
 import fcntl
 import os
 import shlex
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,9 @@ STARTED = "started.json"
 """Written when a station starts: the settings and inputs that its unfinished work is good for."""
 REPLACED = "replaced"
 """Where folders go that changed settings or inputs have made obsolete."""
+LOCK = ".lock"
+BOOKKEEPING = (LOCK, RECIPE_FILE, STARTED, "log.txt", "timing.jsonl")
+"""What stands in a run directory before a station has made anything."""
 MODEL_ROLES = (*FULL_PRECISION_MODELS, "int8")
 
 
@@ -66,7 +70,7 @@ class Life:
         """Live these stations. Every setting is checked, and every input found, before any work."""
         stages = {verb: stage_module(verb) for verb in verbs}
         configs = {verb: stage_config(self.recipe, verb) for verb in verbs}
-        with locked(self.folder):
+        with nothing_left_behind(self.folder), locked(self.folder):
             self._check_inputs(stages)
             write_text(self.folder / RECIPE_FILE, self.recipe.to_yaml())
             if note := taught_from_atlas(self.recipe, configs):
@@ -107,7 +111,10 @@ class Life:
             raise
         except Exception as error:
             run.log(f"failed: {type(error).__name__}")
-            error.add_note(f"'{verb}' failed. What was made is kept; the same command goes on from there.")
+            if has_work(self.folder):
+                error.add_note(
+                    f"'{verb}' failed. What was made is kept; the same command goes on from there."
+                )
             raise
         finally:
             run.close()
@@ -266,10 +273,31 @@ def is_unfinished(folder: Path, mark: Mapping[str, str]) -> bool:
 
 
 @contextmanager
+def nothing_left_behind(folder: Path) -> Iterator[None]:
+    """A failure before anything was made takes the folders with it that were not there before."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except Exception:
+        if new and not has_work(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # somebody else has put something there
+                for path in new[1:]:
+                    path.rmdir()
+        raise
+
+
+def has_work(folder: Path) -> bool:
+    """Whether a run directory holds anything but what every station begins with."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return any(file.name not in BOOKKEEPING and file.stat().st_size for file in files)
+
+
+@contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """One process at a time works on a run directory. The system drops the lock with the process."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+    with open(folder / LOCK, "a+", encoding="utf-8") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

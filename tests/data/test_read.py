@@ -258,6 +258,12 @@ def test_nothing_to_read_says_what_is_there(tmp_path: Path) -> None:
         documents(tmp_path / "texts" / "table.csv")
     with pytest.raises(UserError, match=r"no such file or folder\. Did you mean 'texts'"):
         documents(tmp_path / "textes")
+    put(tmp_path / "beside" / "tests" / "notes.txt", b"x")
+    for unlike in ("my_texts", "tests/other.txt", "t"):  # not 'tests', and no name for its suffix alone
+        with pytest.raises(UserError, match=r"no such file or folder\.$"):
+            documents(tmp_path / "beside" / unlike)
+    with pytest.raises(UserError, match=r"Did you mean 'notes\.txt'"):
+        documents(tmp_path / "beside" / "tests" / "note.md")
     with pytest.raises(UserError, match="nothing to read, found no files"):
         documents(tmp_path / "*.txt")
 

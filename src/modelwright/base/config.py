@@ -29,6 +29,11 @@ class Config(BaseModel):
     )
 
 
+EXPECTED = dict.fromkeys(("tuple_type", "list_type"), "expected a list, e.g. [{}]") | dict.fromkeys(
+    ("dict_type", "mapping_type", "model_type"), "expected a mapping of settings, {{name: value, ...}}"
+)
+"""pydantic's kinds of mistakes in the words of a recipe."""
+
 Settings = dict[str, Any]
 C = TypeVar("C", bound=Config)
 
@@ -99,7 +104,14 @@ def _explain(kind: type[Config], item: Mapping[str, Any]) -> str:
     if item["type"] == "extra_forbidden":
         known = _fields_at(kind, item["loc"][:-1])
         return f"{path}: unknown setting.{did_you_mean(str(item['loc'][-1]), known)}"
-    return f"{path}: {item['msg']} (received {item['input']!r})"
+    expected = EXPECTED.get(item["type"])
+    said = expected.format(_example(item["input"])) if expected else item["msg"]
+    return f"{path}: {said} (received {item['input']!r})"
+
+
+def _example(value: Any) -> str:
+    """A value as it would stand in a list."""
+    return str(value) if isinstance(value, str | int | float) and value != "" else "..."
 
 
 def _fields_at(kind: type[BaseModel], path: Sequence[str | int]) -> list[str]:

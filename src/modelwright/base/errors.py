@@ -26,10 +26,19 @@ class DamagedFile(UserError):
     """A file is truncated, garbled or not what its name says."""
 
 
+CLOSE = 0.75
+"""How alike two names are that one may be taken for the other: "sead" and "seed"."""
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The name that was probably meant; None where no name is close."""
+    return next(iter(get_close_matches(word, sorted(known), n=1, cutoff=CLOSE)), None)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` Did you mean 'depth'?` for a near miss, else the list of what there is."""
     names = sorted(known)
-    near = get_close_matches(word, names, n=1, cutoff=0.6)
+    near = closest(word, names)
     if near:
-        return f" Did you mean '{near[0]}'?"
+        return f" Did you mean '{near}'?"
     return f" Known: {', '.join(names)}." if names else ""

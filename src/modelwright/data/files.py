@@ -16,7 +16,7 @@ import zstandard
 from pydantic import model_validator
 
 from modelwright.base.config import Config
-from modelwright.base.errors import UserError, did_you_mean
+from modelwright.base.errors import UserError, closest
 
 COMPRESSIONS = (".gz", ".zst")
 FORMATS = {
@@ -32,6 +32,9 @@ FORMATS = {
 
 BROKEN_STREAM = (EOFError, OSError, zlib.error, zstandard.ZstdError)
 """What reading a truncated or garbled file raises."""
+
+MANY = 1000
+"""Names beside a missing one that are looked at."""
 
 _COMPRESSED_PIECE = 1 << 13  # small, so that a decompression bomb swells to 256 MiB at the very worst
 _MAX_WINDOW_BYTES = 1 << 27
@@ -95,9 +98,7 @@ def find_files(source: Source) -> list[Path]:
             file for name in names for file in (_walk(Path(name)) if os.path.isdir(name) else [Path(name)])
         ]
     else:
-        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = did_you_mean(path.name, beside) if len(beside) < 1000 else ""
-        raise UserError(f"source '{source.path}': no such file or folder.{hint if 'mean' in hint else ''}")
+        raise UserError(f"source '{source.path}': no such file or folder.{_name_beside(path)}")
     readable = sorted({file for file in found if format_of(file) is not None})
     if not readable:
         others = sorted({"".join(file.suffixes[-2:]) or "no suffix" for file in found})[:8]
@@ -110,6 +111,14 @@ def _walk(folder: Path) -> Iterator[Path]:
     for directory, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(directory, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _name_beside(path: Path) -> str:
+    """A file or folder that may have been meant. Suffixes do not count: all texts may share them."""
+    beside = list(path.parent.iterdir()) if path.parent.is_dir() else []
+    stems = {other.stem: other.name for other in beside[:MANY] if not other.name.startswith(".")}
+    near = closest(path.stem, stems)
+    return f" Did you mean '{stems[near]}'?" if near else ""
 
 
 def _suffixes() -> str:

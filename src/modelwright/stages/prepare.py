@@ -61,13 +61,14 @@ def run(config: Config, run: Run) -> Artifact:
     """Read, clean, split and write the documents."""
     if not config.sources:
         raise UserError("data.sources is empty: name at least one file, folder or glob, or 'atlas'")
-    write_json(run.dir / SOURCES_FILE, [file.model_dump() for file in describe(config.sources)])
+    files_read = [file.model_dump() for file in describe(config.sources)]
     with dropped_documents(run) as (record, reasons):
         faults = Faults(
             config.on_error,
             lambda where, kind, problem: record("read", None, where, f"{kind}: {problem}"),
         )
         flows, sizes = write_documents(config, run, faults, record)
+    write_json(run.dir / SOURCES_FILE, files_read)
     say_where_they_went(run, flows, sizes, reasons)
     if not sum(documents for documents, _ in sizes.values()):
         raise UserError(f"no document is left to train on.\n{table(flows, reasons)}")
