@@ -52,7 +52,9 @@ def test_every_verb_is_a_command_and_explains_itself(capsys: Capture) -> None:
         (["serve", "nowhere", "--port", "65536"], 2, "65535"),
         (["chat", "nowhere", "--device", "tpu"], 2, "'tpu' is not one of"),
         (["run", "quickstart", "--out", "garbled.yaml/run"], 1, "Not a directory"),
-        (["show", "nowhere"], 1, "nowhere has no manifest.json"),
+        (["show", "nowhere"], 1, "nowhere does not exist. Expected a run directory, e.g. runs/quickstart"),
+        (["trace", "garbled.md"], 1, "garbled.md is a file, and runs are folders. Expected a run directory"),
+        (["run", "quickstart", "--input", "model=nowhere"], 1, "nowhere does not exist; expected the folder"),
         (["ls", "nowhere"], 1, "there is no folder 'nowhere'"),
     ],
 )

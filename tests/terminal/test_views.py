@@ -101,6 +101,17 @@ def test_ls_without_runs_says_how_to_make_one(tmp_path: Path) -> None:
         runs.show_runs(tmp_path / "nowhere")
 
 
+def test_a_path_that_is_no_run_is_told_what_it_is(folder: Path) -> None:
+    for look in (manifests.show_manifests, lineage.show_ancestry):
+        with pytest.raises(UserError, match=r"runs is no run, but holds runs: \S+runs/one\. Name one"):
+            look(folder.parent)
+        with pytest.raises(UserError, match=r"align has no manifest\.json.*Expected a run directory"):
+            look(folder / "align")
+    (folder.parent / "two" / "prepare").mkdir(parents=True)
+    with pytest.raises(UserError, match="nothing is finished in"):
+        manifests.show_manifests(folder.parent / "two")
+
+
 def test_show_prints_manifests_and_verifies_hashes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifests.show_manifests(folder / "pretrain", verify=True, as_json=True)
     shown = json.loads(capsys.readouterr().out)

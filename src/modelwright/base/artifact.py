@@ -175,12 +175,15 @@ class Artifact:
     @classmethod
     def load(cls, folder: Path) -> Artifact:
         """Read a stage folder's manifest."""
-        file = Path(folder) / MANIFEST
+        folder = Path(folder)
+        file = folder / MANIFEST
+        if not folder.exists():
+            raise UserError(f"{folder} does not exist; expected the folder of a finished stage")
         if not file.exists():
             raise UserError(
                 f"{folder} has no {MANIFEST}: the stage is not finished, or it is no stage folder"
             )
-        return cls(Path(folder), validate(Manifest, read_json(file), str(file)))
+        return cls(folder, validate(Manifest, read_json(file), str(file)))
 
     @property
     def id(self) -> str:

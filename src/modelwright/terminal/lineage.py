@@ -17,7 +17,7 @@ from modelwright.base.schema import Document
 from modelwright.data.corpus import read_corpus
 from modelwright.terminal.manifests import provenance_summary
 from modelwright.terminal.printable import printable
-from modelwright.terminal.runs import finished, is_run
+from modelwright.terminal.runs import finished, is_run, named
 from modelwright.tokenizer.shards import TokenShards
 
 SPLITS = ("train", "validation")
@@ -67,19 +67,9 @@ def _parent(child: Artifact, named: Parent) -> Ancestor:
     return ancestry(found, named.role) if found else Ancestor(named.role, named.id, None, why_not, ())
 
 
-def target(path: Path) -> Artifact:
-    """The artifact that a path means: a stage folder's own, or the last one of a run directory."""
-    if not is_run(path):
-        return Artifact.load(path)
-    made = finished(path)
-    if not made:
-        raise UserError(f"nothing is finished in {path} yet: there is nothing to trace")
-    return made[-1]
-
-
 def show_ancestry(path: Path, *, as_json: bool = False) -> None:
-    """Print the family tree of an artifact, down to the counts of all that it learned from."""
-    artifact = target(path)
+    """Print the family tree of an artifact (of a run, its last one), down to all that it learned from."""
+    artifact = named(path)[-1]
     family = ancestry(artifact)
     if as_json:
         in_all, by_kind = artifact.manifest.provenance, artifact.learned_from()
@@ -127,8 +117,7 @@ def _label(node: Ancestor) -> str:
 
 def corpora(path: Path) -> list[Artifact]:
     """The corpora that an artifact, or anything in a run directory, comes from."""
-    starts = finished(path) if is_run(path) else [Artifact.load(path)]
-    found = {made.id: made for start in starts for made in start.ancestry() if made.role == "corpus"}
+    found = {made.id: made for start in named(path) for made in start.ancestry() if made.role == "corpus"}
     if not found:
         raise UserError(f"no corpus is left above {path}: documents cannot be traced")
     return list(found.values())
@@ -157,8 +146,7 @@ def show_document(path: Path, document_id: str, *, as_json: bool = False) -> Non
 
 def show_token(path: Path, position: int, *, as_json: bool = False) -> None:
     """Print the document that a position in the training shards belongs to."""
-    starts = finished(path) if is_run(path) else [Artifact.load(path)]
-    line = (made for start in starts for made in start.ancestry())
+    line = (made for start in named(path) for made in start.ancestry())
     tokens = next((made for made in line if made.role == "tokens"), None)
     if tokens is None:
         raise UserError(f"no token shards are left above {path}: 'tokenize' makes them")

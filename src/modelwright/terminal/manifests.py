@@ -13,7 +13,7 @@ from rich.console import Console
 from modelwright.base.artifact import Artifact, Provenance
 from modelwright.base.errors import DamagedFile
 from modelwright.terminal.printable import printable
-from modelwright.terminal.runs import duration, finished, is_run, size
+from modelwright.terminal.runs import duration, is_run, named, size
 
 MANY = 12
 """More entries than this are summed up."""
@@ -21,7 +21,7 @@ MANY = 12
 
 def show_manifests(path: Path, *, verify: bool = False, as_json: bool = False) -> None:
     """Print one manifest, or those of all finished stations. `verify` hashes every file."""
-    artifacts = finished(path) if is_run(path) else [Artifact.load(path)]
+    artifacts = named(path)
     if as_json:
         manifests = [artifact.manifest.model_dump(mode="json") for artifact in artifacts]
         print(json.dumps(manifests if is_run(path) else manifests[0], indent=2, ensure_ascii=False))

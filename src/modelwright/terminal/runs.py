@@ -22,11 +22,40 @@ HEADLINES = (
     ("pretrain", "validation_bits_per_byte"),
 )
 """The figure that speaks for a run: the one of the latest of these stations."""
+SHOWN = 12
+"""Runs that an error names at most."""
 
 
 def finished(run: Path) -> list[Artifact]:
     """The finished stations of a run directory, in the order of a life."""
     return [Artifact.load(run / verb) for verb in VERBS if (run / verb / MANIFEST).is_file()]
+
+
+def named(path: Path) -> list[Artifact]:
+    """What a path means: a stage folder's own artifact, or all that are finished in a run directory."""
+    if is_run(path):
+        made = finished(path)
+        if not made:
+            raise UserError(f"nothing is finished in {path} yet: there is nothing to see")
+        return made
+    if (path / MANIFEST).is_file():
+        return [Artifact.load(path)]
+    raise UserError(f"{path} {_what_it_is(path)}")
+
+
+def _what_it_is(path: Path) -> str:
+    """What a path that is neither a run nor an artifact is instead, and what to do."""
+    if path.is_dir():
+        runs = [str(run) for run in find_runs(path)]
+        if runs:
+            return f"is no run, but holds runs: {', '.join(runs[:SHOWN])}. Name one of them."
+        what = f"has no {MANIFEST}: it is no run, and no stage that is finished"
+    else:
+        what = "is a file, and runs are folders" if path.exists() else "does not exist"
+    return (
+        f"{what}. Expected a run directory, e.g. runs/quickstart, or the folder of one of its stages."
+        " `modelwright ls` lists the runs."
+    )
 
 
 def find_runs(folder: Path) -> Iterator[Path]:
