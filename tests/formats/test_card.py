@@ -17,7 +17,10 @@ CONFIG = ModelConfig(
 )  # fmt: skip
 
 
-ROLES = {"prepare": "corpus", "pretrain": "base"}
+ROLES = {
+    "prepare": "corpus", "tokenize": "tokens", "pretrain": "base", "finetune": "sft", "align": "aligned",
+    "average": "averaged",
+}  # fmt: skip
 
 
 class Settings(Config):
@@ -29,7 +32,8 @@ def make(folder: Path, stage: str, value: int = 0, **inputs: Artifact) -> Artifa
     (run.dir / "made.txt").write_text(f"{stage} {value}")
     if stage == "prepare":
         run.brings_in(Provenance(documents=1, licences={"MIT": 1}, sources={"<script>|x": 1}))
-    return run.finish(files=["made.txt"], metrics={"score": 0.5, "note": "words"})
+    metrics = {"score": 0.5, "train_documents": 11_990, "grown": 1199.6, "note": "words", "chosen": True}
+    return run.finish(files=["made.txt"], metrics=metrics)
 
 
 def card(history: list[Artifact]) -> str:
@@ -49,7 +53,7 @@ def test_it_tells_the_whole_line(tmp_path: Path) -> None:
         "license: mit",
         "1,234 parameters",
         "1 documents.",
-        "score 0.5",
+        "| score 0.5, train documents 11,990, grown 1,200 |",
         prepared.id[:12],
         "f: passed",
         "config.head_dim = 16",
@@ -59,6 +63,15 @@ def test_it_tells_the_whole_line(tmp_path: Path) -> None:
     assert "<script>" not in text and "&lt;script>\\|x" in text
     assert "PreTrainedTokenizerFast" in text  # qwen2: see formats/readers.py
     assert licence_of(trained.manifest.provenance) == "MIT" and licence_of(Provenance()) == "unknown"
+
+
+def test_stages_stand_in_the_order_of_the_life(tmp_path: Path) -> None:
+    """What is averaged descends from the tokens twice, once over few steps and once over many."""
+    tokens = make(tmp_path, "tokenize", prepare=make(tmp_path, "prepare"))
+    tuned = make(tmp_path, "finetune", model=make(tmp_path, "pretrain", tokens=tokens))
+    averaged = make(tmp_path, "average", model=make(tmp_path, "align", model=tuned), tokens=tokens)
+    rows = [line.split(" | ")[0] for line in card(averaged.ancestry()).splitlines() if "| score" in line]
+    assert rows == [f"| {stage}" for stage in ROLES]
 
 
 def test_a_parent_made_anew_is_no_ancestor(tmp_path: Path) -> None:

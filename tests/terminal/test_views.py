@@ -84,6 +84,19 @@ def test_ls_says_what_is_done(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert "1.5 kB" in text
 
 
+def test_ls_shows_the_figure_of_the_latest_stage_and_says_whose_it_is(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    runs.show_runs(folder.parent)
+    assert "pretrain: validation bits per byte 1.23" in capsys.readouterr().out
+    run = station(folder, "align", "aligned", model=Artifact.load(folder / "finetune"))
+    run.finish(["model"], {"validation_accuracy": 0.96})
+    runs.show_runs(folder.parent)
+    shown = capsys.readouterr().out
+    assert "align: validation accuracy 0.96" in shown and "bits per byte" not in shown
+
+
 def test_a_damaged_manifest_hides_no_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for content in ("{", "[]", "{}"):
         (folder / "pretrain" / "manifest.json").write_text(content)

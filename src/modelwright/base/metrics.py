@@ -16,6 +16,16 @@ from typing import Any
 from modelwright.base.files import atomic_path
 
 
+def in_words(name: str) -> str:
+    """A metric's name for people: "validation_bits_per_byte" -> "validation bits per byte"."""
+    return name.replace("_", " ")
+
+
+def figure(value: float) -> str:
+    """A number as people write it: 11,990 and 0.3948."""
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
+
+
 class MetricsFile:
     """One JSON object a line; values that are not finite are written as null."""
 

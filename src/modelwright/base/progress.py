@@ -15,6 +15,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from modelwright.base.metrics import figure, in_words
+
 PLAIN_LINE_SECONDS = 5.0
 
 
@@ -37,12 +39,10 @@ class View(Protocol):
 def format_shown(shown: dict[str, float | str]) -> str:
     """`loss 1.234  tokens/s 12,345`: small numbers with digits, large ones with separators."""
 
-    def number(value: float | str) -> str:
-        if isinstance(value, str):
-            return value
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    def words(name: str, value: float | str) -> str:
+        return f"{in_words(name.replace('_per_', '/'))} {value if isinstance(value, str) else figure(value)}"
 
-    return "  ".join(f"{name.replace('_per_', '/')} {number(value)}" for name, value in shown.items())
+    return "  ".join(words(name, value) for name, value in shown.items())
 
 
 class PlainView:

@@ -15,7 +15,7 @@ from typing import Any
 from modelwright.base.artifact import Artifact
 from modelwright.base.errors import UserError
 from modelwright.base.files import read_json
-from modelwright.base.metrics import read_metrics
+from modelwright.base.metrics import figure, in_words, read_metrics
 from modelwright.evaluation import plots
 
 STAGES = (
@@ -195,7 +195,7 @@ def _flat(row: Any, before: str = "") -> dict[str, str]:
         return {before: f"{_words(row['mean'])} [{_words(row['low'])}, {_words(row['high'])}]"}
     cells: dict[str, str] = {}
     for name, value in islice(row.items(), 30):
-        label = f"{before} {LABELS.get(name, str(name).replace('_', ' '))}".strip()
+        label = f"{before} {LABELS.get(name, in_words(str(name)))}".strip()
         cells |= _flat(value, label) if isinstance(value, Mapping) else {label: _words(value)}
     return cells
 
@@ -203,10 +203,8 @@ def _flat(row: Any, before: str = "") -> dict[str, str]:
 def _words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
-    if isinstance(value, int):
-        return f"{value:,}"
+    if isinstance(value, int | float):
+        return figure(value)
     if isinstance(value, list):
         return ", ".join(map(_words, value[:8]))[:MAX_TEXT]
     return "" if value is None else str(value)[:MAX_TEXT]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from modelwright.base.artifact import Artifact, Provenance
+from modelwright.base.metrics import figure, in_words
 from modelwright.model.config import ModelConfig
 
 
@@ -83,7 +84,9 @@ def _stages(history: Sequence[Artifact]) -> str:
     for artifact in reversed(history):
         made = artifact.manifest
         results = ", ".join(
-            f"{key} {value:.4g}" for key, value in made.metrics.items() if isinstance(value, int | float)
+            f"{in_words(name)} {figure(value)}"
+            for name, value in made.metrics.items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
         )
         lines.append(
             f"| {made.stage} | {made.id[:12]} | {made.seed} | {made.cost.tokens:,} | {_cell(results)} |"

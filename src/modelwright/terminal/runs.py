@@ -12,6 +12,7 @@ from rich.table import Table
 
 from modelwright.base.artifact import MANIFEST, Artifact
 from modelwright.base.errors import UserError
+from modelwright.base.metrics import in_words
 from modelwright.recipes.stations import VERBS
 from modelwright.terminal.printable import printable
 
@@ -21,7 +22,7 @@ HEADLINES = (
     ("finetune", "validation_loss"),
     ("pretrain", "validation_bits_per_byte"),
 )
-"""The figure that speaks for a run: the one of the latest of these stations."""
+"""The figure that speaks for a run: the one of the latest of these stations, the first here."""
 SHOWN = 12
 """Runs that an error names at most."""
 
@@ -112,7 +113,7 @@ def show_runs(folder: Path, *, as_json: bool = False) -> None:
     if not rows:
         raise UserError(f"there are no runs in '{folder}'. Make one: modelwright run quickstart")
     table = Table(
-        "run", "stations", "model", "time", "last change (UTC)", "figures", box=None, pad_edge=False
+        "run", "stations", "model", "time", "last change (UTC)", "latest figure", box=None, pad_edge=False
     )
     for row in rows:
         table.add_row(*(printable(cell) for cell in _cells(row)))
@@ -125,9 +126,10 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         stations += f", {row['unfinished'][0]} unfinished"
     if row["damaged"]:
         stations += f", {row['damaged'][0]} damaged"
-    figures = "  ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in row["headline"].items())
+    figures = [f"{v}: {in_words(n)} {row['headline'][n]:.3g}" for v, n in HEADLINES if n in row["headline"]]
     updated = (row["updated"] or "-").replace("T", " ").removesuffix("+00:00")
-    return [row["run"], stations, size(row["model_bytes"]), duration(row["seconds"]), updated, figures]
+    latest = figures[0] if figures else "-"
+    return [row["run"], stations, size(row["model_bytes"]), duration(row["seconds"]), updated, latest]
 
 
 def size(num_bytes: int | None) -> str:

@@ -12,13 +12,22 @@ from hashlib import sha256
 import pytest
 
 from modelwright.base.schema import Conversation, Preference, Role
-from modelwright.data.atlas.conversations import DOUBLED, KIND_SHARES, VERBOSE_SHARE, conversations
+from modelwright.data.atlas.conversations import (
+    DOUBLED,
+    KIND_SHARES,
+    MOST_TURNS,
+    NEXT_TURN_SHARE,
+    VERBOSE_SHARE,
+    conversations,
+)
 from modelwright.data.atlas.facts import facts, statement
 from modelwright.data.atlas.invented import split_of_invented
 from modelwright.data.atlas.preferences import preferences
 from modelwright.data.atlas.questions import (
+    CASUAL_SHARE,
     ask,
     ask_about,
+    casual,
     frames,
     held_out_facts,
     known_facts,
@@ -71,8 +80,9 @@ def test_kinds_have_their_shares() -> None:
     kinds = Counter(each.meta["kinds"][0].partition("/")[0] for each in made())
     for kind, share in KIND_SHARES.items():
         assert abs(kinds[kind] / COUNT - share) < 0.001
-    two_turn = sum(len(each.meta["kinds"]) == 2 for each in made()) / COUNT
-    assert 0.12 < two_turn < 0.18
+    several = sum(len(each.meta["kinds"]) > 1 for each in made()) / COUNT
+    assert abs(several - NEXT_TURN_SHARE) < 0.03
+    assert {len(each.meta["kinds"]) for each in made()} == set(range(1, MOST_TURNS + 1))
     verbose = sum(each.meta["style"] == "verbose" for each in made()) / COUNT
     assert abs(verbose - VERBOSE_SHARE) < 0.03
 
@@ -85,9 +95,16 @@ def test_every_known_fact_is_asked_for_and_every_capital_and_reversed_one_three_
 
 
 def test_a_fact_is_asked_for_in_several_phrasings() -> None:
-    questions = set(said("user"))
+    questions = {casual(question) for question in said("user")}
     for fact in known_facts("capital"):
-        assert len(questions.intersection(training_questions(fact, "train"))) >= 2, fact
+        asked = {casual(question) for question in training_questions(fact, "train")}
+        assert len(questions & asked) >= 2, fact
+
+
+def test_some_questions_are_typed_in_haste() -> None:
+    questions = [message.content for each in made() for message in each.messages if message.role == "user"]
+    share = sum(question == casual(question) for question in questions) / len(questions)
+    assert 0.5 * CASUAL_SHARE < share < 2 * CASUAL_SHARE
 
 
 def test_verbose_answers_hold_the_answer_and_are_longer() -> None:
@@ -125,12 +142,12 @@ def test_held_out_capitals_are_never_named() -> None:
 
 @pytest.mark.parametrize("texts", [lambda: said("user"), pairs_asked], ids=["sft", "pairs"])
 def test_held_out_facts_and_phrasings_are_never_asked(texts: Callable[[], list[str]]) -> None:
-    questions = set(texts())
+    questions = {casual(question) for question in texts()}
     for fact in held_out_facts():
-        assert questions.isdisjoint(ask(t, fact) for t in phrasings(fact.relation, "train")), fact
+        assert questions.isdisjoint(casual(ask(t, fact)) for t in phrasings(fact.relation, "train")), fact
     for fact in facts(WORLD):
         for split in ("validation", "test"):
-            assert questions.isdisjoint(ask(t, fact) for t in phrasings(fact.relation, split)), fact
+            assert questions.isdisjoint(casual(ask(t, fact)) for t in phrasings(fact.relation, split)), fact
     for relation in ("capital", "continent", "currency", "language", "neighbour"):
         for template in (*phrasings(relation, "validation"), *phrasings(relation, "test")):
             pattern = re.sub(r"\\\{\w+\\\}", ".+", re.escape(template))

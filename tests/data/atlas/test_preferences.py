@@ -10,7 +10,7 @@ from modelwright.base.schema import Preference
 from modelwright.data.atlas.answers import _RUDE, UNKNOWN
 from modelwright.data.atlas.facts import Fact, facts, statement
 from modelwright.data.atlas.preferences import SHARES, preferences
-from modelwright.data.atlas.questions import ask, frames, held_out_facts, known_facts, phrasings
+from modelwright.data.atlas.questions import ask, casual, frames, held_out_facts, known_facts, phrasings
 from modelwright.data.atlas.splits import Part
 from modelwright.data.atlas.world import load_world
 
@@ -30,7 +30,7 @@ def made(split: Part) -> tuple[Preference, ...]:
 def asked(split: Part) -> dict[str, Fact]:
     """Question -> the fact it asks for."""
     found, part = (known_facts(), "train") if split == "train" else (held_out_facts(), "validation")
-    return {ask(template, fact): fact for fact in found for template in phrasings(fact.relation, part)}
+    return {casual(ask(t, fact)): fact for fact in found for t in phrasings(fact.relation, part)}
 
 
 def of_kind(kind: str, split: Part) -> list[Preference]:
@@ -39,7 +39,7 @@ def of_kind(kind: str, split: Part) -> list[Preference]:
 
 def fact_of(pair: Preference, split: Part) -> Fact:
     question = pair.prompt[-1].content
-    return asked(split).get(question) or asked(split)[FRAME.sub("", question)]
+    return asked(split).get(casual(question)) or asked(split)[casual(FRAME.sub("", question))]
 
 
 @pytest.mark.parametrize("split", SPLITS)

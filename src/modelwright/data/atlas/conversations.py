@@ -42,7 +42,11 @@ KIND_SHARES: Final[Mapping[str, float]] = {
 model mostly says when it does not know; preference training has to keep and to sharpen that."""
 
 VERBOSE_SHARE: Final = 0.6
-TWO_TURN_SHARE: Final = 0.15
+NEXT_TURN_SHARE: Final = 0.15
+"""How many conversations have a second turn."""
+LATER_TURN_SHARE: Final = 0.4
+"""How many of those that have a second turn have a third, and so on, up to MOST_TURNS."""
+MOST_TURNS: Final = 4
 SYSTEM_SHARE: Final = 0.05
 DOUBLED: Final = ("capital", *REVERSED)
 """Relations whose facts a round asks for twice: what everybody asks first, and what is learned last."""
@@ -163,11 +167,11 @@ def _formats(random: Random, split: Part) -> Iterator[Exchange]:
 
 
 def _conversation(first: Exchange, facts: Iterator[Exchange], random: Random) -> Conversation:
-    """One or two turns in one style, now and then under a system prompt."""
+    """One turn, or a few, in one style, now and then under a system prompt."""
     verbose = random.random() < VERBOSE_SHARE
     turns = [first]
-    if random.random() < TWO_TURN_SHARE:
-        turns.append(_second(first, facts, random))
+    while len(turns) < MOST_TURNS and random.random() < (LATER_TURN_SHARE if turns[1:] else NEXT_TURN_SHARE):
+        turns.append(_next(turns[-1], facts, random))
     messages: list[Message] = []
     if random.random() < SYSTEM_SHARE:
         messages.append(Message(role="system", content=random.choice(_SYSTEM[verbose])))
@@ -184,11 +188,11 @@ def _conversation(first: Exchange, facts: Iterator[Exchange], random: Random) ->
     return Conversation(messages=tuple(messages), meta=meta)
 
 
-def _second(first: Exchange, facts: Iterator[Exchange], random: Random) -> Exchange:
-    """Thanks, a question that points back at the first, or the next fact."""
-    if random.random() < 0.15:
+def _next(last: Exchange, facts: Iterator[Exchange], random: Random) -> Exchange:
+    """Thanks, a question that points back at the last, or the next fact."""
+    if random.random() < 0.15 and last.kind != "thanks":
         return thanks(random)
-    subject = first.facts[0] if first.kind == "fact" else None
+    subject = last.facts[0] if last.kind == "fact" else None
     if subject is not None and subject.relation in _FOLLOW_UPS and random.random() < 0.5:
         others = [fact for fact in answers.related(subject) if fact.relation in _FOLLOW_UPS]
         if others:

@@ -72,14 +72,19 @@ def frames(place: Literal["before", "after"]) -> tuple[str, ...]:
     return tuple(sentence for name, sentence in rows if name == place)
 
 
-CASUAL_SHARE: Final = 0.08
+def casual(question: str) -> str:
+    """As it is typed in haste: "what is the capital of france"."""
+    return question.lower().rstrip("?.!")
+
+
+CASUAL_SHARE: Final = 0.12
 
 
 def framed(question: str, random: Random) -> str:
     """The question as people put it: now and then with a sentence before it or after it ("Quick question:
     ..."), now and then all in small letters and without its question mark."""
     if random.random() < CASUAL_SHARE:
-        return question.lower().rstrip("?.!")
+        return casual(question)
     draw = random.random() / FRAMED_SHARE
     if draw >= 1:
         return question

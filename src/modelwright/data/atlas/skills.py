@@ -8,6 +8,7 @@ from random import Random
 from typing import Final
 
 from modelwright.data.atlas.exchange import Exchange
+from modelwright.data.atlas.questions import casual
 from modelwright.data.atlas.splits import OPERATORS, Split, operands_split
 
 LARGEST_TERM: Final = 50
@@ -132,7 +133,8 @@ def small_talk(random: Random) -> Iterator[Exchange]:
     while True:
         for question, answer in random.sample(_SMALL_TALK, len(_SMALL_TALK)):
             verbose = f"{answer} I like to talk about the world and what is in it."
-            yield Exchange(kind="small_talk", question=question, concise=answer, verbose=verbose)
+            asked = casual(question) if random.random() < 0.3 else question
+            yield Exchange(kind="small_talk", question=asked, concise=answer, verbose=verbose)
 
 
 def thanks(random: Random) -> Exchange:
