@@ -69,18 +69,22 @@ class _PlainTask:
         self._view, self._label, self._total, self._done = view, label, total, done
         self._start = self._last = time.monotonic()
         self._first = done
+        self._said: int | None = None
         self._shown: dict[str, float | str] = {}
 
     def advance(self, n: int = 1, **shown: float | str) -> None:
         self._done += n
         self._shown.update(shown)
         if time.monotonic() - self._last >= PLAIN_LINE_SECONDS:
-            self._last = time.monotonic()
-            self._view.log(self._line())
+            self._say()
 
     def finish(self) -> None:
-        if self._last != self._start:
-            self._view.log(self._line())
+        if self._said not in (None, self._done):
+            self._say()
+
+    def _say(self) -> None:
+        self._last, self._said = time.monotonic(), self._done
+        self._view.log(self._line())
 
     def _line(self) -> str:
         speed = (self._done - self._first) / max(self._last - self._start, 1e-9)

@@ -18,6 +18,7 @@ from modelwright.base.artifact import Artifact
 from modelwright.base.config import Config as BaseConfig
 from modelwright.base.errors import UserError
 from modelwright.base.files import atomic_directory, write_json
+from modelwright.base.metrics import in_words
 from modelwright.base.run import Run
 from modelwright.compression.average import uniform
 from modelwright.formats.huggingface import load_model, save_model
@@ -62,12 +63,18 @@ def run(config: Config, run: Run) -> Artifact:
     best = min(rows, key=lambda row: row[judged_by(source.stage)])
     for row in rows:
         row["chosen"] = row is best
-        run.log(", ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+        run.log(describe(row))
     model.load_state_dict(candidates[best["candidate"]])
     with atomic_directory(run.dir / "model") as folder:
         save_model(folder, model, parent)
     write_json(run.dir / "candidates.json", {"judged_by": judged_by(source.stage), "candidates": rows})
     return run.finish(["model", "candidates.json"], {**best, "averaged_stage": source.stage})
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """A candidate's figures for the log, and whether it was chosen."""
+    figures = [f"{in_words(name)} {value:.4f}" for name, value in row.items() if isinstance(value, float)]
+    return f"{row['candidate']}{' (chosen)' if row['chosen'] else ''}: {', '.join(figures)}"
 
 
 def gather(source: Artifact, last: int) -> dict[str, Mapping[str, Tensor]]:

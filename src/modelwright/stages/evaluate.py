@@ -21,6 +21,7 @@ from modelwright.base.config import Config as BaseConfig
 from modelwright.base.device import choose
 from modelwright.base.errors import UserError
 from modelwright.base.files import write_json
+from modelwright.base.metrics import in_words
 from modelwright.base.run import Run
 from modelwright.base.schema import Conversation, Message, Problem, Sampling
 from modelwright.base.seeding import derive
@@ -249,7 +250,7 @@ def _summary(results: Mapping[str, Any]) -> str:
     def shown(row: Mapping[str, Any]) -> str:
         return f"{row['mean']:.1%}" if row["unit"] == "share" else f"{row['mean']:.3g} {row['unit']}"
 
-    return ", ".join(f"{suite} {shown(row)}" for suite, row in results.items())
+    return ", ".join(f"{in_words(suite)} {shown(row)}" for suite, row in results.items())
 
 
 def _order(role: str) -> tuple[int, str]:
