@@ -83,6 +83,13 @@ def test_the_whole_report_says_what_happened(made_up_run: Build) -> None:
     assert "checkpoints/step-9" not in page
 
 
+def test_answers_open_with_facts_in_new_phrasings_and_follow_the_table(made_up_run: Build) -> None:
+    page, _ = read(write_report(made_up_run()))
+    section = page.split('<section id="answers">')[1].split("</section>")[0]
+    suites = list(dict.fromkeys(re.findall(r"<small>([^<]+)</small>", section)))
+    assert suites == ["facts anew", "capital prefix", "arithmetic", "instruction format"]
+
+
 def test_the_same_run_gives_the_same_page(made_up_run: Build) -> None:
     run = made_up_run()
     pages = [re.sub(r"on 2\d{3}-[^U]*UTC", "", write_report(run).read_text()) for _ in range(2)]

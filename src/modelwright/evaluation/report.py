@@ -23,6 +23,9 @@ from modelwright.evaluation.findings import INVENTIONS, QUESTIONS, Findings
 
 REPORT = "report.html"
 INVENTION = "invented_countries"
+OPENING = "facts_anew"
+"""The suite whose answers a reader sees first: it shows most of what training has changed. The others follow
+in the order of the table of scores."""
 
 
 def write_report(run_dir: Path) -> Path:
@@ -64,7 +67,7 @@ def gather(findings: Findings) -> dict[str, Any]:
     suites = [row["suite"] for row in scores["rows"]] if scores else []
     generated = [suite for suite in suites if scores and suite not in ("bits_per_byte", "answer_length")]
     invention = [suite for suite in generated if suite == INVENTION]
-    others = [suite for suite in generated if suite != INVENTION]
+    others = sorted((suite for suite in generated if suite != INVENTION), key=lambda suite: suite != OPENING)
     context = {
         "name": findings.run_dir.resolve().name,
         "path": path_to_type(findings.run_dir),
