@@ -159,7 +159,7 @@ def chat(
     seed: Seed = None,
     device: Device = "cpu",
 ) -> None:
-    """Talk to a model in the terminal. /exit leaves, /reset forgets, Ctrl-C stops an answer."""
+    """Talk to a model in the terminal. /help lists the commands, /exit leaves, Ctrl-C stops an answer."""
     from modelwright.base.schema import Sampling
     from modelwright.terminal import chat as terminal
 

@@ -107,6 +107,20 @@ def test_unknown_models_paths_and_methods(http):
     assert http.get(CHAT).status_code == 405 and error_of(http.get(CHAT))
 
 
+def test_the_front_page_says_what_this_is(http):
+    answer = http.get("/", headers={"accept": "application/json"}).json()
+    assert answer["model"] == "tiny" and "OpenAI" in answer["about"]
+    for endpoint in answer["endpoints"]:
+        method, path = endpoint.split(" ")
+        assert http.request(method, path).status_code in (200, 415), endpoint
+    page = http.get("/", headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert page.headers["content-type"].startswith("text/html") and "<b>tiny</b>" in page.text
+    assert all(endpoint in page.text for endpoint in answer["endpoints"])
+    assert not any(tag in page.text for tag in ("<script", "<style", "style="))
+    assert page.headers["content-security-policy"] == http.get("/health").headers["content-security-policy"]
+    assert http.post("/").status_code == 405
+
+
 def test_a_prompt_that_is_too_long_is_refused_with_numbers(http):
     for stream in (False, True):
         response = http.post("/v1/completions", json={"prompt": [5] * 4096, "stream": stream})
@@ -276,6 +290,13 @@ def test_keys_and_listed_origins(model, tokenizer, start):
         bearer = {"authorization": f"Bearer {key}"}
         assert http.get("/v1/models", headers=bearer).status_code == 200
         assert http.get("/health").status_code == 200
+        for accept in ("text/html", "*/*"):
+            strange, known = (http.get("/", headers={"accept": accept} | h) for h in ({}, bearer))
+            assert strange.status_code == known.status_code == 200
+            assert "tiny" not in strange.text and "tiny" in known.text and "API key" in strange.text
+            assert key not in strange.text + known.text
+            for foreign in ({"host": "evil.example"}, {"origin": "https://evil.example"}):
+                assert http.get("/", headers=bearer | foreign).status_code == 403
         named = http.post(CHAT, json=ASK, headers=bearer | {"origin": page, "host": "models.example.com"})
         assert named.status_code == 200 and named.headers["access-control-allow-origin"] == page
         for other in ("http://models.example.com", "https://models.example.com:8443"):

@@ -43,6 +43,8 @@ def test_reset_forgets_and_system_sets(loaded):
     assert "removed" in talk.command("/system")
     assert "".join(talk.say("Hello")) == fresh
     assert "unknown command '/sytem'" in talk.command("/sytem y")
+    listed = talk.command("/help")
+    assert "unknown" not in listed and all(name in listed for name in ("/system TEXT", "/reset", "/exit"))
 
 
 def test_a_stopped_answer_frees_the_engine_and_stays_in_the_conversation(loaded):

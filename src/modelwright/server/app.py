@@ -23,6 +23,7 @@ from modelwright.server.answers import EventStream, send_whole
 from modelwright.server.chat import ChatAnswer
 from modelwright.server.completions import TextAnswer
 from modelwright.server.errors import ApiError
+from modelwright.server.front import front
 from modelwright.server.guards import Access, Guard, read_body
 from modelwright.server.protocol import ChatRequest, CompletionRequest, parse
 from modelwright.server.replies import Envelope
@@ -44,6 +45,7 @@ class Service:
     model: str
     fingerprint: str
     body_limit: int
+    access: Access
     created: int = field(default_factory=lambda: int(time.time()))
 
     def envelope(self, prefix: str) -> Envelope:
@@ -90,7 +92,7 @@ def create_app(
     def report(error: Exception) -> None:
         LOG.error("the engine failed", exc_info=error)
 
-    service = Service(engine, Worker(engine, queue_limit, report), model, fingerprint, body_limit)
+    service = Service(engine, Worker(engine, queue_limit, report), model, fingerprint, body_limit, access)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -99,6 +101,7 @@ def create_app(
         await asyncio.to_thread(service.worker.stop)
 
     routes = [
+        Route("/", _with(service, show_front), methods=["GET"]),
         Route("/health", _with(service, health), methods=["GET"]),
         Route("/v1/models", _with(service, list_models), methods=["GET"]),
         Route("/v1/models/{id:path}", _with(service, show_model), methods=["GET"]),
@@ -121,6 +124,11 @@ def _with(
         return await handle(service, request)
 
     return endpoint
+
+
+async def show_front(service: Service, request: Request) -> Response:
+    """GET /."""
+    return front(request, service.model if service.access.has_key(request.headers) else None)
 
 
 async def health(service: Service, request: Request) -> Response:

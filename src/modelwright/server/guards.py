@@ -32,6 +32,8 @@ SECURITY_HEADERS = {
 }
 
 
+OPEN_PATHS = ("/", "/health")
+"""What is answered without a key. It must say nothing that a key protects."""
 BODY_SECONDS = 30
 """How long a request's body may take to arrive."""
 
@@ -107,13 +109,17 @@ class Access:
             )
         return None
 
-    def check_key(self, headers: Headers) -> None:
-        """Refuse a missing or wrong key, where one is set."""
+    def has_key(self, headers: Headers) -> bool:
+        """Whether the right key came along, or none is asked for."""
         if self.api_key is None:
-            return
+            return True
         scheme, _, given = headers.get("authorization", "").partition(" ")
         right = secrets.compare_digest(given.strip().encode(), self.api_key.encode())
-        if scheme.lower() != "bearer" or not right:
+        return scheme.lower() == "bearer" and right
+
+    def check_key(self, headers: Headers) -> None:
+        """Refuse a missing or wrong key, where one is set."""
+        if not self.has_key(headers):
             raise ApiError(
                 401,
                 "a valid API key is needed: Authorization: Bearer <key>",
@@ -163,7 +169,7 @@ class Guard:
             if allowed is not None and scope["method"] == "OPTIONS":
                 await _preflight()(scope, receive, guarded)
                 return
-            if scope["path"] != "/health":
+            if scope["path"] not in OPEN_PATHS:
                 self._access.check_key(headers)
         except ApiError as error:
             await error.response()(scope, receive, guarded)

@@ -1,7 +1,7 @@
 """A conversation in the terminal: the answer appears as it is made.
 
-`/system TEXT` sets how the model should be, `/reset` forgets the conversation, `/exit` leaves. Ctrl-C
-stops an answer, not the program. Lines may also be piped in.
+`/system TEXT` sets how the model should be, `/reset` forgets the conversation, `/help` lists the commands,
+`/exit` leaves. Ctrl-C stops an answer, not the program. Lines may also be piped in.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from modelwright.terminal.load import Loaded, load
 from modelwright.terminal.printable import printable
 from modelwright.tokenizer.chat import render
 
-HELP = "/system TEXT sets the tone, /reset forgets, /exit leaves, Ctrl-C stops an answer"
+HELP = "/system TEXT sets the tone, /reset forgets, /help lists these, /exit leaves, Ctrl-C stops an answer"
 BASE_ONLY = "This is a base model: it was never taught to take turns, so it continues your text instead."
 
 
@@ -88,6 +88,8 @@ class Chat:
     def command(self, line: str) -> str:
         """Carry out a line that begins with a slash; says what was done."""
         name, _, rest = line.strip().partition(" ")
+        if name == "/help":
+            return HELP
         if name == "/reset":
             self._turns.clear()
             return "forgotten"
