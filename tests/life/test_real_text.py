@@ -194,7 +194,11 @@ def test_licences_reach_the_bundle_and_its_card(life: Path) -> None:
         assert f"| {licence} | {count:,} |" in card
     counted = bundle.manifest.provenance.documents
     assert counted > len(kept)  # conversations and pairs are data too
-    assert f"{counted:,} documents" in card and "license: other" in card
+    by_kind = {kind: texts.documents for kind, texts in bundle.learned_from().items()}
+    assert by_kind["documents"] == len(kept) and sum(by_kind.values()) == counted
+    assert bundle.learned_from()["documents"].licences == licences
+    assert ", ".join(f"{count:,} {kind}" for kind, count in by_kind.items()) in card
+    assert "license: other" in card
     assert all(
         made.id[:12] in card for verb, made in artifacts(life).items() if verb in ("prepare", "average")
     )
