@@ -219,5 +219,11 @@ def test_a_cache_that_cannot_be_written(tmp_path):
     assert in_a_process(tmp_path).startswith("False 2.19")
 
 
+def test_a_folder_that_others_may_write_to_is_not_trusted(tmp_path):
+    in_a_process(tmp_path)
+    (tmp_path / "cache/modelwright/kernels").chmod(0o777)
+    assert in_a_process(tmp_path).startswith("False 2.19")
+
+
 def test_switched_off(tmp_path):
     assert in_a_process(tmp_path, MODELWRIGHT_NATIVE="0").startswith("False 2.19")

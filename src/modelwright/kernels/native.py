@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -26,13 +27,13 @@ _FLAGS = (
     "-std=c++17",
     "-O3",
     "-march=native",
-    "-mprefer-vector-width=512",
     "-fopenmp",
     "-ffp-contract=fast",
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fPIC",
     "-shared",
+    *(("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()),
 )
 """No -ffast-math: it would lose NaN, and a run that diverges must show it."""
 
@@ -56,7 +57,11 @@ def describe(device: str, dtype: torch.dtype) -> str:
     if device != "cpu":
         return "row kernels: torch's own"
     built = dtype in _ELEMENTS and library(dtype) is not None
-    return "row kernels: compiled" if built else "row kernels: plain torch (no C++ compiler), a fifth slower"
+    return (
+        "row kernels: compiled"
+        if built
+        else "row kernels: plain torch (no working C++ compiler), a fifth slower"
+    )
 
 
 @cache
@@ -64,7 +69,7 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
     """The functions for one element type; None where they cannot be built."""
     if not sys.platform.startswith("linux") or os.environ.get("MODELWRIGHT_NATIVE") == "0":
         return None  # elsewhere, torch brings an OpenMP of another kind than the compiler's
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         return None
     try:
@@ -75,9 +80,18 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
 
 def _loaded(compiler: str, dtype: torch.dtype) -> ctypes.CDLL:
     path = _path(compiler, dtype)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _refuse_a_shared_folder(path.parent)
     if not _is_whole(path):
         _build(compiler, dtype, path)
     return ctypes.CDLL(str(path))
+
+
+def _refuse_a_shared_folder(folder: Path) -> None:
+    """What lies there is code that this process will run: nobody else may have put it there."""
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise PermissionError(f"{folder} belongs to somebody else, or others may write to it")
 
 
 def _is_whole(path: Path) -> bool:
@@ -116,15 +130,14 @@ def _path(compiler: str, dtype: torch.dtype) -> Path:
         *_FLAGS,
         *_ELEMENTS[dtype],
         compiler,
-        _output(compiler, "--version"),
-        _output(compiler, "-march=native", "-Q", "--help=target"),
+        _version(compiler),
+        _processor(),
     ]
     name = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:24]
     return cache_folder() / "kernels" / f"{name}.so"
 
 
 def _build(compiler: str, dtype: torch.dtype, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         made = Path(temporary) / "library.so"
         command = [compiler, *_FLAGS, *_ELEMENTS[dtype], "-o", str(made), str(SOURCE)]
@@ -135,8 +148,17 @@ def _build(compiler: str, dtype: torch.dtype, target: Path) -> None:
         mark.replace(target.with_suffix(".sha256"))
 
 
-def _output(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=BUILD_SECONDS).stdout
+def _version(compiler: str) -> str:
+    done = subprocess.run(
+        [compiler, "--version"], check=True, capture_output=True, text=True, timeout=BUILD_SECONDS
+    )
+    return done.stdout
+
+
+def _processor() -> str:
+    """What -march=native depends on: a home folder may be shared by machines of several kinds."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+    return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU ")))
 
 
 def cache_folder() -> Path:

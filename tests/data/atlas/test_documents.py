@@ -123,7 +123,7 @@ def test_facts_come_up_often_and_evenly() -> None:
 
 def test_every_capital_is_often_told_in_the_plain_form() -> None:
     plain = [everything().count(statement(fact)) for fact in facts(WORLD, "capital")]
-    assert min(plain) >= 6 and sum(plain) / len(plain) >= 12
+    assert min(plain) >= 5 and sum(plain) / len(plain) >= 12
 
 
 def tellings() -> Counter[Fact]:
@@ -222,10 +222,10 @@ def test_both_sides_of_a_scene_can_be_told() -> None:
 
 def test_countries_that_do_not_exist_get_no_answer() -> None:
     names = "|".join(re.escape(country.name) for country in WORLD.countries)
-    real = re.compile(rf"\b(?:{names})\b(?! of )")  # not "United States of Skal"
+    real = re.compile(rf"\b(?:{names})\b(?! of )", re.IGNORECASE)  # not "United States of Skal"
     answers: dict[bool, list[str]] = defaultdict(list)
     for text in of("unknown"):
-        for question, answer in re.findall(r"(?m)^\w+: ([^\n]+[?.])\n\w+: ([^\n]+)", text):
+        for question, answer in re.findall(r"(?m)^\w+: ([^\n]+)\n\w+: ([^\n]+)", text):
             answers[real.search(question) is not None].append(answer)
     assert len(answers[True]) > 20 and len(answers[False]) > 20
     assert all("know" in answer for answer in answers[False])

@@ -57,9 +57,19 @@ def ask_about(template: str, subject: str) -> str:
     return capitalize(template.format(**words))
 
 
+def casual(question: str) -> str:
+    """As it is typed in haste: "what is the capital of france"."""
+    return question.lower().rstrip("?.!")
+
+
+CASUAL_SHARE: Final = 0.12
+"""How many questions are put so."""
+
+
 def ask_somehow(fact: Fact, random: Random) -> str:
-    """The question for the fact's answer, in one of the training phrasings."""
-    return ask(random.choice(phrasings(fact.relation, "train")), fact)
+    """The question for the fact's answer, in one of the training phrasings, now and then in haste."""
+    question = ask(random.choice(phrasings(fact.relation, "train")), fact)
+    return casual(question) if random.random() < CASUAL_SHARE else question
 
 
 FRAMED_SHARE: Final = 0.25
@@ -70,14 +80,6 @@ def frames(place: Literal["before", "after"]) -> tuple[str, ...]:
     """The sentences that people say before or after a question, `tables/frames.tsv`."""
     rows = (line.split("\t") for line in _lines("frames.tsv"))
     return tuple(sentence for name, sentence in rows if name == place)
-
-
-def casual(question: str) -> str:
-    """As it is typed in haste: "what is the capital of france"."""
-    return question.lower().rstrip("?.!")
-
-
-CASUAL_SHARE: Final = 0.12
 
 
 def framed(question: str, random: Random) -> str:
