@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -26,7 +27,8 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One comparison. `ratio` above 1 means that ours is better; low and high are its outer deciles."""
+    """One comparison. `ratio` above 1 means that ours is better; it is the median of the rounds, and low and
+    high bound that median with 95 % confidence."""
 
     name: str
     unit: str
@@ -104,12 +106,25 @@ def _answer(process: subprocess.Popen[str], name: str) -> str:
     return line
 
 
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Bounds of the median, whatever the distribution: the order statistics between which it lies with at
+    least this confidence (each value is below the median with probability one half). With fewer than six
+    values no pair is wide enough, and the outermost are given."""
+    ordered, count = sorted(values), len(values)
+    below, place = 0.0, 0
+    while below + math.comb(count, place) / 2**count <= (1 - confidence) / 2:
+        below += math.comb(count, place) / 2**count
+        place += 1
+    first = max(place - 1, 0)
+    return ordered[first], ordered[count - 1 - first]
+
+
 def compare(
     name: str, unit: str, ours: Sequence[float], peer: Sequence[float], peer_name: str, bar: float | None
 ) -> Row:
     """Medians, and the ratio round by round (higher figures are better)."""
     ratios = [a / b for a, b in zip(ours, peer, strict=True)]
-    deciles = statistics.quantiles(ratios, n=10)
+    low, high = median_interval(ratios)
     return Row(
         name=name,
         unit=unit,
@@ -117,8 +132,8 @@ def compare(
         peer=statistics.median(peer),
         peer_name=peer_name,
         ratio=statistics.median(ratios),
-        low=deciles[0],
-        high=deciles[-1],
+        low=low,
+        high=high,
         rounds=len(ratios),
         bar=bar,
     )

@@ -30,7 +30,8 @@ EXPLICIT_MAX_LENGTH = 512
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """A mask, True = may attend, as what is added to the scores."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+    shown, hidden = torch.tensor([0.0, float("-inf")], dtype=dtype, device=mask.device)
+    return torch.where(mask, shown, hidden)
 
 
 def explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
