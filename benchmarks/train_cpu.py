@@ -2,9 +2,9 @@
 
 The same Llama configuration (random weights), the same batch size, AdamW in both, bf16 in both. Each side
 is a process of its own; they take turns step by step. The Trainer runs as it comes, eagerly and
-compiled; compiled with its eager attention, which is its own best setting here; and both of these with the
-memory setting that ours makes for itself (base/device.py) given to it from outside. Compilation and the first steps are not timed. Ours also
-keeps documents apart by a mask; the Trainer does not.
+compiled; compiled with its eager attention, which is its own best setting here; and both of these with
+the memory setting that ours makes for itself (base/device.py) given to it from outside. Compilation and
+the first steps are not timed. Ours also keeps documents apart by a mask; the Trainer does not.
 
     make bench NAME=train_cpu
 """

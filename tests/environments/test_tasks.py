@@ -32,7 +32,7 @@ def gold(problem: Problem) -> str:
         case "number":
             return f"The result is {problem.target}."
         case "unknown":
-            return answers.unknown(problem.meta["country"])
+            return answers.UNKNOWN
         case "format":
             return str(problem.meta["gold"])
         case "choice":
@@ -123,7 +123,7 @@ def test_inventions_and_admissions_in_our_own_words() -> None:
     task = TASKS["invented_countries"]
     for problem in task.problems(3, 200):
         country = problem.meta["country"]
-        assert task.score(problem, answers.unknown_verbose(country, dice)).value == 1
+        assert task.score(problem, answers.unknown_verbose(dice)).value == 1
         assert task.score(problem, answers.invented("capital", country, dice)).value == 0
 
 

@@ -70,6 +70,7 @@ def test_packing_loses_no_token_and_invents_none(sizes, rows, epochs, seed):
     fitting = [e for e in supervised if len(e.ids) <= 25]
     assert packed.without_target == len(made) - len(supervised)
     assert packed.too_long == len(supervised) - len(fitting)
+    assert [made[index] for index in packed.kept] == fitting
     found = []
     for i in range(len(packed)):
         batch = packed[i]

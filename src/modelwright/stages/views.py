@@ -7,7 +7,7 @@ the settings in the manifest, so that its candidates are judged as training judg
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import compress, pairwise
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -86,12 +86,12 @@ class ConversationView(Config):
         training = side == "train"
         count = self.conversations if training else self.validation_conversations
         found = conversations_from(self.sources, derive(seed, "data"), count, side)
-        if training:
-            run.brings_in(provenance_of(found))
         examples = [supervised(tokenizer, conversation) for conversation in found]
         order = derive(seed, "batches")
         epochs = self.epochs if training else 1
         packed = Packed(examples, self.rows, self.context, order, tokenizer.pad_id, epochs)
+        if training:
+            run.brings_in(provenance_of([found[index] for index in packed.kept]))
         left_out = (
             f"{packed.too_long:,} over {self.context} tokens, {packed.without_target:,} without an answer"
         )
@@ -138,15 +138,16 @@ class PairView(Config):
         training = side == "train"
         count = self.pairs if training else self.validation_pairs
         found = preferences_from(self.sources, derive(seed, "data"), count, side)
-        if training:
-            run.brings_in(provenance_of(found))
         pairs = [answers(tokenizer, preference) for preference in found]
-        fitting = [pair for pair in pairs if max(len(example.ids) for example in pair) <= self.context]
+        fits = [max(len(example.ids) for example in pair) <= self.context for pair in pairs]
+        fitting = list(compress(pairs, fits))
         if not fitting:
             raise UserError(
                 f"none of {len(found):,} {side} pairs fits {self.context} tokens: "
                 "give align.sources more pairs, or raise align.context"
             )
+        if training:
+            run.brings_in(provenance_of(list(compress(found, fits))))
         left_out = len(found) - len(fitting)
         run.log(f"{side}: {len(found):,} pairs; left out: {left_out:,} over {self.context} tokens")
         order, epochs = derive(seed, "batches"), self.epochs if training else 1

@@ -92,7 +92,7 @@ class Packed:
 
     Packing is first-fit over the shuffled order with a few open rows; a row's rest is padding without loss.
     Examples longer than T are left out and counted in `too_long`, those without a supervised token in
-    `without_target`.
+    `without_target`; `kept` are the places of the others.
     """
 
     OPEN_ROWS = 8
@@ -100,10 +100,11 @@ class Packed:
     def __init__(
         self, examples: Sequence[Example], rows: int, length: int, seed: int, padding: int, epochs: int = 1
     ) -> None:
-        supervised = [example for example in examples if any(example.mask[1:])]
-        fitting = [example for example in supervised if len(example.ids) <= length + 1]
+        supervised = [index for index, example in enumerate(examples) if any(example.mask[1:])]
+        self.kept = [index for index in supervised if len(examples[index].ids) <= length + 1]
         self.without_target = len(examples) - len(supervised)
-        self.too_long = len(supervised) - len(fitting)
+        self.too_long = len(supervised) - len(self.kept)
+        fitting = [examples[index] for index in self.kept]
         if not fitting:
             raise UserError(
                 f"none of {len(examples):,} examples fits {length} tokens and has a supervised token: "
