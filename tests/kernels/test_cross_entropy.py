@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
+from modelwright.kernels import native
 from modelwright.kernels.cross_entropy import linear_cross_entropy, reference_logprobs, token_logprobs
+
+
+@pytest.fixture(autouse=True, params=["native", "plain"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to compute: with the compiled kernels, where they can be built, and without."""
+    if request.param == "plain":
+        monkeypatch.setattr(native, "usable", lambda *tensors: False)
+    elif native.library(torch.float32) is None:
+        pytest.skip("no C++ compiler here")
 
 
 def inputs(n: int, dtype: torch.dtype = torch.float32):
@@ -38,6 +48,29 @@ def test_token_logprobs_and_weighted_gradients_match(chunk):
     got = torch.autograd.grad((found * weights).sum(), (hidden, head))
     for a, b in zip(got, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [-100, 50, 10**8])
+def test_a_target_outside_of_the_vocabulary_is_refused(wrong):
+    hidden, head, targets = inputs(8)
+    targets[5] = wrong
+    with pytest.raises((IndexError, RuntimeError), match=r"out of bounds|expected 0 to 49"):
+        linear_cross_entropy(hidden, head, targets)
+
+
+def test_targets_of_another_layout_or_type():
+    hidden, head, targets = inputs(8)
+    expected = linear_cross_entropy(hidden, head, targets)
+    strided = torch.stack([targets, targets + 1], dim=1).flatten()[::2]
+    torch.testing.assert_close(linear_cross_entropy(hidden, head, strided), expected)
+
+
+def test_without_gradients_none_are_made(monkeypatch):
+    hidden, head, targets = inputs(8)
+    with torch.no_grad():
+        found = linear_cross_entropy(hidden, head, targets)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, linear_cross_entropy(hidden, head, targets).detach())
 
 
 def test_no_tokens_give_zero_loss_and_finite_gradients():

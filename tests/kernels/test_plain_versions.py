@@ -5,10 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
+from modelwright.kernels import native, rotary, swiglu
 from modelwright.kernels import rms_norm as norm
-from modelwright.kernels import rotary
 from modelwright.kernels.attention import additive, attend, explicit
 from modelwright.model.attention import segment_mask
+
+
+@pytest.fixture(autouse=True, params=["native", "plain"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to compute: with the compiled kernels, where they can be built, and without."""
+    if request.param == "plain":
+        monkeypatch.setattr(native, "usable", lambda *tensors: False)
+    elif native.library(torch.float32) is None:
+        pytest.skip("no C++ compiler here")
 
 
 def same_gradients(ours: torch.Tensor, plain: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -49,6 +58,27 @@ def test_rotation():
     angles = torch.randn(1, 1, 5, 4, generator=torch.Generator().manual_seed(2)).repeat(1, 1, 1, 2)
     cos, sin = angles.cos(), angles.sin()
     same_gradients(rotary.rotate(x, cos, sin), rotary.reference(x, cos, sin), (x,))
+
+
+def test_swiglu():
+    gate, up = random(3, 5, 7), random(3, 5, 7, seed=1)
+    same_gradients(swiglu.swiglu(gate, up), swiglu.reference(gate, up), (gate, up))
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (1, 3, 7, 7), (2, 3, 7, 7), (2, 1, 1, 7)])
+def test_masks_of_every_shape_that_attention_allows(shape):
+    q, k, v = (random(2, 3, 7, 8, seed=seed) for seed in range(3))
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(5)) < 0.5
+    mask[..., 0] = True
+    fused = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    same_gradients(attend(q, k, v, additive(mask, q.dtype), causal=False), fused, (q, k, v))
+
+
+def test_second_derivatives_are_refused():
+    x, weight = random(3, 8), random(8, seed=1)
+    (first,) = torch.autograd.grad(norm.rms_norm(x, weight, 1e-6).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError):
+        torch.autograd.grad(first.square().sum(), x)
 
 
 def test_explicit_attention_equals_the_fused_one():

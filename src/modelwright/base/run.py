@@ -59,6 +59,7 @@ class Run:
         self.dir.mkdir(parents=True, exist_ok=True)
         remove_temporaries(self.dir)
         self._earlier_seconds = _seconds_of_earlier_sessions(self.dir / "timing.jsonl")
+        self._environment: dict[str, Any] = {}
         self.metrics = MetricsFile(self.dir / "metrics.jsonl")
         self._timing = MetricsFile(self.dir / "timing.jsonl")
         self._log: TextIO = open(self.dir / "log.txt", "a", encoding="utf-8", buffering=1)
@@ -97,6 +98,11 @@ class Run:
         """Texts that this stage learns from and that are in no input: the manifest will count them."""
         self._sources += sources
 
+    def computes_with(self, part: str, choice: str) -> None:
+        """Which of several ways to compute was chosen on this machine: for the log and the manifest."""
+        self.log(f"{part}: {choice}")
+        self._environment[part] = choice
+
     def parents(self) -> tuple[Parent, ...]:
         """The inputs as the manifest records them."""
         return tuple(
@@ -129,7 +135,7 @@ class Run:
             parents=parents,
             files=described,
             metrics=dict(metrics or {}),
-            environment=machine(),
+            environment=machine() | self._environment,
             cost=self._cost(tokens, flops),
             provenance=provenance,
             created=datetime.now(UTC).isoformat(timespec="seconds"),

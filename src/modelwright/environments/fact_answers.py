@@ -61,18 +61,27 @@ def wrong_answers(problem: Problem, text: str) -> list[str]:
 
 
 def other_subject(problem: Problem, text: str) -> str | None:
-    """Whom `text` tells a right answer of in a sentence as we tell it, if it is not the one asked about."""
+    """Whom `text` tells a right answer of in a sentence as we tell it, if it is not the one asked about.
+
+    "It is a country in Africa." speaks of the one asked about; so does "The capital of Kenya, in East Africa,
+    is Nairobi."; and an answer that was given before ("Africa. Uganda is a country in Africa too.") stands.
+    """
     subject = normalise(str(problem.meta["subject"]))
     told: list[str] = []
     for template in _sentences(str(problem.meta["relation"])):
         for right in map(str, problem.target):
             sentence = template.format(s="{}", S="{}", a=right, an_a=with_article(right))
             before, after = map(re.escape, sentence.split("{}"))
-            found = re.findall(rf"{before}(.{{1,60}}?){after}\b", text, re.IGNORECASE)
-            told += [normalise(name) for name in found]
-    if not told or any(f" {name} ".endswith(f" {subject} ") for name in told):
-        return None
-    return told[0]
+            for found in re.finditer(rf"{before}(.{{1,60}}?){after}\b", text, re.IGNORECASE):
+                told.append(normalise(found[1]))
+                answered_before = f" {normalise(right)} " in _padded(text[: found.start()])
+                if answered_before:
+                    return None
+    spoken_of = (name for name in told if f" {subject} " in f" {name} " or name.split()[-1:] in _PRONOUNS)
+    return None if not told or any(spoken_of) else told[0]
+
+
+_PRONOUNS = (["it"], ["this"], ["that"], ["which"], ["there"], ["here"])
 
 
 @cache

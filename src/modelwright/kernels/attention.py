@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from modelwright.kernels import native
@@ -30,8 +31,7 @@ EXPLICIT_MAX_LENGTH = 512
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """A mask, True = may attend, as what is added to the scores."""
-    shown, hidden = torch.tensor([0.0, float("-inf")], dtype=dtype, device=mask.device)
-    return torch.where(mask, shown, hidden)
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
 
 
 def explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -40,7 +40,16 @@ def explicit(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
     Rows that may attend to nothing are not allowed: their softmax has no value.
     """
+    if not _is_shared(bias, q, k):
+        wanted = f"(1 or {q.shape[0]}, 1, {q.shape[2]}, {k.shape[2]})"
+        raise ValueError(f"the bias is {tuple(bias.shape)}, expected {wanted}: one for all heads")
     return _Explicit.apply(q, k, v, bias)  # type: ignore[no-any-return]
+
+
+def _is_shared(bias: Tensor, q: Tensor, k: Tensor) -> bool:
+    """Whether a bias says for each position of each sequence (or of all) what all heads may see."""
+    shape = (1, q.shape[2], k.shape[2])
+    return bias.shape in ((q.shape[0], *shape), (1, *shape)) and bias.dtype == q.dtype
 
 
 class _Explicit(torch.autograd.Function):
@@ -57,6 +66,7 @@ class _Explicit(torch.autograd.Function):
         return (probabilities @ v).reshape(q.shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v, p, bias = ctx.saved_tensors
         slope = upstream[0].reshape(q.shape)
@@ -96,7 +106,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, causal: bool
     """Scaled dot-product attention of (B, H, T, hd) queries over (B, K, S, hd) keys and values, K dividing H;
     bias as `additive` makes it."""
     differentiated = torch.is_grad_enabled() and q.requires_grad
-    if bias is not None and differentiated and q.device.type == "cpu" and q.shape[-2] <= EXPLICIT_MAX_LENGTH:
+    short_on_cpu = q.device.type == "cpu" and q.shape[-2] <= EXPLICIT_MAX_LENGTH
+    if bias is not None and differentiated and short_on_cpu and _is_shared(bias, q, k):
         return explicit(q, k, v, bias)
     groups = q.shape[1] // k.shape[1]
     if groups > 1 and q.shape[-2] == 1:  # decoding: the heads of a group are rows that share their keys

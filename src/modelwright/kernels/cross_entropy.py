@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from modelwright.kernels import native
@@ -36,7 +37,9 @@ def reference_logprobs(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
 
 def linear_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, chunk: int | None = None) -> Tensor:
     """Sum over N tokens of -log p(target), in nats. hidden (N, D), head (V, D), targets (N,) int64."""
-    return _SummedCrossEntropy.apply(hidden, head, targets, chunk or _chunk(hidden, head))  # type: ignore[no-any-return]
+    needs_gradient = torch.is_grad_enabled() and (hidden.requires_grad or head.requires_grad)
+    size = chunk or _chunk(hidden, head)
+    return _SummedCrossEntropy.apply(hidden, head, targets, size, needs_gradient)  # type: ignore[no-any-return]
 
 
 def token_logprobs(hidden: Tensor, head: Tensor, targets: Tensor, chunk: int | None = None) -> Tensor:
@@ -55,8 +58,9 @@ def _chunks(total: int, chunk: int) -> list[slice]:
 def _logprobs(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
     """(N,) log p(target) in fp32. With `weights`, (N,) or one for all, the (N, V) logits are overwritten by
     the gradient of sum(weights * log p(target)), which is weights * (onehot - softmax)."""
-    if native.usable(logits, targets):
-        found = torch.empty(len(targets), dtype=torch.float32)
+    if native.usable(logits):
+        targets = _checked(targets, logits.shape[1])
+        found = torch.empty(len(targets), dtype=torch.float32, device=logits.device)
         stride = 0 if weights is None or weights.ndim == 0 else 1
         native.call("cross_entropy", logits.dtype, logits, targets, weights, stride, found, *logits.shape)
         return found
@@ -69,11 +73,23 @@ def _logprobs(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor
     return found
 
 
+def _checked(targets: Tensor, vocab_size: int) -> Tensor:
+    """Contiguous int64 targets, all of them words of the vocabulary: they are used as addresses."""
+    lowest, highest = (int(bound) for bound in targets.aminmax()) if len(targets) else (0, 0)
+    if not 0 <= lowest <= highest < vocab_size:
+        raise IndexError(
+            f"targets reach from {lowest} to {highest}, expected 0 to {vocab_size - 1}: positions without "
+            "loss have to be left out before"
+        )
+    return targets.long().contiguous()
+
+
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, chunk: int, needs_gradient: bool
+    ) -> Tensor:
         cast = head.to(hidden.dtype)
-        needs_gradient = hidden.requires_grad or head.requires_grad
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         minus_one = torch.full((), -1.0, device=hidden.device) if needs_gradient else None
         d_hidden = torch.empty_like(hidden) if needs_gradient else None
@@ -88,9 +104,10 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         d_hidden, d_head = ctx.saved_tensors
-        return d_hidden * upstream[0].to(d_hidden.dtype), d_head * upstream[0], None, None
+        return d_hidden * upstream[0].to(d_hidden.dtype), d_head * upstream[0], None, None, None
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -105,6 +122,7 @@ class _TokenLogprobs(torch.autograd.Function):
         return found
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
         hidden, head, targets = ctx.saved_tensors
         cast = head.to(hidden.dtype)

@@ -43,10 +43,10 @@ inline T store(float x) { return x; }
 #endif
 
 // exp(x) to about 2 units in the last place, in operations that compilers vectorise (the polynomial is that of
-// Cephes' expf). 0 below -87, at most exp(88), NaN of NaN.
+// Cephes' expf). 0 below -87, infinite above 88, NaN of NaN.
 inline float exponential(float x) {
     const float clamped = x < -87.f ? -87.f : (x > 88.f ? 88.f : x);
-    const float n = std::rint(clamped * 1.44269504f);
+    const float n = std::rint((clamped == clamped ? clamped : 0.f) * 1.44269504f);
     const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;  // minus n ln 2, in two parts
     float p = 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
@@ -58,7 +58,7 @@ inline float exponential(float x) {
     const uint32_t power = uint32_t(int32_t(n) + 127) << 23;
     float two_to_n;
     std::memcpy(&two_to_n, &power, 4);
-    return x < -87.f ? 0.f : p * two_to_n;
+    return x < -87.f ? 0.f : (x > 88.f ? INFINITY : p * two_to_n);
 }
 
 // out = exp(in - top), returns the sum. The two may be the same row.

@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 SOURCE = Path(__file__).with_name("native.cpp")
 
@@ -43,48 +45,86 @@ BUILD_SECONDS = 120
 """A compiler that takes longer than this is stuck; the torch path is taken."""
 
 
+_SIGNATURES = {
+    "rms_norm": "ppppiif",
+    "rms_norm_backward": "ppppppii",
+    "rotate": "ppppiiiiiiiiiii",
+    "swiglu": "pppi",
+    "swiglu_backward": "pppppi",
+    "softmax": "ppiiiif",
+    "softmax_backward": "pppiiiif",
+    "cross_entropy": "pppipii",
+}
+"""Arguments of each function: pointer, int64, float. The number of threads (int) follows in all."""
+
+_TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
+
+
 def usable(*tensors: Tensor) -> bool:
-    """Whether the compiled functions can work on these: CPU, fp32 or bf16, and outside of torch.compile
-    (inductor fuses the plain path itself)."""
-    first = tensors[0]
-    if torch.compiler.is_compiling() or first.dtype not in _ELEMENTS:
+    """Whether the compiled functions can work on these: plain CPU tensors, all fp32 or all bf16, that are
+    computed here and now. Within torch.compile inductor fuses the plain path itself; tracers, fake tensors
+    and tensors of other kinds (DTensor) have no memory to read."""
+    first = tensors[0].dtype
+    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    if traced or first not in _ELEMENTS:
         return False
-    return all(t.device.type == "cpu" for t in tensors) and library(first.dtype) is not None
+    if any(type(t) not in _PLAIN or t.device.type != "cpu" or t.dtype != first for t in tensors):
+        return False
+    return _get_current_dispatch_mode() is None and library(first) is not None
+
+
+_PLAIN = (Tensor, nn.Parameter)
 
 
 def describe(device: str, dtype: torch.dtype) -> str:
-    """One line for the log: whether a training on `device` in `dtype` uses the compiled kernels."""
-    if device != "cpu":
-        return "row kernels: torch's own"
-    built = dtype in _ELEMENTS and library(dtype) is not None
-    return (
-        "row kernels: compiled"
-        if built
-        else "row kernels: plain torch (no working C++ compiler), a fifth slower"
-    )
+    """For the log: whether a training on `device` in `dtype` uses the compiled kernels, and if not, why."""
+    if device != "cpu" or dtype not in _ELEMENTS:
+        return "plain torch"
+    reason = _reasons.get(dtype, "") if library(dtype) is None else None
+    return "compiled C++" if reason is None else f"plain torch, a fifth slower ({reason})"
+
+
+_reasons: dict[torch.dtype, str] = {}
 
 
 @cache
 def library(dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The functions for one element type; None where they cannot be built."""
-    if not sys.platform.startswith("linux") or os.environ.get("MODELWRIGHT_NATIVE") == "0":
-        return None  # elsewhere, torch brings an OpenMP of another kind than the compiler's
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
-        return None
+    """The functions for one element type; None where they cannot be built, and `describe` says why."""
     try:
-        return _loaded(compiler, dtype)
-    except (OSError, subprocess.SubprocessError):
-        return None
+        return _loaded(_compiler(), dtype)
+    except subprocess.CalledProcessError as error:
+        _reasons[dtype] = f"the C++ compiler failed: {(error.stderr or b'')[-200:]!r}"
+    except (OSError, subprocess.SubprocessError, RuntimeError, ValueError, AttributeError) as error:
+        _reasons[dtype] = str(error)
+    return None
 
 
-def _loaded(compiler: str, dtype: torch.dtype) -> ctypes.CDLL:
+def _compiler() -> list[str]:
+    """The command, $CXX or g++. Only GCC on Linux: its OpenMP is the very library that torch has loaded,
+    where another one would bring a second pool of threads."""
+    if os.environ.get("MODELWRIGHT_NATIVE") == "0":
+        raise RuntimeError("switched off by MODELWRIGHT_NATIVE=0")
+    if not sys.platform.startswith("linux"):
+        raise RuntimeError("only on Linux")
+    command = shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or shutil.which("c++") or ""]
+    if not command[0]:
+        raise RuntimeError("no C++ compiler found")
+    if "Free Software Foundation" not in _version(command):
+        raise RuntimeError(f"{' '.join(command)} is not GCC")
+    return command
+
+
+def _loaded(compiler: list[str], dtype: torch.dtype) -> ctypes.CDLL:
     path = _path(compiler, dtype)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     _refuse_a_shared_folder(path.parent)
     if not _is_whole(path):
         _build(compiler, dtype, path)
-    return ctypes.CDLL(str(path))
+    found = ctypes.CDLL(str(path))
+    for name, signature in _SIGNATURES.items():
+        function = getattr(found, name)
+        function.argtypes, function.restype = [*(_TYPES[c] for c in signature), ctypes.c_int], None
+    return found
 
 
 def _refuse_a_shared_folder(folder: Path) -> None:
@@ -103,33 +143,21 @@ def _is_whole(path: Path) -> bool:
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float | None) -> None:
-    """Run one function of `native.cpp`. Tensors are passed by address and must be contiguous where the
-    function walks over them; the number of threads is added at the end."""
+    """Run one function of `native.cpp`. Tensors are passed by address: the caller has made sure of their
+    types (`usable`), shapes and layout. The number of threads is added at the end."""
     found = library(dtype)
     assert found is not None
-    converted = [_c(argument) for argument in arguments]
-    getattr(found, name)(*converted, ctypes.c_int(torch.get_num_threads()))
+    passed = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
+    getattr(found, name)(*passed, torch.get_num_threads())
 
 
-def _c(argument: Tensor | int | float | None) -> object:
-    match argument:
-        case None:
-            return None
-        case float():
-            return ctypes.c_float(argument)
-        case int():
-            return ctypes.c_int64(argument)
-        case _:
-            return ctypes.c_void_p(argument.data_ptr())
-
-
-def _path(compiler: str, dtype: torch.dtype) -> Path:
+def _path(compiler: list[str], dtype: torch.dtype) -> Path:
     """Where the library for this source, compiler and machine belongs."""
     made_of = [
         SOURCE.read_text(encoding="utf-8"),
         *_FLAGS,
         *_ELEMENTS[dtype],
-        compiler,
+        *compiler,
         _version(compiler),
         _processor(),
     ]
@@ -137,10 +165,10 @@ def _path(compiler: str, dtype: torch.dtype) -> Path:
     return cache_folder() / "kernels" / f"{name}.so"
 
 
-def _build(compiler: str, dtype: torch.dtype, target: Path) -> None:
+def _build(compiler: list[str], dtype: torch.dtype, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         made = Path(temporary) / "library.so"
-        command = [compiler, *_FLAGS, *_ELEMENTS[dtype], "-o", str(made), str(SOURCE)]
+        command = [*compiler, *_FLAGS, *_ELEMENTS[dtype], "-o", str(made), str(SOURCE)]
         subprocess.run(command, check=True, capture_output=True, timeout=BUILD_SECONDS)
         mark = Path(temporary) / "library.sha256"
         mark.write_text(hashlib.sha256(made.read_bytes()).hexdigest())
@@ -148,9 +176,9 @@ def _build(compiler: str, dtype: torch.dtype, target: Path) -> None:
         mark.replace(target.with_suffix(".sha256"))
 
 
-def _version(compiler: str) -> str:
+def _version(compiler: list[str]) -> str:
     done = subprocess.run(
-        [compiler, "--version"], check=True, capture_output=True, text=True, timeout=BUILD_SECONDS
+        [*compiler, "--version"], check=True, capture_output=True, text=True, timeout=BUILD_SECONDS
     )
     return done.stdout
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from modelwright.kernels import native
 
@@ -25,9 +26,13 @@ def reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """(..., D) with weight (D,): the same as `reference`, differentiable."""
-    if native.usable(x, weight) and weight.dtype == torch.float32:
+    if native.usable(x) and native.usable(weight) and weight.dtype == torch.float32 and _fits(x, weight):
         return _Native.apply(x, weight, eps)  # type: ignore[no-any-return]
     return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-any-return]
+
+
+def _fits(x: Tensor, weight: Tensor) -> bool:
+    return weight.shape == x.shape[-1:] and weight.is_contiguous()
 
 
 class _Native(torch.autograd.Function):
@@ -36,12 +41,13 @@ class _Native(torch.autograd.Function):
         x = x.contiguous()
         size = x.shape[-1]
         rows = x.numel() // size
-        y, scale = torch.empty_like(x), torch.empty(rows, dtype=torch.float32)
+        y, scale = torch.empty_like(x), torch.empty(rows, dtype=torch.float32, device=x.device)
         native.call("rms_norm", x.dtype, x, weight, y, scale, rows, size, eps)
         ctx.save_for_backward(x, weight, scale)
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scale = ctx.saved_tensors
         slope = upstream[0].contiguous()
@@ -60,6 +66,7 @@ class _RMSNorm(torch.autograd.Function):
         return (x * scale).mul_(weight.float()).to(x.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scale = ctx.saved_tensors
         wide, slope, gain = x.float(), upstream[0].float(), weight.float()

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from modelwright.kernels import native
 
@@ -22,9 +23,16 @@ def reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The same as `reference`; cos and sin (..., hd) repeat their first half and carry no gradient."""
-    if native.usable(x, cos, sin) and x.ndim == 4 and x.stride(-1) == 1:
+    if native.usable(x, cos, sin) and _fits(x, cos, sin):
         return _Native.apply(x, cos.contiguous(), sin.contiguous())  # type: ignore[no-any-return]
     return _Rotation.apply(x, cos, sin)  # type: ignore[no-any-return]
+
+
+def _fits(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    if x.ndim != 4 or x.stride(-1) != 1 or x.shape[-1] % 2:
+        return False
+    angles = (1, x.shape[2], x.shape[3])
+    return cos.shape == sin.shape and cos.shape in ((x.shape[0], *angles), (1, *angles))
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -53,6 +61,7 @@ class _Native(torch.autograd.Function):
         return _turn_natively(x, x.new_empty(x.shape), cos, sin)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         slope = upstream[0].contiguous()
@@ -68,6 +77,7 @@ class _Rotation(torch.autograd.Function):
         return _turn(x, cos, sin)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         return _turn(upstream[0], cos, -sin), None, None

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from modelwright.kernels import native
@@ -22,7 +23,7 @@ def reference(gate: Tensor, up: Tensor) -> Tensor:
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """The same as `reference`, differentiable."""
-    if native.usable(gate, up):
+    if native.usable(gate, up) and gate.shape == up.shape:
         return _SwiGLU.apply(gate, up)  # type: ignore[no-any-return]
     return reference(gate, up)
 
@@ -37,6 +38,7 @@ class _SwiGLU(torch.autograd.Function):
         return mixed
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         slope = upstream[0].contiguous()

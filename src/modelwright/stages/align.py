@@ -46,7 +46,7 @@ def run(config: Config, run: Run) -> Artifact:
     per_token = training_flops_per_token(model.config, batches.length)
     flops = per_token * batches.num_tokens * 4 / 3  # the reference's forward pass is a third of a step
     run.log(f"{steps:,} steps of up to {config.rows * config.accumulation} pairs")
-    run.log(native.describe(device.name, device.dtype))
+    run.computes_with("row kernels", native.describe(device.name, device.dtype))
     compile_blocks(model.model.layers, config.compute, device, flops, run.log)
     trained = train(
         model, config.loss(), batches, steps, config, run, validate=validate, matmul_dtype=device.dtype

@@ -43,7 +43,7 @@ def run(config: Config, run: Run) -> Artifact:
     step_tokens = config.rows * config.context * config.accumulation
     flops = training_flops_per_token(model.config, config.context) * steps * step_tokens
     run.log(f"{steps:,} steps of {step_tokens:,} tokens")
-    run.log(native.describe(device.name, device.dtype))
+    run.computes_with("row kernels", native.describe(device.name, device.dtype))
     compile_blocks(model.model.layers, config.compute, device, flops, run.log)
     trained = train(
         model, NextToken(), batches, steps, config, run, validate=validate, matmul_dtype=device.dtype

@@ -55,7 +55,7 @@ def run(config: Config, run: Run) -> Artifact:
     run.log(f"{steps:,} steps of {step_tokens:,} tokens, {flops / 1e12:,.0f} TFLOPs")
     shards, order = TokenShards.open(source.file("train")), derive(run.seed, "batches")
     batches = Windows(shards, config.rows, config.context, order, tokenizer.end_of_text_id)
-    run.log(native.describe(device.name, device.dtype))
+    run.computes_with("row kernels", native.describe(device.name, device.dtype))
     compile_blocks(model.model.layers, config.compute, device, flops, run.log)
     validate = config.measure(model, TokenShards.open(source.file("validation")), tokenizer)
     trained = train(

@@ -20,9 +20,10 @@ class ComputeConfig(Config):
     """Format of activations and products; weights and optimizer state stay in fp32."""
     compile: Literal["auto", "always", "never"] = "auto"
     """torch.compile of the blocks. "auto": where a compiler is found and the run is long enough."""
-    compile_pays_after: float = Field(default=1e14, ge=0)
+    compile_pays_after: float = Field(default=1e15, ge=0)
     """FLOPs of training from which "auto" compiles. Measured on two CPU cores: the first compilation took
-    35 to 55 s and saved a fifth of each step, so a run has to take several minutes to earn it back."""
+    35 to 55 s and saved 4 % of a step with compiled row kernels (a fifth without), so a run has to take
+    half an hour to earn it back."""
 
 
 def resolve(config: ComputeConfig) -> Device:
