@@ -5,17 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modelwright.kernels import native
+from modelwright.kernels import cross_entropy
 from modelwright.kernels.cross_entropy import linear_cross_entropy, reference_logprobs, token_logprobs
 
-
-@pytest.fixture(autouse=True, params=["native", "plain"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to compute: with the compiled kernels, where they can be built, and without."""
-    if request.param == "plain":
-        monkeypatch.setattr(native, "usable", lambda *tensors: False)
-    elif native.library(torch.float32) is None:
-        pytest.skip("no C++ compiler here")
+pytestmark = pytest.mark.usefixtures("each_path")
 
 
 def inputs(n: int, dtype: torch.dtype = torch.float32):
@@ -67,10 +60,18 @@ def test_targets_of_another_layout_or_type():
 
 def test_without_gradients_none_are_made(monkeypatch):
     hidden, head, targets = inputs(8)
+    weighted = []
+    real = cross_entropy._logprobs
+
+    def watched(logits, targets, weights):
+        weighted.append(weights is not None)
+        return real(logits, targets, weights)
+
+    monkeypatch.setattr(cross_entropy, "_logprobs", watched)
+    expected = linear_cross_entropy(hidden, head, targets).detach()
     with torch.no_grad():
-        found = linear_cross_entropy(hidden, head, targets)
-    assert not found.requires_grad
-    torch.testing.assert_close(found, linear_cross_entropy(hidden, head, targets).detach())
+        torch.testing.assert_close(linear_cross_entropy(hidden, head, targets), expected)
+    assert weighted == [True, False]
 
 
 def test_no_tokens_give_zero_loss_and_finite_gradients():

@@ -230,8 +230,20 @@ def test_a_folder_that_others_may_write_to_is_not_trusted(tmp_path):
     assert in_a_process(tmp_path).startswith("False 2.19")
 
 
-def test_a_compiler_of_several_words_and_no_home(tmp_path):
+def test_a_compiler_of_several_words(tmp_path):
     assert in_a_process(tmp_path, CXX="env g++").startswith("True 2.19")
+
+
+def test_a_user_without_a_home(monkeypatch):
+    def nowhere() -> Path:
+        raise RuntimeError("could not determine home directory")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    native.library.cache_clear()
+    assert "home directory" in native.describe("cpu", torch.float32)
+    monkeypatch.undo()
+    native.library.cache_clear()
 
 
 def test_operands_of_two_types_take_the_plain_path():

@@ -5,19 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modelwright.kernels import native, rotary, swiglu
 from modelwright.kernels import rms_norm as norm
+from modelwright.kernels import rotary, swiglu
 from modelwright.kernels.attention import additive, attend, explicit
 from modelwright.model.attention import segment_mask
 
-
-@pytest.fixture(autouse=True, params=["native", "plain"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to compute: with the compiled kernels, where they can be built, and without."""
-    if request.param == "plain":
-        monkeypatch.setattr(native, "usable", lambda *tensors: False)
-    elif native.library(torch.float32) is None:
-        pytest.skip("no C++ compiler here")
+pytestmark = pytest.mark.usefixtures("each_path")
 
 
 def same_gradients(ours: torch.Tensor, plain: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> None:

@@ -99,22 +99,23 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
     return None
 
 
-def _compiler() -> list[str]:
+def _compiler() -> tuple[str, ...]:
     """The command, $CXX or g++. Only GCC on Linux: its OpenMP is the very library that torch has loaded,
     where another one would bring a second pool of threads."""
     if os.environ.get("MODELWRIGHT_NATIVE") == "0":
         raise RuntimeError("switched off by MODELWRIGHT_NATIVE=0")
     if not sys.platform.startswith("linux"):
         raise RuntimeError("only on Linux")
-    command = shlex.split(os.environ.get("CXX", "")) or [shutil.which("g++") or shutil.which("c++") or ""]
-    if not command[0]:
+    usual = shutil.which("g++") or shutil.which("c++") or ""
+    command = tuple(shlex.split(os.environ.get("CXX") or usual))
+    if not command:
         raise RuntimeError("no C++ compiler found")
     if "Free Software Foundation" not in _version(command):
         raise RuntimeError(f"{' '.join(command)} is not GCC")
     return command
 
 
-def _loaded(compiler: list[str], dtype: torch.dtype) -> ctypes.CDLL:
+def _loaded(compiler: tuple[str, ...], dtype: torch.dtype) -> ctypes.CDLL:
     path = _path(compiler, dtype)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     _refuse_a_shared_folder(path.parent)
@@ -151,7 +152,7 @@ def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float | None)
     getattr(found, name)(*passed, torch.get_num_threads())
 
 
-def _path(compiler: list[str], dtype: torch.dtype) -> Path:
+def _path(compiler: tuple[str, ...], dtype: torch.dtype) -> Path:
     """Where the library for this source, compiler and machine belongs."""
     made_of = [
         SOURCE.read_text(encoding="utf-8"),
@@ -165,7 +166,7 @@ def _path(compiler: list[str], dtype: torch.dtype) -> Path:
     return cache_folder() / "kernels" / f"{name}.so"
 
 
-def _build(compiler: list[str], dtype: torch.dtype, target: Path) -> None:
+def _build(compiler: tuple[str, ...], dtype: torch.dtype, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         made = Path(temporary) / "library.so"
         command = [*compiler, *_FLAGS, *_ELEMENTS[dtype], "-o", str(made), str(SOURCE)]
@@ -176,7 +177,8 @@ def _build(compiler: list[str], dtype: torch.dtype, target: Path) -> None:
         mark.replace(target.with_suffix(".sha256"))
 
 
-def _version(compiler: list[str]) -> str:
+@cache
+def _version(compiler: tuple[str, ...]) -> str:
     done = subprocess.run(
         [*compiler, "--version"], check=True, capture_output=True, text=True, timeout=BUILD_SECONDS
     )
