@@ -8,7 +8,7 @@ import pytest
 
 from modelwright.base.errors import ConfigError, DamagedFile, UserError
 from modelwright.base.files import sha256_text
-from modelwright.base.schema import Document
+from modelwright.base.schema import Document, Reason
 from modelwright.data import filters
 from modelwright.data.corpus import read_corpus, write_corpus
 from modelwright.data.cut import CutLong, cut
@@ -21,7 +21,7 @@ def document(text: str, source: str = "a.txt") -> Document:
     return Document(text=text, id=sha256_text(text), source=source)
 
 
-def no_drop(document: Document, reason: str) -> None:
+def no_drop(document: Document, reason: Reason) -> None:
     raise AssertionError(f"dropped {document.text}: {reason}")
 
 
@@ -29,12 +29,12 @@ def test_duplicates_go_and_say_what_they_repeat() -> None:
     dropped: list[tuple[str, str]] = []
     texts = [("x", "a"), ("y", "b"), ("x", "c"), ("y", "b"), ("x ", "d")]
     kept = ExactDuplicates()(
-        (document(t, s) for t, s in texts), lambda d, why: dropped.append((d.source, why))
+        (document(t, s) for t, s in texts), lambda d, why: dropped.append((d.source, str(why)))
     )
     assert [(d.text, d.source) for d in kept] == [("x", "a"), ("y", "b"), ("x ", "d")]
     assert dropped == [
-        ("c", f"exact duplicate: of document {sha256_text('x')[:16]} from a"),
-        ("b", f"exact duplicate: of document {sha256_text('y')[:16]} from b"),
+        ("c", f"exact duplicate: {sha256_text('x')}, first seen in a"),
+        ("b", f"exact duplicate: {sha256_text('y')}, first seen in b"),
     ]
 
 
@@ -65,9 +65,7 @@ def test_flows_add_up() -> None:
         ("duplicates", ExactDuplicates()),
         filters.build({"name": "length", "min_characters": 2}),
     ]
-    stream, flows = chain(
-        map(document, texts), steps, lambda step, d, why: went.append((step, why.split(":")[0]))
-    )
+    stream, flows = chain(map(document, texts), steps, lambda step, d, why: went.append((step, why.rule)))
     assert [d.text for d in stream] == ["abc", "long enough"]
     assert [(f.step, f.documents, f.bytes, f.dropped) for f in flows] == [
         ("read", 5, 19, 0),
@@ -91,13 +89,14 @@ def test_filters_are_found_by_their_file_name() -> None:
 def test_a_stranger_adds_a_filter_by_adding_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "shouting.py").write_text(
         "from modelwright.base import config\n"
+        "from modelwright.base.schema import Reason\n"
         "class Config(config.Config):\n"
         "    mark: str = '!'\n"
         "def step(config):\n"
         "    def keep(documents, drop):\n"
         "        for document in documents:\n"
         "            if document.text.endswith(config.mark):\n"
-        "                drop(document, 'shouting: it ends in a mark')\n"
+        "                drop(document, Reason('shouting', says='it ends in a mark'))\n"
         "            else:\n"
         "                yield document\n"
         "    return keep\n"
@@ -106,8 +105,8 @@ def test_a_stranger_adds_a_filter_by_adding_a_file(tmp_path: Path, monkeypatch: 
     name, step = filters.build({"name": "shouting"})
     dropped: list[str] = []
 
-    def drop(document: Document, reason: str) -> None:
-        dropped.append(reason)
+    def drop(document: Document, reason: Reason) -> None:
+        dropped.append(str(reason))
 
     assert [d.text for d in step(iter([document("Hey!"), document("hey")]), drop)] == ["hey"]
     assert (name, dropped) == ("shouting", ["shouting: it ends in a mark"])
@@ -116,7 +115,7 @@ def test_a_stranger_adds_a_filter_by_adding_a_file(tmp_path: Path, monkeypatch: 
 def test_length_bounds_are_inclusive() -> None:
     _, step = filters.build({"name": "length", "min_characters": 2, "max_characters": 3})
     reasons: list[str] = []
-    kept = step(map(document, ["a", "ab", "abc", "abcd"]), lambda d, why: reasons.append(why))
+    kept = step(map(document, ["a", "ab", "abc", "abcd"]), lambda d, why: reasons.append(str(why)))
     assert [d.text for d in kept] == ["ab", "abc"]
     assert [reason.split(":")[0] for reason in reasons] == ["too short", "too long"]
 

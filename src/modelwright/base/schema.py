@@ -41,6 +41,23 @@ class Document:
     meta: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
 
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a document was dropped or a line cut: fixed words to count by, and what was measured."""
+
+    rule: str
+    """The same few words for every document that it takes: "too short", "top 2-gram characters"."""
+    value: float | str | None = None
+    """What was measured, where that is a number or a name."""
+    says: str = ""
+    """The rest of the sentence for a reader: "at least 50 asked"."""
+
+    def __str__(self) -> str:
+        shown = f"{self.value:.4g}" if isinstance(self.value, float) else self.value
+        rest = ", ".join(str(part) for part in (shown, self.says) if part not in (None, ""))
+        return f"{self.rule}: {rest}" if rest else self.rule
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One turn of a conversation."""

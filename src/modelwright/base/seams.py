@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from modelwright.base.schema import Batch, Completion, Document, Problem, Sampling, Score
+from modelwright.base.schema import Batch, Completion, Document, Problem, Reason, Sampling, Score
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Drop = Callable[[Document, str], None]
+Drop = Callable[[Document, Reason], None]
 """Called with each document that a step takes out, and the reason."""
 
 

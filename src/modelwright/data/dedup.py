@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modelwright.base.schema import Document
+from modelwright.base.schema import Document, Reason
 from modelwright.base.seams import Drop
 
 
@@ -26,7 +26,7 @@ class ExactDuplicates:
                 yield document
             else:
                 source = self._sources[first]
-                drop(document, f"exact duplicate: of document {document.id[:16]} from {source}")
+                drop(document, Reason("exact duplicate", document.id, f"first seen in {source}"))
 
     def _number_of(self, source: str) -> int:
         number = self._numbers.setdefault(source, len(self._sources))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from modelwright.base.schema import Document
+from modelwright.base.files import sha256_text
+from modelwright.base.schema import Document, Reason
 from modelwright.base.seams import Drop, Step
 
-Record = Callable[[str, Document, str], None]
+Record = Callable[[str, Document, Reason], None]
 """Gets (step, document, reason) of every document that a step drops."""
 
 
@@ -44,17 +45,41 @@ def chain(
 
 
 def _dropper(flow: Flow, record: Record) -> Drop:
-    def drop(document: Document, reason: str) -> None:
+    def drop(document: Document, reason: Reason) -> None:
         flow.dropped += 1
         record(flow.step, document, reason)
 
     return drop
 
 
-def drop_empty(documents: Iterator[Document], drop: Drop) -> Iterator[Document]:
-    """A Step: texts without a letter to see go."""
-    for document in documents:
-        if document.text.strip():
-            yield document
-        else:
-            drop(document, "empty: nothing but white space")
+def judging(judge: Callable[[Document], Reason | None]) -> Step:
+    """A Step that looks at each document alone: those with a reason go."""
+
+    def step(documents: Iterator[Document], drop: Drop) -> Iterator[Document]:
+        for document in documents:
+            reason = judge(document)
+            if reason is None:
+                yield document
+            else:
+                drop(document, reason)
+
+    return step
+
+
+def changing(change: Callable[[str], str]) -> Step:
+    """A Step that rewrites the text of each document; the id follows the text."""
+
+    def step(documents: Iterator[Document], drop: Drop) -> Iterator[Document]:
+        for document in documents:
+            text = change(document.text)
+            yield document if text == document.text else replace(document, text=text, id=sha256_text(text))
+
+    return step
+
+
+def _empty(document: Document) -> Reason | None:
+    return None if document.text.strip() else Reason("empty", says="nothing but white space")
+
+
+drop_empty = judging(_empty)
+"""A Step: texts without a letter to see go."""

@@ -16,7 +16,7 @@ from modelwright.base.artifact import Artifact, Provenance
 from modelwright.base.errors import UserError
 from modelwright.base.files import atomic_path, write_json
 from modelwright.base.run import Run
-from modelwright.base.schema import Document
+from modelwright.base.schema import Document, Reason
 from modelwright.base.seams import Step
 from modelwright.data import filters
 from modelwright.data.corpus import read_corpus, write_corpus
@@ -121,8 +121,8 @@ def write_documents(
 ) -> tuple[list[Flow], dict[Side, tuple[int, int]]]:
     """The flows of all steps, and (documents, bytes) of each side."""
 
-    def dropped(step: str, document: Document, reason: str) -> None:
-        record(step, document.id, document.source, reason)
+    def dropped(step: str, document: Document, reason: Reason) -> None:
+        record(step, document.id, document.source, str(reason))
 
     total = input_bytes(config.sources, config.atlas_size_bytes)
     with (

@@ -1,7 +1,7 @@
 """Filters by name. To add one, add one file to this folder; its name is the filter's name.
 
 The file holds two things: `Config`, the filter's settings with defaults, and `step(config)`, which
-returns a Step: documents in, documents out, `drop(document, "kind: why")` for those that go. A recipe
+returns a Step: documents in, documents out, `drop(document, Reason(rule, value))` for those that go. A recipe
 uses it as
 
     data:

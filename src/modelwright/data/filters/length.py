@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from modelwright.base import config
-from modelwright.base.schema import Document
-from modelwright.base.seams import Drop, Step
+from modelwright.base.schema import Document, Reason
+from modelwright.base.seams import Step
+from modelwright.data.steps import judging
 
 
 class Config(config.Config):
@@ -19,14 +18,12 @@ class Config(config.Config):
 def step(config: Config) -> Step:
     """The Step."""
 
-    def keep(documents: Iterator[Document], drop: Drop) -> Iterator[Document]:
-        for document in documents:
-            length = len(document.text)
-            if length < config.min_characters:
-                drop(document, f"too short: {length} characters, at least {config.min_characters} asked")
-            elif config.max_characters is not None and length > config.max_characters:
-                drop(document, f"too long: {length} characters, at most {config.max_characters} asked")
-            else:
-                yield document
+    def judge(document: Document) -> Reason | None:
+        length = len(document.text)
+        if length < config.min_characters:
+            return Reason("too short", length, f"at least {config.min_characters} characters asked")
+        if config.max_characters is not None and length > config.max_characters:
+            return Reason("too long", length, f"at most {config.max_characters} characters asked")
+        return None
 
-    return keep
+    return judging(judge)
