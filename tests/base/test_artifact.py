@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from modelwright.base.artifact import Artifact, Provenance
+from modelwright.base.artifact import Artifact
 from modelwright.base.config import Config
+from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
 
 
@@ -20,7 +21,7 @@ def make(
     run = Run(folder, folder.name, role or folder.name, Settings(value=value), 1, inputs)
     (run.dir / "made.txt").write_text(str(value))
     if licence:
-        run.brings_in(Provenance(documents=2, licences={licence: 2}, sources={folder.name: 2}))
+        run.brings_in(Provenance.count([(folder.name, licence, "unknown", "unknown")] * 2))
     return run.finish(["made.txt"])
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modelwright.base.artifact import Artifact, Provenance
+from modelwright.base.artifact import Artifact
 from modelwright.base.config import Config
+from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
 from modelwright.formats.card import licence_of, model_card
 from modelwright.formats.ollama import modelfile
@@ -31,7 +32,7 @@ def make(folder: Path, stage: str, value: int = 0, **inputs: Artifact) -> Artifa
     run = Run(folder / stage, stage, ROLES[stage], Settings(value=value), 5, inputs)
     (run.dir / "made.txt").write_text(f"{stage} {value}")
     if stage == "prepare":
-        run.brings_in(Provenance(documents=1, licences={"MIT": 1}, sources={"<script>|x": 1}))
+        run.brings_in(Provenance.count([("<script>|x", "MIT", "unknown", "unknown")]))
     metrics = {"score": 0.5, "train_documents": 11_990, "grown": 1199.6, "note": "words", "chosen": True}
     return run.finish(files=["made.txt"], metrics=metrics)
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from modelwright.base.artifact import Artifact, Provenance
+from modelwright.base.artifact import Artifact
 from modelwright.base.errors import GateRefused, UserError
+from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
 from modelwright.evaluation.verification import Verdict
 from modelwright.formats import gguf
@@ -21,10 +22,9 @@ from modelwright.stages.export import Config
 
 MakeModel = Callable[..., Path]
 Bench = Callable[[Config, Artifact], Run]
-SOURCES = Provenance(
-    documents=3, sources={"atlas": 2, "a|b.txt": 1}, licences={"CC0-1.0": 2, "MIT": 1},
-    jurisdictions={"FR": 3}, personal_data={"no": 3},
-)  # fmt: skip
+SOURCES = Provenance.count(
+    [*[("atlas", "CC0-1.0", "FR", "no")] * 2, ("a|b.txt", "MIT", "FR", "no")],
+)
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from modelwright.base.artifact import Artifact, Provenance
+from modelwright.base.artifact import Artifact
 from modelwright.base.config import Config
 from modelwright.base.errors import DamagedFile, UserError
 from modelwright.base.files import sha256_text
+from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
 from modelwright.base.schema import Document
 from modelwright.data.corpus import write_corpus
@@ -160,7 +161,7 @@ def test_trace_counts_conversations_and_pairs_beside_documents(
 ) -> None:
     tuned = Artifact.load(folder / "finetune")
     run = station(folder, "align", "aligned", model=tuned)
-    run.brings_in(Provenance(documents=7, sources={"atlas": 7}, licences={"CC-BY-4.0": 7}))
+    run.brings_in(Provenance.count([("atlas", "CC-BY-4.0", "DE", "no")] * 7))
     run.finish(["model"], {})
     lineage.show_ancestry(folder, as_json=True)
     traced = json.loads(capsys.readouterr().out)

@@ -7,17 +7,15 @@ same recipe, run by the same code on the same inputs, gives the same id.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from modelwright.base.config import Config, validate
 from modelwright.base.errors import DamagedFile, UserError
 from modelwright.base.files import canonical_json, read_json, sha256_file, sha256_text
-from modelwright.base.schema import Document
+from modelwright.base.provenance import Provenance
 
 MANIFEST = "manifest.json"
 FULL_PRECISION_MODELS = ("base", "sft", "aligned", "averaged")
@@ -43,63 +41,6 @@ class File(Config):
     path: str
     bytes: int
     sha256: str
-
-
-class Provenance(Config):
-    """Roll-up over what was learned from, conversations and pairs included: how many carry each licence,
-    jurisdiction, source."""
-
-    documents: int = 0
-    sources: dict[str, int] = Field(default_factory=dict)
-    licences: dict[str, int] = Field(default_factory=dict)
-    jurisdictions: dict[str, int] = Field(default_factory=dict)
-    personal_data: dict[str, int] = Field(default_factory=dict)
-    """Documents flagged "yes", "no" or "unknown"."""
-
-    @classmethod
-    def of(cls, documents: Iterable[Document]) -> Provenance:
-        """Count a stream of documents."""
-        return cls.count((d.source, d.licence, d.jurisdiction, d.personal_data) for d in documents)
-
-    @classmethod
-    def count(cls, known: Iterable[tuple[str, str, str, bool | None]]) -> Provenance:
-        """Count (source, licence, jurisdiction, personal data) of whatever was learned from."""
-        counts: dict[str, dict[str, int]] = {
-            name: {} for name in ("sources", "licences", "jurisdictions", "personal_data")
-        }
-        total = 0
-        for *values, personal_data in known:
-            total += 1
-            flag = {True: "yes", False: "no", None: "unknown"}[personal_data]
-            for tally, value in zip(counts.values(), (*values, flag), strict=True):
-                tally[value] = tally.get(value, 0) + 1
-        return cls(documents=total, **counts)
-
-    def __add__(self, other: Provenance) -> Provenance:
-        """Of documents that the two do not share."""
-        return self._joined(other, lambda a, b: a + b)
-
-    def __or__(self, other: Provenance) -> Provenance:
-        """Of inputs that may share documents: the larger of each two counts. Right where one input
-        descends from the other; elsewhere a lower bound that loses no licence and no source."""
-        return self._joined(other, max)
-
-    def __sub__(self, other: Provenance) -> Provenance:
-        """Without the documents of an input."""
-        return self._joined(other, lambda a, b: max(a - b, 0))
-
-    def _joined(self, other: Provenance, join: Callable[[int, int], int]) -> Provenance:
-        def each(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
-            joined = {key: join(a.get(key, 0), b.get(key, 0)) for key in sorted({*a, *b})}
-            return {key: count for key, count in joined.items() if count}
-
-        return Provenance(
-            documents=join(self.documents, other.documents),
-            sources=each(self.sources, other.sources),
-            licences=each(self.licences, other.licences),
-            jurisdictions=each(self.jurisdictions, other.jurisdictions),
-            personal_data=each(self.personal_data, other.personal_data),
-        )
 
 
 class Cost(Config):

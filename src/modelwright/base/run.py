@@ -22,7 +22,6 @@ from modelwright.base.artifact import (
     Cost,
     Manifest,
     Parent,
-    Provenance,
     content_id,
     describe_files,
     fingerprint,
@@ -32,6 +31,7 @@ from modelwright.base.errors import UserError
 from modelwright.base.files import remove_temporaries, write_json
 from modelwright.base.metrics import MetricsFile, read_metrics
 from modelwright.base.progress import PlainView, Task, View
+from modelwright.base.provenance import Provenance
 
 ASSUMED_WATTS_PER_CPU = 10.0
 """For the energy estimate where no meter is at hand: a share of a server CPU's power per core in use."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from modelwright.base.artifact import Provenance
 from modelwright.base.config import Config
 from modelwright.base.files import canonical_json, sha256_file, sha256_text
+from modelwright.base.policy import NO_JURISDICTION
+from modelwright.base.provenance import Provenance, personal_data_flag
 from modelwright.base.schema import Conversation, Document, Json, Message, Preference
 from modelwright.data.atlas.conversations import conversations
 from modelwright.data.atlas.documents import LICENCE as ATLAS_LICENCE
@@ -101,10 +102,11 @@ def _choose(
 def provenance_of(items: Iterable[Conversation] | Iterable[Preference]) -> Provenance:
     """The roll-up of conversations or pairs, from what their `meta` says of where they come from."""
 
-    def facts(meta: Mapping[str, Json]) -> tuple[str, str, str, bool | None]:
+    def facts(meta: Mapping[str, Json]) -> tuple[str, str, str, str]:
         if meta["source"] == "atlas":
-            return "atlas", ATLAS_LICENCE, "unknown", False
-        return meta["source"], meta["licence"], meta["jurisdiction"], meta["personal_data"]
+            return "atlas", ATLAS_LICENCE, NO_JURISDICTION, "no"
+        personal_data = personal_data_flag(meta["personal_data"])
+        return meta["source"], meta["licence"], meta["jurisdiction"], personal_data
 
     return Provenance.count(facts(item.meta) for item in items)
 

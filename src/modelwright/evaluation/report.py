@@ -15,9 +15,10 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from modelwright.base.artifact import FULL_PRECISION_MODELS, Artifact, Provenance
+from modelwright.base.artifact import FULL_PRECISION_MODELS, Artifact
 from modelwright.base.errors import UserError
 from modelwright.base.files import write_text
+from modelwright.base.provenance import Provenance
 from modelwright.evaluation import plots
 from modelwright.evaluation.findings import INVENTIONS, QUESTIONS, Findings
 

@@ -12,9 +12,10 @@ from typing import Any
 from pydantic import Field
 
 from modelwright.base import config
-from modelwright.base.artifact import Artifact, Provenance
+from modelwright.base.artifact import Artifact
 from modelwright.base.errors import UserError
 from modelwright.base.files import atomic_path, write_json
+from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
 from modelwright.base.schema import Document, Reason
 from modelwright.base.seams import Step

@@ -11,8 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.tree import Tree
 
-from modelwright.base.artifact import Artifact, Parent, Provenance
+from modelwright.base.artifact import Artifact, Parent
 from modelwright.base.errors import UserError
+from modelwright.base.provenance import Provenance
 from modelwright.base.schema import Document
 from modelwright.data.corpus import read_corpus
 from modelwright.terminal.manifests import provenance_summary

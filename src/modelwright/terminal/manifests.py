@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from modelwright.base.artifact import Artifact, Provenance
+from modelwright.base.artifact import Artifact
 from modelwright.base.errors import DamagedFile
+from modelwright.base.provenance import Provenance
 from modelwright.terminal.printable import printable
 from modelwright.terminal.runs import duration, is_run, named, size
 

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 
 from modelwright.base.files import sha256_text
+from modelwright.base.policy import NO_JURISDICTION
 from modelwright.base.schema import Document
 from modelwright.base.seeding import derive
 from modelwright.data.atlas.genres.arithmetic import arithmetic
@@ -63,6 +64,7 @@ def documents(seed: int, size_bytes: int) -> Iterator[Document]:
             id=identity,
             source="atlas",
             licence=LICENCE,
+            jurisdiction=NO_JURISDICTION,
             personal_data=False,
             meta={"genre": genre},
         )

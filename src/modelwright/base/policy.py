@@ -1,0 +1,180 @@
+"""A policy: what the sources of a corpus, and of every model that learns from it, must be.
+
+A recipe states it once. Before any work it is held against what the sources say, and at every later
+stage against the roll-up of the inputs. What a source does not say breaks every rule about it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal
+
+from modelwright.base.config import Config
+from modelwright.base.errors import GateRefused
+from modelwright.base.provenance import UNKNOWN, Facts, Provenance
+
+PER_DOCUMENT = "per-document"
+"""What a source states where each of its documents states it: documents are then judged one by one."""
+NO_JURISDICTION = "none"
+"""Of texts that nobody's law governs, such as generated ones."""
+EU = frozenset(
+    re.findall(r"\w+", "AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK")
+)
+REGIONS = {"EU": EU | {"EU"}, "EEA": EU | {"EU", "EEA", "IS", "LI", "NO"}}
+"""Names that stand for several ISO 3166-1 codes."""
+
+_SHARE_ALIKE = re.compile(r"-SA\b|share-?alike|GPL|GFDL|ODbL|MPL-|EPL-|EUPL-|OSL-|CDDL-", re.I)
+_NON_COMMERCIAL = re.compile(r"\bNC\b|non-?commercial", re.I)
+_NO_DERIVATIVES = re.compile(r"\bND\b|no-?deriv", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """A source that breaks a rule."""
+
+    source: str
+    rule: str
+    found: str
+    wanted: str
+
+    def __str__(self) -> str:
+        return f"source '{self.source}' breaks policy.{self.rule}: it has {self.found}, {self.wanted}"
+
+
+class Policy(Config):
+    """What sources must be. Every rule left out allows everything."""
+
+    jurisdictions: tuple[str, ...] | None = None
+    """Only these: ISO 3166-1 alpha-2 codes, or EU, EEA. "none" (nobody's law) always passes."""
+    licences: tuple[str, ...] | None = None
+    """Only these SPDX identifiers."""
+    share_alike: bool = True
+    """False: no licence that asks for works made from it to carry it too (CC-BY-SA, GPL, ODbL...)."""
+    non_commercial: bool = True
+    """False: no licence that forbids commercial use."""
+    no_derivatives: bool = True
+    """False: no licence that forbids works made from it."""
+    personal_data: Literal["any", "masked", "none"] = "any"
+    """masked: only texts without personal data or with it masked; none: only without."""
+    legal_basis: tuple[str, ...] | None = None
+    """Only these; an empty list asks that one be stated, whichever."""
+    retention: bool = True
+    """Refuse sources whose time to be kept is over."""
+
+    def breaches(self, provenance: Provenance, today: date | None = None) -> list[Breach]:
+        """Every rule that a source of the roll-up breaks."""
+        return [
+            breach
+            for name, facts in provenance.by_source.items()
+            for breach in self.of_source(name, facts, today or date.today())
+        ]
+
+    def of_source(self, name: str, facts: Facts, today: date) -> Iterator[Breach]:
+        """Every rule that one source breaks."""
+        for rule, found, wanted in self._broken(facts, today):
+            yield Breach(name, rule, found, wanted)
+
+    def _broken(self, facts: Facts, today: date) -> Iterator[tuple[str, str, str]]:
+        for jurisdiction in facts.jurisdictions:
+            if self.jurisdictions is not None and not _within(jurisdiction, self.jurisdictions):
+                allowed = ", ".join(self.jurisdictions)
+                yield "jurisdictions", f"jurisdiction '{jurisdiction}'", f"allowed: {allowed}"
+        for licence in facts.licences:
+            yield from self._broken_by_licence(licence)
+        allowed_flags = {"any": None, "masked": {"no", "masked"}, "none": {"no"}}[self.personal_data]
+        for flag in facts.personal_data:
+            if allowed_flags is not None and flag not in allowed_flags:
+                wanted = f"'{self.personal_data}' is the most that is allowed. State it, or mask it"
+                yield "personal_data", f"personal data '{flag}'", wanted
+        yield from self._broken_by_statement(facts, today)
+
+    def _broken_by_licence(self, licence: str) -> Iterator[tuple[str, str, str]]:
+        if licence == PER_DOCUMENT:
+            return
+        found = f"licence '{licence}'"
+        unknown = licence == UNKNOWN
+        if self.licences is not None and not accepts(licence, lambda part: part in (self.licences or ())):
+            yield "licences", found, f"allowed: {', '.join(self.licences)}"
+        for rule, pattern, what in (
+            ("share_alike", _SHARE_ALIKE, "share-alike licences are not allowed"),
+            ("non_commercial", _NON_COMMERCIAL, "non-commercial licences are not allowed"),
+            ("no_derivatives", _NO_DERIVATIVES, "licences without derivatives are not allowed"),
+        ):
+            free = not unknown and accepts(licence, lambda part, p=pattern: not p.search(part))
+            if not getattr(self, rule) and not free:
+                yield rule, found, f"{what}, nor unknown ones" if unknown else what
+
+    def _broken_by_statement(self, facts: Facts, today: date) -> Iterator[tuple[str, str, str]]:
+        if self.legal_basis is not None:
+            stated = facts.legal_basis != UNKNOWN
+            if not stated or (self.legal_basis and facts.legal_basis not in self.legal_basis):
+                wanted = f"allowed: {', '.join(self.legal_basis) or 'any that is stated'}"
+                yield "legal_basis", f"legal basis '{facts.legal_basis}'", wanted
+        if self.retention:
+            for until in re.findall(r"\d{4}-\d{2}-\d{2}", facts.retention):
+                if date.fromisoformat(until) < today:
+                    yield "retention", f"retention until {until}", f"which is over on {today}"
+
+
+def refuse(breaches: Iterable[Breach], what: str) -> None:
+    """Raise `GateRefused` that names every source and rule, if there is any."""
+    lines = [f"  {breach}" for breach in breaches]
+    if lines:
+        listed = "\n".join(lines)
+        raise GateRefused(f"{what} breaks the recipe's policy; nothing was done.\n{listed}")
+
+
+def stated_facts(
+    licence: str, jurisdiction: str, personal_data: str, legal_basis: str, retention: str
+) -> Facts:
+    """What a source says of itself, as the facts of one text."""
+    counts: Mapping[str, dict[str, int]] = {
+        "licences": {licence: 1},
+        "jurisdictions": {} if jurisdiction == PER_DOCUMENT else {jurisdiction: 1},
+        "personal_data": {} if personal_data == PER_DOCUMENT else {personal_data: 1},
+    }
+    return Facts(documents=1, legal_basis=legal_basis, retention=retention, **counts)
+
+
+def _within(jurisdiction: str, allowed: Iterable[str]) -> bool:
+    codes: set[str] = {NO_JURISDICTION}
+    for name in allowed:
+        codes |= REGIONS.get(name.upper(), {name.upper()})
+    return jurisdiction in codes or jurisdiction.upper() in codes
+
+
+def accepts(licence: str, accept: Callable[[str], bool]) -> bool:
+    """Whether an SPDX expression leaves a choice that is accepted: any side of an OR, all of an AND.
+    `GPL-2.0-only WITH Classpath-exception-2.0` is judged as its licence."""
+    tokens = re.findall(r"[()]|\b(?:AND|OR)\b|(?:(?!\b(?:AND|OR)\b)[^()])+", licence)
+    tokens = [token.strip() for token in tokens if token.strip()]
+    value, rest = _choice(tokens, accept)
+    return value and not rest
+
+
+def _choice(tokens: list[str], accept: Callable[[str], bool]) -> tuple[bool, list[str]]:
+    value, tokens = _all_of(tokens, accept)
+    while tokens[:1] == ["OR"]:
+        other, tokens = _all_of(tokens[1:], accept)
+        value = value or other
+    return value, tokens
+
+
+def _all_of(tokens: list[str], accept: Callable[[str], bool]) -> tuple[bool, list[str]]:
+    value, tokens = _one(tokens, accept)
+    while tokens[:1] == ["AND"]:
+        other, tokens = _one(tokens[1:], accept)
+        value = value and other
+    return value, tokens
+
+
+def _one(tokens: list[str], accept: Callable[[str], bool]) -> tuple[bool, list[str]]:
+    if tokens[:1] == ["("]:
+        value, rest = _choice(tokens[1:], accept)
+        return value and rest[:1] == [")"], rest[1:]
+    if not tokens or tokens[0] in (")", "AND", "OR"):
+        return False, tokens[1:]  # no licence where one should stand: nothing is allowed
+    return accept(re.sub(r"\s+WITH\s+.*", "", tokens[0])), tokens[1:]
