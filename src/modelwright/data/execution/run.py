@@ -1,0 +1,99 @@
+"""Choosing who runs the units, and turning their failures into errors here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field
+
+from modelwright.base import errors
+from modelwright.base.config import Config
+from modelwright.base.errors import UserError
+from modelwright.data.execution import cluster
+from modelwright.data.execution.beat import forget_deaths
+from modelwright.data.execution.local import LocalProcesses
+from modelwright.data.execution.worker import NOTES, work
+
+SMALL_BYTES = 1 << 24
+"""Less input than this is not worth a process of its own, and is worked on in this one."""
+
+
+class Execution(Config):
+    """Who does the work. What is made does not depend on it."""
+
+    engine: Literal["local", "ray"] = "local"
+    """Processes on this machine, or Ray Data."""
+    workers: int = Field(default=0, ge=0)
+    """Processes; 0 takes one for each core."""
+    ray_address: str | None = None
+    """A running cluster ("auto" finds one), whose machines share the run directory. Without one, Ray is
+    started on this machine."""
+    stalled_seconds: float = Field(default=600.0, gt=0)
+    """A process that does not finish a document in this time is killed, and its unit taken up again."""
+
+    @property
+    def num_workers(self) -> int:
+        """Processes in all."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+
+class Performer:
+    """Runs phases of units one after the other, with the same workers."""
+
+    def __init__(
+        self, execution: Execution, folder: Path, input_bytes: int, log: Callable[[str], None]
+    ) -> None:
+        self._execution, self._folder = execution, folder
+        self._here = execution.engine == "local" and input_bytes < SMALL_BYTES
+        self._log = log
+        self._stack = ExitStack()
+        self._processes: LocalProcesses | None = None
+        for notes in (folder / NOTES).glob("*"):
+            forget_deaths(notes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def __call__(
+        self, function: str, units: Sequence[int], advance: Callable[[int], None] = lambda _: None
+    ) -> dict[int, Any]:
+        """Unit -> its result. The first failure (by number) is raised, when all that ran has ended."""
+        if self._execution.engine == "ray":
+            workers, address = self._execution.num_workers, self._execution.ray_address
+            answers = cluster.run(function, self._folder, units, workers, address)
+        elif self._here:
+            answers = {}
+            for unit in units:
+                answers[unit] = work(function, self._folder, unit, advance)
+                if "failed" in answers[unit]:
+                    break
+        else:
+            answers = self._local().run(function, units, advance)
+        raise_failure(answers)
+        return {unit: answers[unit]["done"] for unit in units}
+
+    def _local(self) -> LocalProcesses:
+        if self._processes is None:
+            settings = self._execution
+            self._processes = self._stack.enter_context(
+                LocalProcesses(settings.num_workers, self._folder, settings.stalled_seconds, self._log)
+            )
+        return self._processes
+
+
+def raise_failure(answers: Mapping[int, Mapping[str, Any]]) -> None:
+    """The failure of the first unit that failed, as the error that it was."""
+    for unit in sorted(answers):
+        failed = answers[unit].get("failed")
+        if failed:
+            kind = getattr(errors, failed["kind"], None) if failed["kind"] else None
+            if isinstance(kind, type) and issubclass(kind, UserError):
+                raise kind(failed["says"])
+            raise RuntimeError(f"unit {unit} failed:\n{failed['says']}")

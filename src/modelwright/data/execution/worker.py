@@ -1,0 +1,93 @@
+"""A worker process: reads units of work from standard input, tells of them on standard output.
+
+Both ways a message is one line of JSON. In: {"function", "folder", "unit"}. Out: {"bytes": n} now and
+then, and at the end of a unit {"done": result} or {"failed": {"kind", "says"}}. No pickle: what comes
+from a worker that was working on hostile input is data and nothing else.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TextIO
+
+from modelwright.base.errors import UserError
+from modelwright.data.execution.beat import Beat
+
+NOTES = "notes"
+"""Where the units' notes lie below the work folder."""
+_SECONDS_BETWEEN_MESSAGES = 0.2
+
+
+def work(function: str, folder: Path, number: int, advance: Callable[[int], None]) -> dict[str, Any]:
+    """Do one unit; {"done": result}, or {"failed": what went wrong} in words that outlive the process."""
+    module, _, name = function.partition(":")
+    beat = Beat(notes_of(function, folder), number, advance)
+    try:
+        return {"done": getattr(import_module(module), name)(folder, number, beat)}
+    except UserError as error:
+        return {"failed": {"kind": type(error).__name__, "says": str(error)}}
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full:
+            return {"failed": {"kind": "", "says": traceback.format_exc()}}
+        return {"failed": {"kind": "UserError", "says": disk_full(folder)}}
+    except Exception:
+        return {"failed": {"kind": "", "says": traceback.format_exc()}}
+    finally:
+        beat.done()
+
+
+def notes_of(function: str, folder: Path) -> Path:
+    """Where the notes of this function's units lie."""
+    return folder / NOTES / function.rpartition(":")[2]
+
+
+def disk_full(folder: Path) -> str:
+    """What to say when nothing more can be written."""
+    about = os.statvfs(folder)
+    free = about.f_bavail * about.f_frsize
+    return (
+        f"the disk is full: {free:,} bytes are left at {folder}. What was finished is kept; make room and "
+        "give the same command again, it goes on from there."
+    )
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    messages: TextIO = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what a library prints goes to standard error
+    for line in sys.stdin:
+        asked = json.loads(line)
+        counter = _Counter(messages)
+        answer = work(asked["function"], Path(asked["folder"]), asked["unit"], counter)
+        counter.say()
+        messages.write(json.dumps(answer) + "\n")
+
+
+class _Counter:
+    """Sums up bytes and tells of them now and then."""
+
+    def __init__(self, messages: TextIO) -> None:
+        self._messages, self._bytes, self._last = messages, 0, time.monotonic()
+
+    def __call__(self, size: int) -> None:
+        self._bytes += size
+        if time.monotonic() - self._last >= _SECONDS_BETWEEN_MESSAGES:
+            self.say()
+
+    def say(self) -> None:
+        if self._bytes:
+            self._messages.write(json.dumps({"bytes": self._bytes}) + "\n")
+        self._bytes, self._last = 0, time.monotonic()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Units of work for the tests: each leaves a file, and some misbehave as their folder tells them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from modelwright.base.errors import DamagedFile
+from modelwright.base.files import write_json
+from modelwright.data.execution.beat import Beat
+
+DOCUMENTS = 5
+
+
+def unit(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
+    """Works on five documents; `plan.json` holds {"unit:document": what goes wrong there}."""
+    plan = json.loads((folder / "plan.json").read_text())
+    done = folder / f"{number}.json"
+    if done.is_file():
+        return {"unit": number, "again": True}
+    kept, blamed = [], []
+    for document in range(DOCUMENTS):
+        beat.at(document)
+        if beat.is_to_blame(document):
+            blamed.append(document)
+            continue
+        misbehave(plan.get(f"{number}:{document}"), folder / f"first-{number}-{document}")
+        kept.append(document)
+        beat.advance(10)
+    write_json(done, kept)
+    return {"unit": number, "kept": kept, "blamed": blamed}
+
+
+def misbehave(how: str | None, mark: Path) -> None:
+    first = not mark.exists()
+    if how:
+        mark.touch()
+    if how == "die" or (how == "die once" and first):
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "hang" or (how == "hang once" and first):
+        time.sleep(60)
+    elif how == "damaged":
+        raise DamagedFile("page 3 is torn")
+    elif how == "bug":
+        raise ZeroDivisionError("one over nothing")
+    elif how == "full":
+        raise OSError(errno.ENOSPC, "No space left on device")
