@@ -12,7 +12,7 @@ from tests.training.tiny import Tokens, make_model, make_windows
 from modelwright.base.errors import UserError
 from modelwright.base.schema import IGNORE
 from modelwright.objectives.next_token import NextToken
-from modelwright.training.batches import Example, Packed, Pairs, Windows, padded
+from modelwright.training.batches import Example, Mixture, Packed, Pairs, Windows, padded
 
 
 def examples(sizes: list[int], seed: int = 0) -> list[Example]:
@@ -132,3 +132,33 @@ def test_pairs_keep_their_references_through_shuffling():
             assert batch.extra["reference_logps"][row : row + 2].tolist() == [2 * number - 2, 2 * number - 1]
             seen.append(number)
     assert sorted(seen) == sorted([*range(1, 12)] * 2)
+
+
+class Numbers:
+    """A stream of `size` tokens, each its own number plus `first`."""
+
+    def __init__(self, first: int, size: int) -> None:
+        self._first, self._size = first, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, start: int, length: int) -> np.ndarray:
+        assert start >= 0 and start + length <= self._size
+        return np.arange(self._first + start, self._first + start + length)
+
+
+def test_a_mixture_reads_each_stream_on_in_its_own_order() -> None:
+    streams = [Windows(Numbers(0, 330), 2, 8, 1, -1), None, Windows(Numbers(10_000, 90), 2, 8, 2, -1)]
+    choice = np.array([0, 0, 2, 0] * 12, dtype=np.int16)
+    mixture = Mixture(streams, choice, rows=4, end_of_text=-1)
+    assert len(mixture) == 12
+    rows = [row for index in range(12) for row in mixture[index].ids.tolist()]
+    first, third = ([row for row, c in zip(rows, choice, strict=True) if c == chosen] for chosen in (0, 2))
+    for stream, read in ((streams[0], first), (streams[2], third)):
+        assert read == [stream.row(number)[:-1].tolist() for number in range(len(read))]
+    assert len({tuple(row) for row in first}) == 36 and len({row[0] for row in third}) == 12
+    for number, row in enumerate(rows):
+        stream, place = mixture.start_of(number)
+        assert stream == choice[number] and row[0] == (0, None, 10_000)[stream] + place
+    assert mixture[7].ids.equal(Mixture(streams, choice, 4, -1)[7].ids)

@@ -18,7 +18,6 @@ from modelwright.objectives.next_token import NextToken
 from modelwright.stages.views import TextView
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.shards import TokenShards
-from modelwright.training.batches import Windows
 from modelwright.training.compute import ComputeConfig, compile_blocks, resolve
 from modelwright.training.loop import LoopConfig, train
 
@@ -54,16 +53,23 @@ def run(config: Config, run: Run) -> Artifact:
     run.log(describe(shape, model.num_parameters()))
     run.log(f"{steps:,} steps of {step_tokens:,} tokens, {flops / 1e12:,.0f} TFLOPs")
     shards, order = TokenShards.open(source.file("train")), derive(run.seed, "batches")
-    batches = Windows(shards, config.rows, config.context, order, tokenizer.end_of_text_id)
+    rows = steps * config.rows * config.accumulation
+    reading = config.order(shards, order, rows)
+    for line in reading.describe(rows):
+        run.log(line)
     run.computes_with("row kernels", native.describe(device.name, device.dtype))
     compile_blocks(model.model.layers, config.compute, device, flops, run.log)
     validate = config.measure(model, TokenShards.open(source.file("validation")), tokenizer)
     trained = train(
-        model, NextToken(), batches, steps, config, run, validate=validate, matmul_dtype=device.dtype
+        model, NextToken(), reading.batches, steps, config, run, validate=validate, matmul_dtype=device.dtype
     )
     with atomic_directory(run.dir / "model") as folder:
         save_model(folder, model, source.file("tokenizer"))
     metrics = {"parameters": model.num_parameters(), "steps": steps, **trained.metrics}
+    metrics["read"] = [
+        {"group": g.name, "tokens": g.tokens, "share": g.rows / rows, "epochs": g.epochs}
+        for g in reading.groups
+    ]
     return run.finish(["model", "metrics.jsonl"], metrics, tokens=trained.tokens, flops=flops)
 
 

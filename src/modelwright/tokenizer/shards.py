@@ -6,6 +6,8 @@ Files are described in `tokenizer.shard_writer`, which writes them.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -100,6 +102,21 @@ class TokenShards:
         shard = int(np.searchsorted(self._first_documents, number, side="right")) - 1
         record = self._documents[shard][number - int(self._first_documents[shard])]
         return bytes(record["id"]).ljust(32, b"\0").hex(), self.index.sources[int(record["source"])]
+
+    @cached_property
+    def source_numbers(self) -> NDArray[np.uint32]:
+        """(num_documents,) the number of each document's source in `index.sources`."""
+        return np.concatenate([np.asarray(records["source"]) for records in self._documents])
+
+    def numbers_of(self, sources: Collection[str]) -> list[int]:
+        """The numbers of some sources."""
+        return [number for number, name in enumerate(self.index.sources) if name in sources]
+
+    def tokens_of_sources(self) -> dict[str, int]:
+        """Source -> its tokens."""
+        lengths = np.diff(self._boundaries)
+        sums = np.bincount(self.source_numbers, weights=lengths, minlength=len(self.index.sources))
+        return {name: int(total) for name, total in zip(self.index.sources, sums, strict=True)}
 
     def find(self, document: str) -> list[int]:
         """Numbers of the documents with this id: which tokens hold a text that must go."""

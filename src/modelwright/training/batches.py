@@ -71,20 +71,64 @@ class Windows:
         random = np.random.default_rng(derive(self._seed, "windows", epoch))
         return int(random.integers(self._length)), random.permutation(self.windows)
 
+    def start_of(self, number: int) -> int:
+        """Where the first token of row `number` of training stands in the stream."""
+        epoch, place = divmod(number, self.windows)
+        offset, order = self._order(epoch)
+        return offset + int(order[place]) * self._length
+
+    def row(self, number: int) -> np.ndarray:
+        """(T + 1,) ids of row `number` of training."""
+        return self._tokens.read(self.start_of(number), self._length + 1)
+
     def __getitem__(self, index: int) -> Batch:
         """Micro-batch `index`: (rows, T)."""
-        rows: list[np.ndarray] = []
-        for number in range(index * self._rows, (index + 1) * self._rows):
-            epoch, place = divmod(number, self.windows)
-            offset, order = self._order(epoch)
-            rows.append(self._tokens.read(offset + int(order[place]) * self._length, self._length + 1))
-        stacked = torch.from_numpy(np.stack(rows).astype(np.int64))
-        ids = stacked[:, :-1].contiguous()
-        return Batch(ids=ids, targets=stacked[:, 1:].contiguous(), segments=self._segments(ids))
+        numbers = range(index * self._rows, (index + 1) * self._rows)
+        return next_token_batch([self.row(number) for number in numbers], self._end)
 
-    def _segments(self, ids: Tensor) -> Tensor:
-        ends = (ids == self._end).long()
-        return ends.cumsum(1) - ends
+
+class Mixture:
+    """Rows from several streams of windows: `choice[n]` says from which one row n comes.
+
+    Each stream is read on in its own shuffled order, so a row depends on its number alone. A stream that
+    no row comes from may be None.
+    """
+
+    def __init__(self, streams: Sequence[Windows | None], choice: np.ndarray, rows: int, end_of_text: int) -> None:
+        self._streams, self._choice = streams, choice
+        self._rows, self._end = rows, end_of_text
+        self._place = np.zeros(len(choice), dtype=np.int64)
+        for stream in range(len(streams)):
+            chosen = choice == stream
+            self._place[chosen] = np.arange(int(chosen.sum()))
+
+    def __len__(self) -> int:
+        """Micro-batches in all."""
+        return len(self._choice) // self._rows
+
+    def start_of(self, number: int) -> tuple[int, int]:
+        """(stream, place of the first token in it) of row `number` of training."""
+        stream = int(self._choice[number])
+        return stream, self._stream(stream).start_of(int(self._place[number]))
+
+    def __getitem__(self, index: int) -> Batch:
+        """Micro-batch `index`: (rows, T)."""
+        numbers = range(index * self._rows, (index + 1) * self._rows)
+        rows = [self._stream(int(self._choice[n])).row(int(self._place[n])) for n in numbers]
+        return next_token_batch(rows, self._end)
+
+    def _stream(self, number: int) -> Windows:
+        stream = self._streams[number]
+        assert stream is not None, f"row from stream {number}, which is left out"
+        return stream
+
+
+def next_token_batch(rows: Sequence[np.ndarray], end_of_text: int) -> Batch:
+    """(T + 1,) ids a row -> a batch in which each token predicts the next, within its document."""
+    stacked = torch.from_numpy(np.stack(rows).astype(np.int64))
+    ids = stacked[:, :-1].contiguous()
+    ends = (ids == end_of_text).long()
+    return Batch(ids=ids, targets=stacked[:, 1:].contiguous(), segments=ends.cumsum(1) - ends)
 
 
 class Packed:
