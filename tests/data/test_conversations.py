@@ -12,8 +12,8 @@ import pytest
 from modelwright.base.errors import DamagedFile, UserError
 from modelwright.base.schema import Message
 from modelwright.data.conversations import read_conversations, read_preferences
-from modelwright.data.faults import Faults
-from modelwright.data.files import Source
+from modelwright.data.readers.faults import Faults
+from modelwright.data.readers.source import Source
 from modelwright.data.sources import conversations_from, preferences_from, provenance_of
 
 USER = {"role": "user", "content": "Hi?"}
@@ -115,7 +115,7 @@ def test_wrong_preferences_are_named(tmp_path: Path, row: Any, message: str) -> 
 
 def test_text_files_hold_no_conversations(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Hi", encoding="utf-8")
-    with pytest.raises(UserError, match=r"a\.txt: conversations are read from \.jsonl"):
+    with pytest.raises(UserError, match=r"a\.txt: conversations are read from jsonl"):
         read_conversations([Source(path=str(tmp_path))])
 
 

@@ -13,10 +13,10 @@ from modelwright.base.files import sha256_text
 from modelwright.base.schema import Document
 from modelwright.data.corpus import read_corpus, write_corpus
 from modelwright.data.cut import cut
-from modelwright.data.faults import Faults
-from modelwright.data.files import Source
-from modelwright.data.html import main_text
-from modelwright.data.read import read
+from modelwright.data.extract.html import main_text
+from modelwright.data.readers.faults import Faults
+from modelwright.data.readers.read import read
+from modelwright.data.readers.source import Source
 
 TAGS = ["<p>", "</p>", "<nav>", "</nav>", "<pre>", "<li", "<!--", "-->", "&#", "<main>"]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)

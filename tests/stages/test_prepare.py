@@ -63,7 +63,7 @@ def test_documents_arrive_whole_and_counted(texts: Path, tmp_path: Path) -> None
     assert [step["documents"] for step in made.metrics["steps"]] == [42, 41, 41, 40]
     provenance = made.manifest.provenance
     assert (provenance.licences, provenance.jurisdictions) == ({"MIT": 40}, {"DE": 40})
-    assert provenance.personal_data == {"no": 40} and len(provenance.sources) == 40
+    assert provenance.personal_data == {"no": 40} and provenance.sources == {str(texts): 40}
     dropped = [json.loads(line) for line in made.file("dropped.jsonl").read_text().splitlines()]
     assert {(Path(d["source"]).name, d["step"]) for d in dropped} == {
         ("again.txt", "duplicates"),

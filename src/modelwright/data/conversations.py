@@ -13,9 +13,14 @@ from typing import Any, TypeVar, cast, get_args
 
 from modelwright.base.errors import UserError, did_you_mean
 from modelwright.base.schema import Conversation, Json, Message, Preference, Role
-from modelwright.data.faults import Faults
-from modelwright.data.files import Source, find_files, format_of, name_of
-from modelwright.data.rows import Row, known, read_rows
+from modelwright.data.readers.faults import Faults
+from modelwright.data.readers.files import find_files
+from modelwright.data.readers.read import read_rows
+from modelwright.data.readers.rows import Row, known
+from modelwright.data.readers.source import Source
+
+NESTED = ("jsonl", "parquet")
+"""Formats whose rows may hold lists."""
 
 ROLES: tuple[str, ...] = get_args(Role)
 
@@ -42,10 +47,10 @@ def read_preferences(sources: Sequence[Source], faults: Faults | None = None) ->
 
 def _read(sources: Sequence[Source], make: Callable[[Row], T], faults: Faults) -> Iterator[T]:
     for source in sources:
-        for path in find_files(source):
-            if format_of(path) not in ("jsonl", "parquet"):
-                raise UserError(f"{path}: conversations are read from .jsonl (.gz, .zst) and .parquet files")
-            for row in read_rows(path, faults):
+        for file in find_files(source, faults):
+            if file.format not in NESTED:
+                raise UserError(f"{file.path}: conversations are read from {', '.join(NESTED)} files")
+            for row in read_rows(file, faults):
                 try:
                     made = _with_facts(make(row), known(row, source))
                 except _WrongRow as wrong:
@@ -56,7 +61,10 @@ def _read(sources: Sequence[Source], make: Callable[[Row], T], faults: Faults) -
 
 def _with_facts(made: T, source: Source) -> T:
     """What is known of a source goes with each of its rows, for the roll-up of what was learned from."""
-    facts = {name: getattr(source, name) for name in ("licence", "jurisdiction", "personal_data")}
+    facts: dict[str, Json] = {
+        name: getattr(source, name) for name in ("licence", "jurisdiction", "personal_data")
+    }
+    facts["source"] = source.name
     return replace(made, meta={**made.meta, **facts})
 
 
@@ -152,7 +160,7 @@ def _shape(value: Json) -> str:
 
 def _meta(row: Row, *used: str) -> dict[str, Json]:
     return {
-        "source": name_of(row.file),
+        "file": row.part.file,
         "place": row.place,
         **{name: value for name, value in row.fields.items() if name not in used and _is_small(value)},
     }

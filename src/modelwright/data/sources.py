@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from modelwright.base.config import Config
-from modelwright.base.files import canonical_json, sha256_file, sha256_text
+from modelwright.base.files import canonical_json, sha256_text
 from modelwright.base.policy import NO_JURISDICTION
 from modelwright.base.provenance import Provenance, personal_data_flag
 from modelwright.base.schema import Conversation, Document, Json, Message, Preference
@@ -15,9 +15,11 @@ from modelwright.data.atlas.documents import LICENCE as ATLAS_LICENCE
 from modelwright.data.atlas.documents import documents
 from modelwright.data.atlas.preferences import preferences
 from modelwright.data.conversations import read_conversations, read_preferences
-from modelwright.data.faults import Faults
-from modelwright.data.files import Source, find_files, name_of
-from modelwright.data.read import read_file
+from modelwright.data.readers.faults import Faults
+from modelwright.data.readers.files import File, find_files
+from modelwright.data.readers.read import read_file
+from modelwright.data.readers.source import Source
+from modelwright.data.readers.storage import readable, sha256_of, stat
 from modelwright.data.split import Side, position, side_of
 
 CONVERSATION_VALIDATION_FRACTION = 0.05
@@ -43,15 +45,23 @@ def documents_from(
                 yield document
                 used(len(document.text.encode()))
             continue
-        for path in find_files(source):
-            yield from read_file(path, source, faults)
-            used(path.stat().st_size)
+        for file in find_files(source, faults):
+            yield from read_file(file, source, faults)
+            used(size_of(file))
 
 
 def input_bytes(sources: Sequence[Source], atlas_bytes: int) -> int:
     """Bytes on disk of all sources, and of the embedded corpus as text."""
-    files = (path for source in sources if not source.is_atlas for path in find_files(source))
-    return sum(path.stat().st_size for path in files) + sum(atlas_bytes for s in sources if s.is_atlas)
+    files = (file for source in sources if not source.is_atlas for file in find_files(source))
+    return sum(map(size_of, files)) + sum(atlas_bytes for source in sources if source.is_atlas)
+
+
+def size_of(file: File) -> int:
+    """Bytes as stored; 0 where the file has gone."""
+    try:
+        return stat(file.path).size
+    except OSError:
+        return 0
 
 
 def conversations_from(
@@ -121,9 +131,9 @@ class SourceFile(Config):
 
 def describe(sources: Sequence[Source]) -> list[SourceFile]:
     """Path, size and hash of every file that the sources name now."""
-    files = [path for source in sources if not source.is_atlas for path in find_files(source)]
+    files = [file.path for source in sources if not source.is_atlas for file in find_files(source)]
     return [
-        SourceFile(path=name_of(path), bytes=path.stat().st_size, sha256=sha256_file(path))
+        SourceFile(path=readable(path), bytes=stat(path).size, sha256=sha256_of(path))
         for path in dict.fromkeys(files)
     ]
 

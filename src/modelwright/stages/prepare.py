@@ -23,8 +23,8 @@ from modelwright.data import filters
 from modelwright.data.corpus import read_corpus, write_corpus
 from modelwright.data.cut import CutLong
 from modelwright.data.dedup import ExactDuplicates
-from modelwright.data.faults import Faults, OnError
-from modelwright.data.files import Source
+from modelwright.data.readers.faults import Faults, OnError
+from modelwright.data.readers.source import Source
 from modelwright.data.sources import describe, documents_from, input_bytes, mark
 from modelwright.data.split import Side, split
 from modelwright.data.steps import Flow, chain, drop_empty
@@ -66,7 +66,7 @@ def run(config: Config, run: Run) -> Artifact:
     with dropped_documents(run) as (record, reasons):
         faults = Faults(
             config.on_error,
-            lambda where, kind, problem: record("read", None, where, f"{kind}: {problem}"),
+            lambda where, reason: record("read", None, where, str(reason)),
         )
         flows, sizes = write_documents(config, run, faults, record)
     write_json(run.dir / SOURCES_FILE, files_read)
@@ -123,7 +123,7 @@ def write_documents(
     """The flows of all steps, and (documents, bytes) of each side."""
 
     def dropped(step: str, document: Document, reason: Reason) -> None:
-        record(step, document.id, document.source, str(reason))
+        record(step, document.id, str(document.meta.get("file", document.source)), str(reason))
 
     total = input_bytes(config.sources, config.atlas_size_bytes)
     with (

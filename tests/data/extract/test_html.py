@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from modelwright.data.html import decode, main_text
+from modelwright.data.extract.html import decode, main_text
 
 
 def test_content_stays_and_furniture_goes() -> None:

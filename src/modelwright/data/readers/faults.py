@@ -7,20 +7,26 @@ from collections.abc import Callable
 from typing import Literal
 
 from modelwright.base.errors import DamagedFile
+from modelwright.base.schema import Reason
 
 OnError = Literal["fail", "skip"]
 
 
 class Faults:
     """Called with every fault in the input. Under "fail" the first one raises `DamagedFile`; under
-    "skip" each is counted by kind, and the reader goes on behind it."""
+    "skip" each is counted by kind, and the reader goes on behind it.
+
+    What is passed over although nothing is broken (a link to a file that was read, generated code, a page
+    whose extraction took too long) never raises: it is counted in `passed_over`, and recorded too.
+    """
 
     def __init__(
-        self, on_error: OnError = "fail", record: Callable[[str, str, str], None] | None = None
+        self, on_error: OnError = "fail", record: Callable[[str, Reason], None] | None = None
     ) -> None:
-        """`record` gets (where, kind, what is wrong) of everything skipped."""
+        """`record` gets (where, Reason(kind, value, what is wrong)) of everything that is not read."""
         self.on_error = on_error
         self.counts: Counter[str] = Counter()
+        self.passed_over: Counter[str] = Counter()
         self._record = record
 
     def __call__(self, kind: str, where: str, problem: str) -> None:
@@ -29,4 +35,10 @@ class Faults:
             raise DamagedFile(f"{where}: {problem}")
         self.counts[kind] += 1
         if self._record:
-            self._record(where, kind, problem)
+            self._record(where, Reason(kind, says=problem))
+
+    def pass_over(self, reason: Reason, where: str) -> None:
+        """Count what is left out on purpose."""
+        self.passed_over[reason.rule] += 1
+        if self._record:
+            self._record(where, reason)

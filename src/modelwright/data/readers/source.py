@@ -1,0 +1,93 @@
+"""What a recipe says of a source, and which format a file's name speaks of."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import PurePath
+from typing import Any, Literal
+
+from pydantic import field_validator, model_validator
+
+from modelwright.base.config import Config
+
+Format = Literal["text", "lines", "html", "jsonl", "csv", "tsv", "parquet", "arrow"]
+COMPRESSIONS = (".gz", ".zst")
+FORMATS: dict[str, Format] = {
+    ".txt": "text",
+    ".md": "text",
+    ".html": "html",
+    ".htm": "html",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}
+"""Suffix -> format."""
+UNCOMPRESSED = ("parquet", "arrow")
+"""Formats that compress by themselves, so that .gz or .zst behind their suffix is not known."""
+
+
+class Source(Config):
+    """Where documents come from, and what is known about all of them. In a recipe, a bare string is
+    short for `{path: ...}`."""
+
+    path: str
+    """"atlas" (the embedded corpus), or a file, a folder (searched to the bottom), or a glob."""
+    name: str = ""
+    """What its documents name as their source; the path as written where nothing is said."""
+    licence: str = "unknown"
+    """SPDX identifier or expression where there is one: CC0-1.0, MIT OR Apache-2.0."""
+    jurisdiction: str = "unknown"
+    """ISO 3166-1 alpha-2 code."""
+    legal_basis: str = "unknown"
+    """Why the texts may be used: licence, consent, contract, text and data mining exception..."""
+    retention: str = "unknown"
+    """Until when they may be kept: unknown, indefinite, or the last day as YYYY-MM-DD."""
+    personal_data: bool | None = None
+    """Whether the texts hold personal data; leave it out when nobody has looked."""
+    format: Format | None = None
+    """The format of all files, whatever their suffixes say. Only so: lines (each line is a document)."""
+    text_field: str = "text"
+    """The field or column with the text in JSON Lines, CSV, Parquet and Arrow."""
+    html: bool = False
+    """The text field holds HTML, of which the main text is wanted."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        settings = {"path": value} if isinstance(value, str) else value
+        if isinstance(settings, dict) and isinstance(settings.get("path"), str) and not settings.get("name"):
+            return {**settings, "name": settings["path"]}
+        return settings
+
+    @field_validator("retention")
+    @classmethod
+    def _is_a_day(cls, value: str) -> str:
+        if value not in ("unknown", "indefinite"):
+            try:
+                date.fromisoformat(value)
+            except ValueError:
+                raise ValueError("expected unknown, indefinite or a day as YYYY-MM-DD") from None
+        return value
+
+    @property
+    def is_atlas(self) -> bool:
+        """Whether it is the embedded corpus (write ./atlas for a folder of that name)."""
+        return self.path == "atlas"
+
+
+def format_of(path: str) -> Format | None:
+    """The format that a name's suffix stands for, or None."""
+    suffixes = [suffix.lower() for suffix in PurePath(path).suffixes]
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        kind = FORMATS.get(suffixes[-2]) if len(suffixes) > 1 else None
+        return None if kind in UNCOMPRESSED else kind
+    return FORMATS.get(suffixes[-1]) if suffixes else None
+
+
+def suffixes_known() -> str:
+    """For an error: what could have been read."""
+    alone = [suffix for suffix, kind in FORMATS.items() if kind in UNCOMPRESSED]
+    return (
+        f" Readable are {', '.join(FORMATS)}, all but {', '.join(alone)} also with"
+        f" {' or '.join(COMPRESSIONS)}. Others need a 'format'."
+    )
