@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 
 from modelwright.base.errors import ConfigError, DamagedFile, UserError
 from modelwright.tokenizer.bpe import BPETokenizer
-from modelwright.tokenizer.learn import QWEN2_PATTERN, SMALLEST_VOCABULARY, empty_backend, learn
+from modelwright.tokenizer.learn import QWEN2_PATTERN, SMALLEST_VOCABULARY, learn
+from modelwright.tokenizer.patterns import byte_level_backend
 
 TEXTS = ["the cat sat on the mat, and the cat ate the hat. " * 20, "Ein Straßenbähnchen für 12 Füchse. " * 9]
 
@@ -75,7 +76,7 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "trunca', encoding="utf-8")
     with pytest.raises(DamagedFile, match=r"tokenizer\.json \(26 bytes\) is not a tokenizer"):
         BPETokenizer.load(tmp_path)
-    empty_backend().save(str(tmp_path / "tokenizer.json"))
+    byte_level_backend("qwen2").save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match="lacks the special tokens"):
         BPETokenizer.load(tmp_path)
 

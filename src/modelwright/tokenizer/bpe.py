@@ -1,22 +1,29 @@
 """The tokenizer: byte-level BPE on the `tokenizers` library, with a folder that others can load.
 
 Every text can be encoded, since each of the 256 bytes is a token, and decoding gives back the same
-text. The pre-tokenizer is Qwen2's (GGUF calls it "qwen2"), so llama.cpp cuts text as we do.
+text. The pre-tokenizer is one that llama.cpp knows by name (`tokenizer.patterns`), so it cuts text as we
+do. Ids come from our own encoder (`tokenizer.native`) where it can be compiled and knows the pattern, and
+from the library otherwise: they are the same.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 
 from modelwright.base.errors import DamagedFile, UserError
 from modelwright.base.files import write_json, write_text
 from modelwright.tokenizer.chat import CHAT_TEMPLATE, END_OF_TEXT, SPECIAL_TOKENS, TURN_END
+from modelwright.tokenizer.native import Encoder, library
+from modelwright.tokenizer.patterns import Cut, bytes_of, content_of, cut_of
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -32,7 +39,8 @@ class BPETokenizer:
         if missing:
             raise UserError(
                 f"the tokenizer lacks the special tokens {', '.join(missing)}, which the chat template "
-                "needs. Use a tokenizer made by 'modelwright tokenize', or one with ChatML tokens."
+                "needs. Use a tokenizer made by 'modelwright tokenize', one with ChatML tokens, or let "
+                "'modelwright tokenize' add them: --set tokenizer.start_from.add_special_tokens=true"
             )
         self._backend = backend
         self._backend.encode_special_tokens = True
@@ -44,6 +52,7 @@ class BPETokenizer:
             for number, token in sorted(backend.get_added_tokens_decoder().items())
             if token.special
         }
+        self._added = {token.content: number for number, token in backend.get_added_tokens_decoder().items()}
         self._special_numbers = frozenset(self.special_ids.values())
 
     @classmethod
@@ -70,15 +79,46 @@ class BPETokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; what looks like a special token in it stays plain text."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+        return self.encode_arrays([text])[0].tolist()
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` for many texts at once, on all cores."""
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        """`encode` for many texts at once."""
+        ids, ends = self.encode_arrays(texts)
+        flat, places = ids.tolist(), [0, *ends.tolist()]
+        return [flat[start:end] for start, end in pairwise(places)]
+
+    def encode_arrays(self, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """The ids of all texts, one text behind the other, and (len(texts),) where each text's ids end.
+
+        This is `encode` without a list on the way: one core writes tens of megabytes of text a second."""
+        encoder = self._encoder
+        if encoder is None:
+            found = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            return _flat([encoding.ids for encoding in found])
+        literal = self._literal
+        if literal is not None and any(literal.search(text) for text in texts):
+            return _flat([self._encode_around(literal, encoder, text) for text in texts])
+        return encoder.encode(texts)
+
+    def encode_plainly(self, text: str) -> list[int]:
+        """`encode` by the `tokenizers` library: the plain version."""
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def _encode_around(self, literal: re.Pattern[str], encoder: Encoder, text: str) -> list[int]:
+        """The ids of a text in which added tokens stand that are not special, such as Qwen's `<think>`."""
+        ids: list[int] = []
+        done = 0
+        for match in literal.finditer(text):
+            if match[0] not in self.special_ids:
+                ids += encoder.encode([text[done : match.start()]])[0].tolist()
+                ids.append(self._added[match[0]])
+                done = match.end()
+        return ids + encoder.encode([text[done:]])[0].tolist()
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
         """Text of `ids`; bytes that are not UTF-8 (a character cut in two) become U+FFFD."""
+        if not self._byte_level:
+            return self._backend.decode(list(ids), skip_special_tokens=skip_special)
         kept = (i for i in ids if not (skip_special and i in self._special_numbers))
         return b"".join(self.token_bytes(i) for i in kept).decode("utf-8", errors="replace")
 
@@ -121,7 +161,7 @@ class BPETokenizer:
     @property
     def merges(self) -> list[tuple[str, str]]:
         """BPE merges in order of rank, in the byte-to-letter alphabet of `tokenizer.json`."""
-        merges: list[Any] = json.loads(self._backend.to_str())["model"]["merges"]
+        merges: list[Any] = self._content["model"]["merges"]
         return [
             (first, second) for first, second in (m.split(" ") if isinstance(m, str) else m for m in merges)
         ]
@@ -132,12 +172,58 @@ class BPETokenizer:
         return [self._backend.id_to_token(number) or "" for number in range(self.vocab_size)]
 
     @cached_property
+    def cut(self) -> Cut | None:
+        """How text is cut before merging, by a name that others know; None where it has none."""
+        return cut_of(self._content)
+
+    def describe(self) -> str:
+        """For the log: what encodes, and how text is cut."""
+        by = "compiled C++" if self._encoder else "the tokenizers library"
+        name = (self.cut and self.cut.gguf_name) or "a pattern that llama.cpp has no name for"
+        return f"{self.vocab_size:,} ids, text cut by {name}, encoded by {by}"
+
+    @property
+    def _content(self) -> dict[str, Any]:
+        return content_of(self._backend)
+
+    @cached_property
+    def _byte_level(self) -> bool:
+        """Whether tokens are spelled in the byte-to-letter alphabet, and not as SentencePiece spells them."""
+        decoder: dict[str, Any] = self._content.get("decoder") or {}
+        kinds = {decoder.get("type"), *(part["type"] for part in decoder.get("decoders", ()))}
+        return "ByteLevel" in kinds
+
+    @cached_property
+    def _encoder(self) -> Encoder | None:
+        """The compiled encoder, where there is one for this tokenizer."""
+        functions, content = library(), self._content
+        added = [token for token in self._backend.get_added_tokens_decoder().values() if not token.special]
+        plain = not any(token.single_word or token.lstrip or token.rstrip for token in added)
+        if functions is None or self.cut is None or not plain:
+            return None
+        try:
+            return Encoder(functions, content, self.cut)
+        except KeyError:  # bytes are missing in the vocabulary, or the results of merges
+            return None
+
+    @cached_property
+    def _literal(self) -> re.Pattern[str] | None:
+        """Finds added tokens in a text, the leftmost and longest first; None where all are special."""
+        added = self._backend.get_added_tokens_decoder().values()
+        if all(token.special for token in added):
+            return None
+        return re.compile(
+            "|".join(re.escape(word) for word in sorted((t.content for t in added), key=len)[::-1])
+        )
+
+    @cached_property
     def _bytes(self) -> list[bytes]:
         vocabulary = self._backend.get_vocab(with_added_tokens=True)
         added = {token.content for token in self._backend.get_added_tokens_decoder().values()}
         pieces = [b""] * (max(vocabulary.values()) + 1)
         for token, number in vocabulary.items():
-            pieces[number] = token.encode() if token in added else bytes(LETTER_BYTES[c] for c in token)
+            spelled = bytes_of(token) if self._byte_level else _sentencepiece_bytes(token)
+            pieces[number] = token.encode() if token in added or spelled is None else spelled
         return pieces
 
     def _huggingface_config(self) -> dict[str, Any]:
@@ -157,14 +243,12 @@ class BPETokenizer:
         }
 
 
-def _letter_bytes() -> dict[str, int]:
-    """Letter -> byte for the alphabet in which GPT-2 (2019) and all after it spell tokens.
-
-    Printable Latin-1 bytes stand for themselves; the other 68 get the letters from U+0100 on.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+def _sentencepiece_bytes(token: str) -> bytes:
+    """What a token of SentencePiece stands for: a space is written U+2581, a lone byte <0x41>."""
+    lone = re.fullmatch("<0x([0-9A-F]{2})>", token)
+    return bytes.fromhex(lone[1]) if lone else token.replace("\u2581", " ").encode()
 
 
-LETTER_BYTES = _letter_bytes()
+def _flat(rows: Sequence[list[int]]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    ids = np.fromiter((number for row in rows for number in row), dtype=np.uint32)
+    return ids, np.cumsum([len(row) for row in rows], dtype=np.int64)
