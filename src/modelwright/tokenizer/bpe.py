@@ -98,7 +98,12 @@ class BPETokenizer:
         literal = self._literal
         if literal is not None and any(literal.search(text) for text in texts):
             return _flat([self._encode_around(literal, encoder, text) for text in texts])
-        return encoder.encode(texts)
+        return encoder.encode([self._composed(text) for text in texts])
+
+    def _composed(self, text: str) -> str:
+        """The text after the normalizer, where there is one."""
+        plain = self.cut is None or not self.cut.composed or text.isascii()
+        return text if plain else self._backend.normalizer.normalize_str(text)
 
     def encode_plainly(self, text: str) -> list[int]:
         """`encode` by the `tokenizers` library: the plain version."""
@@ -110,10 +115,10 @@ class BPETokenizer:
         done = 0
         for match in literal.finditer(text):
             if match[0] not in self.special_ids:
-                ids += encoder.encode([text[done : match.start()]])[0].tolist()
+                ids += encoder.encode([self._composed(text[done : match.start()])])[0].tolist()
                 ids.append(self._added[match[0]])
                 done = match.end()
-        return ids + encoder.encode([text[done:]])[0].tolist()
+        return ids + encoder.encode([self._composed(text[done:])])[0].tolist()
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
         """Text of `ids`; bytes that are not UTF-8 (a character cut in two) become U+FFFD."""
@@ -200,6 +205,8 @@ class BPETokenizer:
         added = [token for token in self._backend.get_added_tokens_decoder().values() if not token.special]
         plain = not any(token.single_word or token.lstrip or token.rstrip for token in added)
         if functions is None or self.cut is None or not plain:
+            return None
+        if self.cut.composed and any(token.normalized for token in added):
             return None
         try:
             return Encoder(functions, content, self.cut)

@@ -49,21 +49,18 @@ class Cut:
 
     pattern: PatternName
     whole_first: bool
+    composed: bool = False
+    """Whether text is brought to Unicode's form NFC first, as Qwen2's own file does."""
 
     @property
     def gguf_name(self) -> str | None:
         """The name for `tokenizer.ggml.pre`. llama.cpp knows Llama 3's pattern without `ignore_merges` too,
         as "dbrx"; what it does not know has no name."""
+        if self.composed:
+            return None  # llama.cpp does not compose
         if WHOLE_FIRST[self.pattern] == self.whole_first:
             return self.pattern
         return "dbrx" if self.pattern == "llama-bpe" else None
-
-
-def pipeline(pattern: PatternName) -> tuple[pre_tokenizers.PreTokenizer, decoders.Decoder]:
-    """What stands before and behind a byte-level vocabulary in `tokenizer.json`."""
-    split = pre_tokenizers.Split(Regex(REGEX[pattern]), behavior="isolated")
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([split, byte_level]), decoders.ByteLevel()
 
 
 def byte_level_backend(
@@ -75,7 +72,10 @@ def byte_level_backend(
     if vocabulary is not None:
         settings |= {"vocab": dict(vocabulary), "merges": list(merges)}
     backend = Tokenizer(models.BPE(**settings))
-    backend.pre_tokenizer, backend.decoder = pipeline(pattern)
+    split = pre_tokenizers.Split(Regex(REGEX[pattern]), behavior="isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    backend.decoder = decoders.ByteLevel()
     return backend
 
 
@@ -87,16 +87,16 @@ def add_special_tokens(backend: Tokenizer, tokens: Sequence[str]) -> None:
 def cut_of(content: Mapping[str, Any]) -> Cut | None:
     """How the tokenizer in a `tokenizer.json` cuts text; None where the pattern is none of ours, or where
     the text is changed before or merged in other ways."""
-    model = content["model"]
+    model, normalizer = content["model"], content.get("normalizer")
     plain = (
         model.get("type", "BPE") == "BPE"
-        and content.get("normalizer") is None
+        and normalizer in (None, {"type": "NFC"})
         and not model.get("dropout")
         and not model.get("continuing_subword_prefix")
         and not model.get("end_of_word_suffix")
     )
     pattern = _pattern_of(content.get("pre_tokenizer") or {}) if plain else None
-    return None if pattern is None else Cut(pattern, bool(model.get("ignore_merges")))
+    return None if pattern is None else Cut(pattern, bool(model.get("ignore_merges")), normalizer is not None)
 
 
 def _pattern_of(before: Mapping[str, Any]) -> PatternName | None:
