@@ -15,7 +15,7 @@ import fcntl
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +27,7 @@ from modelwright.base.artifact import FULL_PRECISION_MODELS, MANIFEST, Artifact,
 from modelwright.base.config import Config, validate
 from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.files import read_json, write_json, write_text
+from modelwright.base.policy import Policy, refuse
 from modelwright.base.progress import View
 from modelwright.base.run import Run
 from modelwright.base.seeding import derive
@@ -52,6 +53,7 @@ class Life:
         """`given` names inputs by hand, role -> stage folder; they win over the run directory's."""
         self.recipe, self.folder, self.view = recipe, Path(folder), view
         self.given = {role: load_given(role, path) for role, path in (given or {}).items()}
+        self.policy = validate(Policy, recipe.policy, f"section 'policy' of recipe '{recipe.name}'")
 
     def between(self, start: str | None = None, until: str | None = None) -> tuple[str, ...]:
         """The recipe's stations from `start` to `until`, both included."""
@@ -72,6 +74,7 @@ class Life:
         configs = {verb: stage_config(self.recipe, verb) for verb in verbs}
         with nothing_left_behind(self.folder), locked(self.folder):
             self._check_inputs(stages)
+            self._check_policy(stages, configs)
             write_text(self.folder / RECIPE_FILE, self.recipe.to_yaml())
             if note := taught_from_atlas(self.recipe, configs):
                 self.view.log(note)
@@ -92,6 +95,7 @@ class Life:
     def _station(self, verb: str, stage: ModuleType, config: Config, force: bool) -> Artifact:
         """One station: skipped, resumed, or run from its beginning."""
         folder, seed, inputs = self.folder / verb, derive(self.recipe.seed, verb), self._inputs(verb, stage)
+        self._allow(verb, inputs.values())
         mark = started_mark(verb, stage, config, seed, inputs)
         title = f"[{VERBS.index(verb) + 1}/{len(VERBS)}] {verb}: {STATION[verb].about}"
         done = None if force else self._done(folder, mark)
@@ -130,6 +134,21 @@ class Life:
                 if not have & ({*MODEL_ROLES, "model"} if role in ("model", "models") else {role}):
                     raise UserError(self._missing(verb, role))
             planned.add(STATION[verb].role)
+
+    def _check_policy(self, stages: Mapping[str, ModuleType], configs: Mapping[str, Config]) -> None:
+        """Refuse before any work what the recipe's policy does not allow: what sources say of themselves,
+        and what is there already and will not be made anew."""
+        for verb, stage in stages.items():
+            if hasattr(stage, "facts"):
+                refuse(self.policy.breaches(stage.facts(configs[verb])), verb)
+            there = {role: Artifact.load(folder) for role, folder in self._earlier(verb)} | self.given
+            for role in stage.INPUTS:
+                self._allow(verb, [m for m in select(role, there).values() if m.stage not in stages])
+
+    def _allow(self, verb: str, inputs: Iterable[Artifact]) -> None:
+        """Refuse inputs that learned from what the policy does not allow."""
+        for made in inputs:
+            refuse(self.policy.breaches(made.manifest.provenance), f"{verb}: '{made.role}' at {made.path}")
 
     def _inputs(self, verb: str, stage: ModuleType) -> dict[str, Artifact]:
         """Role -> artifact, for the roles that the stage names in INPUTS."""

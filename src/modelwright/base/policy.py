@@ -64,20 +64,20 @@ class Policy(Config):
     retention: bool = True
     """Refuse sources whose time to be kept is over."""
 
-    def breaches(self, provenance: Provenance, today: date | None = None) -> list[Breach]:
+    def breaches(self, provenance: Provenance, on: date | None = None) -> list[Breach]:
         """Every rule that a source of the roll-up breaks."""
         return [
             breach
             for name, facts in provenance.by_source.items()
-            for breach in self.of_source(name, facts, today or date.today())
+            for breach in self.of_source(name, facts, on or today())
         ]
 
-    def of_source(self, name: str, facts: Facts, today: date) -> Iterator[Breach]:
+    def of_source(self, name: str, facts: Facts, on: date) -> Iterator[Breach]:
         """Every rule that one source breaks."""
-        for rule, found, wanted in self._broken(facts, today):
+        for rule, found, wanted in self._broken(facts, on):
             yield Breach(name, rule, found, wanted)
 
-    def _broken(self, facts: Facts, today: date) -> Iterator[tuple[str, str, str]]:
+    def _broken(self, facts: Facts, on: date) -> Iterator[tuple[str, str, str]]:
         for jurisdiction in facts.jurisdictions:
             if self.jurisdictions is not None and not _within(jurisdiction, self.jurisdictions):
                 allowed = ", ".join(self.jurisdictions)
@@ -89,7 +89,7 @@ class Policy(Config):
             if allowed_flags is not None and flag not in allowed_flags:
                 wanted = f"'{self.personal_data}' is the most that is allowed. State it, or mask it"
                 yield "personal_data", f"personal data '{flag}'", wanted
-        yield from self._broken_by_statement(facts, today)
+        yield from self._broken_by_statement(facts, on)
 
     def _broken_by_licence(self, licence: str) -> Iterator[tuple[str, str, str]]:
         if licence == PER_DOCUMENT:
@@ -107,7 +107,7 @@ class Policy(Config):
             if not getattr(self, rule) and not free:
                 yield rule, found, f"{what}, nor unknown ones" if unknown else what
 
-    def _broken_by_statement(self, facts: Facts, today: date) -> Iterator[tuple[str, str, str]]:
+    def _broken_by_statement(self, facts: Facts, on: date) -> Iterator[tuple[str, str, str]]:
         if self.legal_basis is not None:
             stated = facts.legal_basis != UNKNOWN
             if not stated or (self.legal_basis and facts.legal_basis not in self.legal_basis):
@@ -115,8 +115,13 @@ class Policy(Config):
                 yield "legal_basis", f"legal basis '{facts.legal_basis}'", wanted
         if self.retention:
             for until in re.findall(r"\d{4}-\d{2}-\d{2}", facts.retention):
-                if date.fromisoformat(until) < today:
-                    yield "retention", f"retention until {until}", f"which is over on {today}"
+                if date.fromisoformat(until) < on:
+                    yield "retention", f"retention until {until}", f"which is over on {on}"
+
+
+def today() -> date:
+    """The day on which retention is judged."""
+    return date.today()
 
 
 def refuse(breaches: Iterable[Breach], what: str) -> None:
@@ -124,7 +129,7 @@ def refuse(breaches: Iterable[Breach], what: str) -> None:
     lines = [f"  {breach}" for breach in breaches]
     if lines:
         listed = "\n".join(lines)
-        raise GateRefused(f"{what} breaks the recipe's policy; nothing was done.\n{listed}")
+        raise GateRefused(f"{what} breaks the recipe's policy. Nothing was done.\n{listed}")
 
 
 def stated_facts(

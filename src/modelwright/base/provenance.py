@@ -6,6 +6,7 @@ licences, jurisdictions and kinds of personal data are in it, and from which sou
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from pydantic import Field
@@ -79,11 +80,16 @@ class Provenance(Config):
     @classmethod
     def count(cls, known: Iterable[tuple[str, str, str, str]]) -> Provenance:
         """Count (source, licence, jurisdiction, personal data flag) of whatever was learned from."""
+        return cls.tally(Counter(known).items())
+
+    @classmethod
+    def tally(cls, counted: Iterable[tuple[tuple[str, str, str, str], int]]) -> Provenance:
+        """The same from what has been counted already."""
         counts: dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]] = {}
-        for source, *values in known:
+        for (source, *values), count in counted:
             tallies = counts.setdefault(source, ({}, {}, {}))
             for tally, value in zip(tallies, values, strict=True):
-                tally[value] = tally.get(value, 0) + 1
+                tally[value] = tally.get(value, 0) + count
         return cls(
             by_source={
                 source: Facts(

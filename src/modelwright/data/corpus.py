@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,16 +31,21 @@ _GROUP_BYTES = 1 << 23
 _GROUP_ROWS = 1 << 13
 
 
-class CorpusWriter:
-    """Writes documents in order; memory holds one row group. Made by `write_corpus`."""
+class DocumentsFile:
+    """Writes documents in order to one Parquet file; memory holds one row group. Use as a context."""
 
-    def __init__(self, folder: Path, shard_bytes: int) -> None:
-        self._folder, self._shard_bytes = folder, shard_bytes
+    def __init__(self, path: Path) -> None:
+        self._file = pq.ParquetWriter(path, SCHEMA, compression="zstd")
         self._rows: list[dict[str, Any]] = []
-        self._waiting_bytes = self._shard_text_bytes = 0
-        self._shards = 0
-        self._file: pq.ParquetWriter | None = None
+        self._waiting_bytes = 0
         self.num_documents = self.num_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        self._file.close()
 
     def add(self, document: Document) -> None:
         """Append a document."""
@@ -54,44 +58,24 @@ class CorpusWriter:
         self.num_bytes += size
         self._waiting_bytes += size
         if self._waiting_bytes >= _GROUP_BYTES or len(self._rows) >= _GROUP_ROWS:
-            self.flush()
+            self._flush()
 
-    def flush(self) -> None:
-        """Write what waits as a row group, and close the shard if it is full."""
-        if self._file is None:
-            path = self._folder / f"{self._shards:05d}.parquet"
-            self._file = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+    def _flush(self) -> None:
         if self._rows:
             self._file.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
-        self._shard_text_bytes += self._waiting_bytes
         self._rows, self._waiting_bytes = [], 0
-        if self._shard_text_bytes >= self._shard_bytes:
-            self.close_shard()
-
-    def close_shard(self) -> None:
-        """Finish the file at hand."""
-        if self._file is not None:
-            self._file.close()
-            self._file, self._shard_text_bytes = None, 0
-            self._shards += 1
-
-    def close(self) -> None:
-        """Write the rest; a corpus without documents is one file without rows."""
-        if self._rows or not self._shards:
-            self.flush()
-        self.close_shard()
 
 
-@contextmanager
-def write_corpus(folder: Path, shard_bytes: int = 1 << 28) -> Generator[CorpusWriter]:
-    """A writer of `folder`, which appears when the block ends well. `shard_bytes` counts text."""
-    with atomic_directory(folder) as temporary:
-        writer = CorpusWriter(temporary, shard_bytes)
-        try:
-            yield writer
-            writer.close()
-        finally:
-            writer.close_shard()
+def write_corpus(folder: Path, documents: Iterable[Document]) -> None:
+    """A corpus folder of one shard, which appears when it is whole."""
+    with atomic_directory(folder) as temporary, DocumentsFile(temporary / shard_name(0)) as file:
+        for document in documents:
+            file.add(document)
+
+
+def shard_name(number: int) -> str:
+    """The file of a corpus that a unit's documents are in; names sort as numbers."""
+    return f"{number:06d}.parquet"
 
 
 def read_corpus(folder: Path) -> Iterator[Document]:
@@ -101,7 +85,7 @@ def read_corpus(folder: Path) -> Iterator[Document]:
         raise UserError(f"{folder} holds no Parquet files: it is no corpus. Run 'prepare' first.")
     for path in files:
         try:
-            yield from _read_shard(path)
+            yield from read_documents(path)
         except (pa.ArrowException, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             size = path.stat().st_size if path.exists() else 0
             what = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -110,7 +94,8 @@ def read_corpus(folder: Path) -> Iterator[Document]:
             ) from error
 
 
-def _read_shard(path: Path) -> Iterator[Document]:
+def read_documents(path: Path) -> Iterator[Document]:
+    """The documents of one shard."""
     with pq.ParquetFile(path) as file:
         if missing := set(SCHEMA.names) - set(file.schema_arrow.names):
             raise DamagedFile(

@@ -2,66 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from modelwright.base.config import Config
 from modelwright.base.files import canonical_json, sha256_text
-from modelwright.base.policy import NO_JURISDICTION
-from modelwright.base.provenance import Provenance, personal_data_flag
-from modelwright.base.schema import Conversation, Document, Json, Message, Preference
+from modelwright.base.policy import NO_JURISDICTION, stated_facts
+from modelwright.base.provenance import Facts, Provenance, personal_data_flag
+from modelwright.base.schema import Conversation, Json, Message, Preference
 from modelwright.data.atlas.conversations import conversations
 from modelwright.data.atlas.documents import LICENCE as ATLAS_LICENCE
-from modelwright.data.atlas.documents import documents
 from modelwright.data.atlas.preferences import preferences
 from modelwright.data.conversations import read_conversations, read_preferences
 from modelwright.data.readers.faults import Faults
-from modelwright.data.readers.files import File, find_files
-from modelwright.data.readers.read import read_file
+from modelwright.data.readers.files import find_files
 from modelwright.data.readers.source import Source
 from modelwright.data.readers.storage import readable, sha256_of, stat
 from modelwright.data.split import Side, position, side_of
 
 CONVERSATION_VALIDATION_FRACTION = 0.05
 
+ATLAS_STATEMENT = ("licence", "indefinite")
+"""Legal basis and retention of the embedded corpus."""
+
 T = TypeVar("T")
-
-
-def documents_from(
-    sources: Sequence[Source],
-    seed: int,
-    atlas_bytes: int,
-    faults: Faults | None = None,
-    used: Callable[[int], None] = lambda _: None,
-) -> Iterator[Document]:
-    """The documents of all sources in order; `atlas_bytes` of text from the embedded corpus.
-
-    `used` is told how many bytes of input have been used up; they add up to `input_bytes`.
-    """
-    faults = faults or Faults()
-    for source in sources:
-        if source.is_atlas:
-            for document in documents(seed, atlas_bytes):
-                yield document
-                used(len(document.text.encode()))
-            continue
-        for file in find_files(source, faults):
-            yield from read_file(file, source, faults)
-            used(size_of(file))
-
-
-def input_bytes(sources: Sequence[Source], atlas_bytes: int) -> int:
-    """Bytes on disk of all sources, and of the embedded corpus as text."""
-    files = (file for source in sources if not source.is_atlas for file in find_files(source))
-    return sum(map(size_of, files)) + sum(atlas_bytes for source in sources if source.is_atlas)
-
-
-def size_of(file: File) -> int:
-    """Bytes as stored; 0 where the file has gone."""
-    try:
-        return stat(file.path).size
-    except OSError:
-        return 0
 
 
 def conversations_from(
@@ -119,6 +83,26 @@ def provenance_of(items: Iterable[Conversation] | Iterable[Preference]) -> Prove
         return meta["source"], meta["licence"], meta["jurisdiction"], personal_data
 
     return Provenance.count(facts(item.meta) for item in items)
+
+
+def stated(sources: Sequence[Source], masks: bool = False) -> Provenance:
+    """What sources say of themselves, each as one text: what a policy can judge before any work. `masks`:
+    personal data will be looked for and masked."""
+    found: dict[str, Facts] = {}
+    for source in sources:
+        if source.is_atlas:
+            found["atlas"] = stated_facts(ATLAS_LICENCE, NO_JURISDICTION, "no", *ATLAS_STATEMENT)
+            continue
+        flag = personal_data_flag(source.personal_data, masks)
+        facts = stated_facts(source.licence, source.jurisdiction, flag, source.legal_basis, source.retention)
+        found[source.name] = found.get(source.name, Facts()).joined(facts, max)
+    return Provenance(by_source=found)
+
+
+def statements(sources: Sequence[Source]) -> dict[str, tuple[str, str]]:
+    """Source -> (legal basis, retention), for the roll-up."""
+    own = {source.name: (source.legal_basis, source.retention) for source in sources}
+    return {name: ATLAS_STATEMENT if name == "atlas" else said for name, said in own.items()}
 
 
 class SourceFile(Config):

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Literal
 
+import pyarrow.parquet as pq
+
+from modelwright.base.files import atomic_path
 from modelwright.base.schema import Document
+from modelwright.data.corpus import DocumentsFile, read_documents
 
 Side = Literal["train", "validation"]
 
@@ -26,34 +31,32 @@ def side_of(key: str, validation_fraction: float) -> Side:
     return "validation" if position(key, "split") < validation_fraction else "train"
 
 
-def split(documents: Iterable[Document], validation_fraction: float) -> Iterator[tuple[Side, Document]]:
-    """Each document with its side.
-
-    One exception serves tiny corpora: a side that would stay empty gets the one document nearest to
-    it, if there are two documents at all. So the nearest on each side is held back until the end.
-    """
-    held: dict[Side, Document] = {}
-    filled: set[Side] = set()
-    for document in documents:
-        side = side_of(document.id, validation_fraction)
-        nearer = held.get(side)
-        if nearer is None:
-            held[side] = document
-            continue
-        if (_place(document) < _place(nearer)) == (side == "train"):
-            held[side], document = document, nearer
-        filled.add(side)
-        yield side, document
-    yield from _last(held, filled, validation_fraction)
+def fill_the_empty_side(train: Path, validation: Path, validation_fraction: float) -> None:
+    """A tiny corpus may leave a side without documents. It then gets the one document nearest to it, if
+    there are two documents at all and both sides are wanted. The folders hold `data.corpus` shards."""
+    counts = {folder: _num_documents(folder) for folder in (train, validation)}
+    if sum(counts.values()) < 2 or min(counts.values()) > 0 or validation_fraction <= 0:
+        return
+    full, empty = (train, validation) if counts[train] else (validation, train)
+    places = ((position(identity, "split"), identity, path) for path, identity in _ids(full))
+    nearest = min(places) if full == train else max(places)
+    _, identity, path = nearest
+    documents = list(read_documents(path))
+    _rewrite(path, [document for document in documents if document.id != identity])
+    _rewrite(empty / path.name, [document for document in documents if document.id == identity])
 
 
-def _last(held: dict[Side, Document], filled: set[Side], fraction: float) -> Iterator[tuple[Side, Document]]:
-    for side, document in held.items():
-        other: Side = "validation" if side == "train" else "train"
-        lonely = other not in held and side in filled and 0 < fraction < 1
-        only_document = side == "validation" and other not in held and side not in filled
-        yield (other if lonely or only_document else side), document
+def _num_documents(folder: Path) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
 
 
-def _place(document: Document) -> float:
-    return position(document.id, "split")
+def _ids(folder: Path) -> Iterator[tuple[Path, str]]:
+    for path in sorted(folder.glob("*.parquet")):
+        for batch in pq.ParquetFile(path).iter_batches(columns=["id"]):
+            yield from ((path, identity) for identity in batch.column(0).to_pylist())
+
+
+def _rewrite(path: Path, documents: Iterable[Document]) -> None:
+    with atomic_path(path) as temporary, DocumentsFile(temporary) as file:
+        for document in documents:
+            file.add(document)

@@ -32,6 +32,8 @@ class Recipe(Config):
     seed: int = 0
     stages: tuple[str, ...] = VERBS
     """The stations, in the order of the life."""
+    policy: Settings = {}
+    """What the sources of every station must be; prepare also holds each document against it."""
     data: Settings = {}
     tokenizer: Settings = {}
     model: Settings = {}
@@ -59,6 +61,8 @@ class Recipe(Config):
         settings: Settings = getattr(self, STATION[verb].section)
         if verb == "pretrain" and self.model:
             return merge({"model": self.model}, settings)
+        if verb == "prepare" and self.policy:
+            return merge({"policy": self.policy}, settings)
         return settings
 
     def to_yaml(self) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from modelwright.base.artifact import Artifact
 from modelwright.base.files import atomic_directory
+from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
-from modelwright.data.sources import mark
+from modelwright.data.sources import mark, stated
 from modelwright.formats.huggingface import load_model, save_model
 from modelwright.kernels import native
 from modelwright.model.flops import training_flops_per_token
@@ -28,6 +29,11 @@ class Config(LoopConfig, ConversationView):
 def sources(config: Config) -> str:
     """A mark of what the sources hold now: when it changes, the stage runs anew."""
     return mark(config.sources)
+
+
+def facts(config: Config) -> Provenance:
+    """What the sources state, for the policy: known before any work."""
+    return stated(config.sources)
 
 
 def run(config: Config, run: Run) -> Artifact:

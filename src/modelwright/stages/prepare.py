@@ -2,55 +2,49 @@
 
 from __future__ import annotations
 
-import json
+import os
+import shutil
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
-from itertools import chain as concatenate
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from modelwright.base import config
 from modelwright.base.artifact import Artifact
 from modelwright.base.errors import UserError
-from modelwright.base.files import atomic_path, write_json
+from modelwright.base.files import atomic_directory, write_json
+from modelwright.base.policy import refuse
 from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
-from modelwright.base.schema import Document, Reason
-from modelwright.base.seams import Step
-from modelwright.data import filters
-from modelwright.data.corpus import read_corpus, write_corpus
-from modelwright.data.cut import CutLong
-from modelwright.data.dedup import ExactDuplicates
-from modelwright.data.readers.faults import Faults, OnError
-from modelwright.data.readers.source import Source
-from modelwright.data.sources import describe, documents_from, input_bytes, mark
-from modelwright.data.split import Side, split
-from modelwright.data.steps import Flow, chain, drop_empty
+from modelwright.base.seeding import derive
+from modelwright.data.corpus import shard_name
+from modelwright.data.decontaminate.index import Index
+from modelwright.data.decontaminate.items import EvalItem, read_items
+from modelwright.data.execution import Execution, Performer
+from modelwright.data.pipeline.clean import CLEAN, DROPPED, PHASE, clean_steps
+from modelwright.data.pipeline.plan import INDEX_FILE, Plan, write_plan
+from modelwright.data.pipeline.resolve import RESOLVE
+from modelwright.data.pipeline.shard import Shard, read_shard, shard_folder
+from modelwright.data.pipeline.tally import Tally
+from modelwright.data.pipeline.write import SIDES, WRITE, WRITTEN
+from modelwright.data.readers.faults import Faults
+from modelwright.data.readers.units import units
+from modelwright.data.sources import describe, mark, stated, statements
+from modelwright.data.split import fill_the_empty_side
+from modelwright.environments.task import all_tasks
 
 INPUTS: tuple[str, ...] = ()
 
-DROPPED_FILE = "dropped.jsonl"
-SOURCES_FILE = "sources.json"
-"""Path, size and sha256 of every raw file that was read."""
+WORK, DROPPED_FOLDER, SOURCES_FILE = "work", "dropped", "sources.json"
+"""Unfinished units; what went, as Parquet; path, size and sha256 of every raw file that was read."""
 
 
-class Config(config.Config):
-    """Which texts, and what is done to them."""
+class Config(Plan):
+    """Which texts, what is done to them, and by whom."""
 
-    sources: tuple[Source, ...] = (Source(path="atlas"),)
-    """"atlas", files, folders, globs; or mappings with path, licence, jurisdiction, personal_data..."""
-    atlas_size_bytes: int = Field(default=5_000_000, gt=0)
-    """How much text is generated where "atlas" is a source."""
-    max_document_characters: int = Field(default=20_000, ge=0)
-    """Longer documents are cut at paragraph ends, so that one book still gives a validation set. 0: never."""
-    filters: tuple[dict[str, Any], ...] = ()
-    """Filters in order, each with its name and settings: [{name: length, min_characters: 200}]."""
-    validation_fraction: float = Field(default=0.02, ge=0.0, le=0.5)
-    """Share of documents that is kept for validation, chosen by the hash of the text."""
-    on_error: OnError = "fail"
-    """A file or row that cannot be read: "fail" names it and stops, "skip" counts it and goes on."""
+    execution: Execution = Field(default=Execution(), exclude=True)
+    """Processes here, or Ray. Not part of the fingerprint: what is made does not depend on it."""
 
 
 def sources(config: Config) -> str:
@@ -58,103 +52,131 @@ def sources(config: Config) -> str:
     return mark(config.sources)
 
 
+def facts(config: Config) -> Provenance:
+    """What the sources state, for the policy: known before any work."""
+    return stated(config.sources, config.masks)
+
+
 def run(config: Config, run: Run) -> Artifact:
-    """Read, clean, split and write the documents."""
+    """Read, clean, find what repeats, decontaminate, split and write the documents."""
     if not config.sources:
         raise UserError("data.sources is empty: name at least one file, folder or glob, or 'atlas'")
-    files_read = [file.model_dump() for file in describe(config.sources)]
-    with dropped_documents(run) as (record, reasons):
-        faults = Faults(
-            config.on_error,
-            lambda where, reason: record("read", None, where, str(reason)),
-        )
-        flows, sizes = write_documents(config, run, faults, record)
-    write_json(run.dir / SOURCES_FILE, files_read)
-    say_where_they_went(run, flows, sizes, reasons)
-    if not sum(documents for documents, _ in sizes.values()):
-        raise UserError(f"no document is left to train on.\n{table(flows, reasons)}")
+    refuse(config.policy.breaches(facts(config)), "prepare")
+    clean_steps(config)  # a filter with a mistake fails before any work
+    folder = run.dir / WORK
+    faults = Faults(config.on_error)
+    planned = list(units(config.sources, config.unit_bytes, faults))
+    folder.mkdir(exist_ok=True)
+    write_plan(folder, config, run.seed, planned)
+    write_json(run.dir / SOURCES_FILE, [file.model_dump() for file in describe(config.sources)])
+    total = sum(unit.num_bytes or config.atlas_size_bytes for unit in planned)
+    numbers = range(len(planned))
+    with Performer(config.execution, folder, total, run.log) as perform:
+        with run.progress("bytes cleaned", total) as bar:
+            perform(CLEAN, numbers, bar.advance)
+        resolved = perform(RESOLVE, [len(planned)])[len(planned)]
+        unusable = index_items(config, run, folder)
+        with run.progress("bytes written", total) as bar:
+            perform(WRITE, numbers, bar.advance)
+    cleaned, written = (
+        [read_shard(shard_folder(folder, phase, number)) for number in numbers] for phase in (PHASE, WRITTEN)
+    )
+    metrics = summary(cleaned, written, resolved) | unusable
+    say_where_they_went(run, metrics)
+    if not metrics["train_documents"] + metrics["validation_documents"]:
+        raise UserError(f"no document is left to train on.\n{table(metrics)}")
+    assemble(config, run, folder, len(planned))
+    total_tally = Tally.total(tally for shard in written for tally in shard.about["tallies"].values())
+    run.brings_in(Provenance.tally(total_tally.provenance_rows()).stating(statements(config.sources)))
+    shutil.rmtree(folder)
+    return run.finish([*SIDES, DROPPED_FOLDER, SOURCES_FILE], metrics)
+
+
+def index_items(config: Config, run: Run, folder: Path) -> dict[str, Any]:
+    """Build the index of evaluation items that the write phase asks; how many there are."""
+    target = folder / INDEX_FILE
+    shutil.rmtree(target, ignore_errors=True)
+    if not config.decontaminate.on or all(source.is_atlas for source in config.sources):
+        return {}
+    sets = [item for path in config.decontaminate.sets for item in read_items(Path(path))]
+    index = Index.build([*known_items(), *sets], config.decontaminate.index)
+    index.save(target)
+    coverage = index.coverage()
+    run.log("decontamination: " + "; ".join(f"{kind} {count:,}" for kind, count in coverage.items()))
+    return {"evaluation_items": dict(coverage)}
+
+
+def known_items() -> Iterator[EvalItem]:
+    """The problems of every suite that the project knows."""
+    for name, task in all_tasks().items():
+        for problem in task.problems(derive(0, "decontaminate", name)):
+            prompt = problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1].content
+            answer = problem.target if isinstance(problem.target, str) else ""
+            yield EvalItem(name, problem.id, prompt, answer)
+
+
+def summary(cleaned: Sequence[Shard], written: Sequence[Shard], resolved: dict[str, Any]) -> dict[str, Any]:
+    """The figures of the manifest."""
+    flows: dict[str, dict[str, int]] = {}
+    for shard, skip in ((s, k) for shards, k in ((cleaned, 0), (written, 1)) for s in shards for k in [k]):
+        for flow in shard.about["flows"][skip:]:
+            known = flows.setdefault(flow["step"], {"documents": 0, "bytes": 0})
+            known["documents"] += flow["documents"]
+            known["bytes"] += flow["bytes"]
     metrics: dict[str, Any] = {
-        "steps": [{"step": f.step, "documents": f.documents, "bytes": f.bytes} for f in flows],
-        "dropped": dict(sorted((reasons - faults.counts).items())),
-        "skipped": dict(sorted(faults.counts.items())),
+        "steps": [{"step": step, **counts} for step, counts in flows.items()],
+        "dropped": added(shard.about["dropped"] for shard in (*cleaned, *written)),
+        "skipped": added(shard.about["skipped"] for shard in cleaned),
+        "near_duplicates": resolved.get("near"),
     }
-    for side, (documents, size) in sizes.items():
-        metrics |= {f"{side}_documents": documents, f"{side}_bytes": size}
-    written = concatenate.from_iterable(read_corpus(run.dir / side) for side in sizes)
-    files = ["train", "validation", DROPPED_FILE, SOURCES_FILE]
-    run.brings_in(Provenance.of(written))
-    return run.finish(files, metrics)
+    for side in SIDES:
+        tally = Tally.total(shard.about["tallies"][side] for shard in written)
+        metrics |= {f"{side}_documents": tally.documents, f"{side}_bytes": tally.bytes}
+    return metrics
 
 
-def steps(config: Config) -> list[tuple[str, Step]]:
-    """What every document goes through, in order."""
-    cut: list[tuple[str, Step]] = []
-    if config.max_document_characters:
-        cut = [("cut", CutLong(config.max_document_characters))]
-    return [
-        ("empty", drop_empty),
-        *cut,
-        ("duplicates", ExactDuplicates()),
-        *(filters.build(settings) for settings in config.filters),
-    ]
+def added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Sums by name."""
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(sorted(total.items()))
 
 
-Record = Callable[[str, str | None, str, str], None]
-"""Gets (step, document id or None, source, reason)."""
+def assemble(config: Config, run: Run, folder: Path, num_units: int) -> None:
+    """The units' files as one corpus, without a copy where the disk can link."""
+    for side in SIDES:
+        with atomic_directory(run.dir / side) as target:
+            for number in range(num_units):
+                link(shard_folder(folder, WRITTEN, number) / f"{side}.parquet", target / shard_name(number))
+    fill_the_empty_side(run.dir / "train", run.dir / "validation", config.validation_fraction)
+    with atomic_directory(run.dir / DROPPED_FOLDER) as target:
+        for phase in (PHASE, WRITTEN):
+            for number in range(num_units):
+                name = f"{phase}-{shard_name(number)}"
+                link(shard_folder(folder, phase, number) / DROPPED, target / name)
 
 
-@contextmanager
-def dropped_documents(run: Run) -> Generator[tuple[Record, Counter[str]]]:
-    """Writes dropped.jsonl, and counts by the kind of reason (the words before the colon)."""
-    reasons: Counter[str] = Counter()
-    with atomic_path(run.dir / DROPPED_FILE) as path, path.open("w", encoding="utf-8") as file:
-
-        def record(step: str, identity: str | None, source: str, reason: str) -> None:
-            reasons[reason.split(":", 1)[0]] += 1
-            line = {"id": identity, "source": source, "step": step, "reason": reason}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-        yield record, reasons
+def link(source: Path, target: Path) -> None:
+    """The same file under another name; a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
-def write_documents(
-    config: Config, run: Run, faults: Faults, record: Record
-) -> tuple[list[Flow], dict[Side, tuple[int, int]]]:
-    """The flows of all steps, and (documents, bytes) of each side."""
-
-    def dropped(step: str, document: Document, reason: Reason) -> None:
-        record(step, document.id, str(document.meta.get("file", document.source)), str(reason))
-
-    total = input_bytes(config.sources, config.atlas_size_bytes)
-    with (
-        run.progress("bytes read", total) as task,
-        write_corpus(run.dir / "train") as train,
-        write_corpus(run.dir / "validation") as validation,
-    ):
-        raw = documents_from(config.sources, run.seed, config.atlas_size_bytes, faults, task.advance)
-        clean, flows = chain(raw, steps(config), dropped)
-        for side, document in split(clean, config.validation_fraction):
-            (train if side == "train" else validation).add(document)
-    sizes: dict[Side, tuple[int, int]] = {
-        "train": (train.num_documents, train.num_bytes),
-        "validation": (validation.num_documents, validation.num_bytes),
-    }
-    return flows, sizes
-
-
-def say_where_they_went(
-    run: Run, flows: Iterable[Flow], sizes: dict[Side, tuple[int, int]], reasons: Counter[str]
-) -> None:
+def say_where_they_went(run: Run, metrics: dict[str, Any]) -> None:
     """The funnel, for the log."""
-    run.log(table(flows, reasons))
-    for side, (documents, size) in sizes.items():
-        run.log(f"{side}: {documents:,} documents, {size:,} bytes")
-    if not sizes["validation"][0] and sizes["train"][0]:
-        run.log("no document is left for validation: give more text, or a larger data.validation_fraction")
+    run.log(table(metrics))
+    for side in SIDES:
+        run.log(f"{side}: {metrics[f'{side}_documents']:,} documents, {metrics[f'{side}_bytes']:,} bytes")
 
 
-def table(flows: Iterable[Flow], reasons: Counter[str]) -> str:
-    """Documents after each step, and the reasons of those that went."""
-    passed = "; ".join(f"{flow.step} {flow.documents:,}" for flow in flows)
-    went = "; ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
-    return f"documents after each step: {passed}. Taken out: {went or 'none'}."
+def table(metrics: dict[str, Any]) -> str:
+    """Documents after each step, and the rules that took the others."""
+    passed = "; ".join(f"{flow['step']} {flow['documents']:,}" for flow in metrics["steps"])
+    ranked = Counter(metrics["dropped"]).most_common()
+    went = "; ".join(f"{rule} {count:,}" for rule, count in ranked)
+    skipped = "; ".join(f"{kind} {count:,}" for kind, count in metrics["skipped"].items())
+    unread = f" Not read: {skipped}." if skipped else ""
+    return f"documents after each step: {passed}. Taken out: {went or 'none'}.{unread}"

@@ -24,7 +24,7 @@ from modelwright.base.seams import Objective
 from modelwright.base.seeding import derive
 from modelwright.data.mix import Group, Mix, plan
 from modelwright.data.readers.source import Source
-from modelwright.data.sources import conversations_from, preferences_from, provenance_of
+from modelwright.data.sources import conversations_from, preferences_from, provenance_of, statements
 from modelwright.data.split import Side
 from modelwright.evaluation.likelihood import bits_per_byte
 from modelwright.model.transformer import Transformer
@@ -135,7 +135,9 @@ class ConversationView(Config):
         epochs = self.epochs if training else 1
         packed = Packed(examples, self.rows, self.context, order, tokenizer.pad_id, epochs)
         if training:
-            run.brings_in(provenance_of([found[index] for index in packed.kept]))
+            run.brings_in(
+                provenance_of([found[index] for index in packed.kept]).stating(statements(self.sources))
+            )
         left_out = (
             f"{packed.too_long:,} over {self.context} tokens, {packed.without_target:,} without an answer"
         )
@@ -191,7 +193,7 @@ class PairView(Config):
                 "give align.sources more pairs, or raise align.context"
             )
         if training:
-            run.brings_in(provenance_of(list(compress(found, fits))))
+            run.brings_in(provenance_of(list(compress(found, fits))).stating(statements(self.sources)))
         left_out = len(found) - len(fitting)
         run.log(f"{side}: {len(found):,} pairs; left out: {left_out:,} over {self.context} tokens")
         order, epochs = derive(seed, "batches"), self.epochs if training else 1

@@ -1,0 +1,191 @@
+"""The clean phase: a unit of raw input -> clean documents, and what tells repetitions over all units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modelwright.base.errors import DamagedFile
+from modelwright.base.policy import Policy, stated_facts, today
+from modelwright.base.provenance import personal_data_flag
+from modelwright.base.schema import Document, Reason
+from modelwright.base.seams import Step
+from modelwright.data.atlas.documents import documents as atlas_documents
+from modelwright.data.corpus import DocumentsFile
+from modelwright.data.cut import CutLong
+from modelwright.data.dedup import minhash
+from modelwright.data.dedup.exact import HASH_BYTES
+from modelwright.data.execution.beat import Beat
+from modelwright.data.pipeline.dropped import Dropped, place_of, write_dropped
+from modelwright.data.pipeline.plan import Duplicates, Plan, clean_mark, named_filters, read_plan, read_unit
+from modelwright.data.pipeline.shard import make_shard, shard_folder
+from modelwright.data.pipeline.tally import Tally
+from modelwright.data.readers.faults import Faults
+from modelwright.data.readers.read import read_part
+from modelwright.data.readers.units import Unit
+from modelwright.data.steps import chain, drop_empty, judging
+
+CLEAN = "modelwright.data.pipeline.clean:clean"
+PHASE = "clean"
+DOCUMENTS, DROPPED = "documents.parquet", "dropped.parquet"
+HASHES, BANDS, SIGNATURES = "hashes.npy", "bands.npy", "signatures.npy"
+
+
+def clean(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
+    """Read and clean one unit; how many documents went in and out."""
+    plan, seed = read_plan(folder)
+    unit = read_unit(folder, number)
+
+    def make(target: Path) -> tuple[int, int, int, dict[str, Any]]:
+        return _make(plan, seed, unit, beat, target)
+
+    shard = make_shard(shard_folder(folder, PHASE, number), clean_mark(plan, seed, unit), make)
+    return {"rows_in": shard.rows_in, "rows_out": shard.rows_out}
+
+
+def _make(
+    plan: Plan, seed: int, unit: Unit, beat: Beat, target: Path
+) -> tuple[int, int, int, dict[str, Any]]:
+    tally = Tally()
+    signatures = _Signatures(plan.duplicates)
+    with (
+        write_dropped(target / DROPPED, plan.keep_dropped) as dropped,
+        DocumentsFile(target / DOCUMENTS) as out,
+    ):
+        faults = Faults(plan.on_error, dropped.unread)
+        raw = _read(plan, seed, unit, faults, beat, dropped)
+        documents, flows = chain(raw, clean_steps(plan), dropped)
+        for document in documents:
+            out.add(document)
+            tally.add(document)
+            signatures.add(document)
+    signatures.write(target)
+    about = {
+        "flows": [{"step": f.step, "documents": f.documents, "bytes": f.bytes} for f in flows],
+        "dropped": dict(sorted((dropped.counts - faults.counts).items())),
+        "skipped": dict(sorted(faults.counts.items())),
+        "samples": dropped.samples(),
+        "tally": tally.as_json(),
+    }
+    return flows[0].documents, tally.documents, tally.bytes, about
+
+
+def clean_steps(plan: Plan) -> list[tuple[str, Step]]:
+    """What every document goes through alone, in order."""
+    cut: list[tuple[str, Step]] = []
+    if plan.max_document_characters:
+        cut = [("cut", CutLong(plan.max_document_characters))]
+    return [("empty", drop_empty), *cut, *named_filters(plan), ("policy", policy_step(plan.policy))]
+
+
+def policy_step(policy: Policy) -> Step:
+    """Documents that state for themselves what the policy does not allow go. What a source states as a
+    whole was held against the policy before any work."""
+
+    @lru_cache(maxsize=4096)
+    def broken(licence: str, jurisdiction: str, flag: str) -> Reason | None:
+        facts = stated_facts(licence, jurisdiction, flag, "", "")
+        own = policy.model_copy(update={"legal_basis": None, "retention": False})
+        breach = next(own.of_source("", facts, today()), None)
+        return breach and Reason(f"policy: {breach.rule}", breach.found, breach.wanted)
+
+    def judge(document: Document) -> Reason | None:
+        flag = personal_data_flag(document.personal_data, "masked" in document.meta)
+        return broken(document.licence, document.jurisdiction, flag)
+
+    return judging(judge)
+
+
+def _read(
+    plan: Plan, seed: int, unit: Unit, faults: Faults, beat: Beat, dropped: Dropped
+) -> Iterator[Document]:
+    """The unit's documents, each noted before it is read, so that a death is blamed on the right one."""
+    documents = _documents(plan, seed, unit, faults, beat.advance)
+    number = 0
+    while True:
+        beat.at(number)
+        document = next(documents, None)
+        if document is None:
+            return
+        if beat.is_to_blame(number):
+            _blame(plan, document, faults)
+        else:
+            yield document
+        number += 1
+
+
+def _blame(plan: Plan, document: Document, faults: Faults) -> None:
+    where = f"{document.source}: {place_of(document)}"
+    faults(
+        "killed its process", where, "two processes died on this document, or hung. Take it out, or skip it"
+    )
+
+
+def _documents(
+    plan: Plan, seed: int, unit: Unit, faults: Faults, advance: Callable[[int], None]
+) -> Iterator[Document]:
+    source = plan.sources[unit.source]
+    if source.is_atlas:
+        for document in atlas_documents(seed, plan.atlas_size_bytes):
+            yield document
+            advance(len(document.text.encode()))
+        return
+    for part in unit.parts:
+        left = part.num_bytes
+        for document in read_part(part, source, faults):
+            yield document
+            step = min(left, len(document.text))  # compressed files hold more text than bytes
+            left -= step
+            advance(step)
+        advance(left)
+
+
+class _Signatures:
+    """Hashes and MinHash band keys of the documents, in their order; memory is 130 bytes a document, and
+    900 more where likeness is to be estimated."""
+
+    def __init__(self, duplicates: Duplicates) -> None:
+        self._near = duplicates.near
+        self._keeps = duplicates.min_similarity > 0
+        self._signatures: list[np.ndarray] = []
+        self._hashes: list[bytes] = []
+        self._texts: list[str] = []
+        self._waiting = 0
+        self._bands: list[np.ndarray] = []
+
+    def add(self, document: Document) -> None:
+        self._hashes.append(bytes.fromhex(document.id)[:HASH_BYTES])
+        if self._near:
+            self._texts.append(document.text)
+            self._waiting += len(document.text)
+            if self._waiting > 1 << 22:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._near and self._texts:
+            signatures = minhash.signatures(self._texts, self._near)
+            self._bands.append(minhash.band_keys(signatures, self._near))
+            if self._keeps:
+                self._signatures.append(signatures)
+        self._texts, self._waiting = [], 0
+
+    def write(self, target: Path) -> None:
+        hashes = np.frombuffer(b"".join(self._hashes), np.uint8).reshape(-1, HASH_BYTES)
+        np.save(target / HASHES, hashes, allow_pickle=False)
+        if self._near:
+            self._flush()
+            empty = np.empty((0, self._near.bands), np.uint64)
+            np.save(target / BANDS, np.concatenate([empty, *self._bands]), allow_pickle=False)
+        if self._near and self._keeps:
+            empty = np.empty((0, self._near.hashes), np.uint64)
+            np.save(target / SIGNATURES, np.concatenate([empty, *self._signatures]), allow_pickle=False)
+
+
+def check_documents(target: Path, expected: int, found: int) -> None:
+    """A shard must hold as many documents as its manifest says."""
+    if expected != found:
+        raise DamagedFile(f"{target} holds {found:,} documents, its manifest says {expected:,}")

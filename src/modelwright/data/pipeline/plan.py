@@ -1,0 +1,127 @@
+"""What is to be done with the input: settings, units and seed, as the phases read them from the disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from modelwright.base import config
+from modelwright.base.config import validate
+from modelwright.base.files import atomic_path, canonical_json, read_json, sha256_text, write_json
+from modelwright.base.policy import Policy
+from modelwright.data import filters
+from modelwright.data.decontaminate import index as decontamination
+from modelwright.data.dedup import minhash
+from modelwright.data.readers.faults import OnError
+from modelwright.data.readers.source import Source
+from modelwright.data.readers.units import Unit
+
+PLAN_FILE = "plan.json"
+UNITS_FILE = "units.jsonl"
+INDEX_FILE = "decontamination"
+
+
+class Duplicates(config.Config):
+    """What counts as a repetition. The first in the order of the corpus stays."""
+
+    exact: bool = True
+    """Drop documents with the same text."""
+    near: minhash.Config | None = None
+    """Drop documents that are nearly the same: MinHash, FineWeb's settings by default ({})."""
+    min_similarity: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Near duplicates whose estimated likeness is less stay; 0 trusts the bands, as FineWeb does."""
+
+
+class Decontaminate(config.Config):
+    """Which evaluation sets the corpus must not hold."""
+
+    on: bool = True
+    """Every suite that the project knows, and `sets`."""
+    sets: tuple[str, ...] = ()
+    """Files or folders of further evaluation sets."""
+    index: decontamination.Config = Field(default_factory=lambda: decontamination.Config.model_validate({}))
+    """What counts as contaminated."""
+
+
+class Plan(config.Config):
+    """Which texts, and what is done to them: the recipe's section `data`."""
+
+    sources: tuple[Source, ...] = (Source(path="atlas"),)
+    """"atlas", files, folders, globs; or mappings with path, name, licence, jurisdiction..."""
+    atlas_size_bytes: int = Field(default=5_000_000, gt=0)
+    """How much text is generated where "atlas" is a source."""
+    max_document_characters: int = Field(default=20_000, ge=0)
+    """Longer documents are cut at paragraph ends, so that one book still gives a validation set. 0: never."""
+    filters: tuple[dict[str, Any], ...] = ()
+    """Filters in order, each with its name and settings: [{name: length, min_characters: 200}]."""
+    duplicates: Duplicates = Duplicates()
+    """Exact and near duplicates over all sources."""
+    decontaminate: Decontaminate = Decontaminate()
+    """Documents that hold items of evaluation sets go."""
+    validation_fraction: float = Field(default=0.02, ge=0.0, le=0.5)
+    """Share of documents that is kept for validation, chosen by the hash of the text."""
+    on_error: OnError = "fail"
+    """What cannot be read (a file, a row, a document): "fail" names it and stops, "skip" counts it."""
+    keep_dropped: Literal["nothing", "reasons", "texts"] = "reasons"
+    """What is kept of dropped documents: counts alone, also why each went, or its text too."""
+    forget: tuple[str, ...] = ()
+    """Sources by name and documents by id that must not be in the corpus: see `modelwright forget`."""
+    policy: Policy = Policy()
+    """What sources must be. In a recipe it is the section `policy`."""
+    unit_bytes: int = Field(default=1 << 26, ge=1 << 10)
+    """Input that is worked on in one go."""
+    memory_bytes: int = Field(default=1 << 28, ge=1 << 20)
+    """What sorting over all documents may take; the rest goes to the disk."""
+
+    @property
+    def masks(self) -> bool:
+        """Whether personal data is looked for and masked."""
+        return any(settings.get("name") == "privacy" for settings in self.filters)
+
+
+def write_plan(folder: Path, plan: Plan, seed: int, units: Sequence[Unit]) -> None:
+    """Lay down what the phases read. What an earlier plan has left becomes invalid by its mark."""
+    write_json(folder / PLAN_FILE, {"plan": plan.model_dump(mode="json"), "seed": seed})
+    with atomic_path(folder / UNITS_FILE) as path, path.open("w", encoding="utf-8") as file:
+        for unit in units:
+            file.write(json.dumps(unit.as_json()) + "\n")
+    _read.cache_clear()
+
+
+@cache
+def _read(folder: Path) -> tuple[Plan, int, tuple[Unit, ...]]:
+    found = read_json(folder / PLAN_FILE)
+    lines = (folder / UNITS_FILE).read_text(encoding="utf-8").splitlines()
+    units = tuple(Unit.from_json(json.loads(line)) for line in lines)
+    return validate(Plan, found["plan"], str(folder / PLAN_FILE)), found["seed"], units
+
+
+def read_plan(folder: Path) -> tuple[Plan, int]:
+    """The plan and the seed."""
+    plan, seed, _ = _read(folder)
+    return plan, seed
+
+
+def read_unit(folder: Path, number: int) -> Unit:
+    """One unit of input."""
+    return _read(folder)[2][number]
+
+
+def clean_mark(plan: Plan, seed: int, unit: Unit) -> str:
+    """Changes with anything that the clean phase makes of a unit depends on."""
+    after = {"duplicates", "decontaminate", "forget", "validation_fraction", "memory_bytes", "sources"}
+    settings = plan.model_dump(mode="json", exclude=after)
+    near = plan.duplicates.near.model_dump() if plan.duplicates.near else None
+    keeps = plan.duplicates.min_similarity > 0
+    return sha256_text(canonical_json([settings, near, keeps, seed, unit.id]))
+
+
+def named_filters(plan: Plan) -> Iterator[tuple[str, Any]]:
+    """(name, Step) of the recipe's filters; raises ConfigError for what is wrong with them."""
+    for settings in plan.filters:
+        yield filters.build(settings)

@@ -1,0 +1,131 @@
+"""The resolve phase: over all units, which documents repeat earlier ones, exactly or nearly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from modelwright.base.files import canonical_json, sha256_text
+from modelwright.data.dedup import cluster
+from modelwright.data.dedup.exact import keep_first
+from modelwright.data.dedup.report import report
+from modelwright.data.execution.beat import Beat
+from modelwright.data.pipeline.clean import BANDS, DOCUMENTS, HASHES, PHASE, SIGNATURES
+from modelwright.data.pipeline.plan import Duplicates, Plan, read_plan
+from modelwright.data.pipeline.shard import Shard, check_shard, make_shard, shard_folder
+
+RESOLVE = "modelwright.data.pipeline.resolve:resolve"
+FATES, FIRSTS = "fates.npy", "firsts.npy"
+KEPT, EXACT, NEAR = 0, 1, 2
+"""What becomes of a document."""
+
+Fates = NDArray[np.uint8]
+
+
+def resolve(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
+    """Decide for all documents of the `number` units; what was found."""
+    plan, _ = read_plan(folder)
+    places = [shard_folder(folder, PHASE, unit) for unit in range(number)]
+    shards = [check_shard(place) for place in places]
+    settings = plan.duplicates.model_dump()
+    mark = sha256_text(canonical_json([settings, [(shard.mark, shard.files) for shard in shards]]))
+
+    def make(target: Path) -> tuple[int, int, int, dict[str, Any]]:
+        return _make(plan, places, [shard.rows_out for shard in shards], target)
+
+    return make_shard(resolve_folder(folder), mark, make).about
+
+
+def resolve_folder(folder: Path) -> Path:
+    """Where the decisions lie."""
+    return shard_folder(folder, "resolve", 0)
+
+
+def _make(
+    plan: Plan, places: Sequence[Path], sizes: Sequence[int], target: Path
+) -> tuple[int, int, int, dict[str, Any]]:
+    total = sum(sizes)
+    fates = np.lib.format.open_memmap(target / FATES, "w+", np.uint8, (total,))
+    firsts = np.lib.format.open_memmap(target / FIRSTS, "w+", np.int64, (total,))
+    fates[:] = KEPT
+    about: dict[str, Any] = {}
+    if plan.duplicates.near and total:
+        found = _near(plan.duplicates, plan.memory_bytes, places, target)
+        for rows in found.slices():
+            firsts[rows] = found.parent[rows]
+            fates[rows] = np.where(found.parent[rows] == np.arange(rows.start, rows.stop), KEPT, NEAR)
+        about["near"] = asdict(report(found, _describer(places, sizes)))
+    if plan.duplicates.exact and total:
+        hashes = [np.load(place / HASHES, mmap_mode="r", allow_pickle=False) for place in places]
+        done = 0
+        for keep in keep_first(hashes, plan.memory_bytes, target):
+            part = fates[done : done + len(keep)]
+            part[~keep] = EXACT
+            done += len(keep)
+    counts = np.bincount(fates, minlength=3)
+    about |= {"exact duplicates": int(counts[EXACT]), "near duplicates": int(counts[NEAR])}
+    for mapped in (fates, firsts):
+        mapped.flush()
+    (target / "clusters.int64").unlink(missing_ok=True)
+    return total, int(counts[KEPT]), 0, about
+
+
+def _near(settings: Duplicates, memory_bytes: int, places: Sequence[Path], target: Path) -> cluster.Clusters:
+    assert settings.near is not None
+    bands = [np.load(place / BANDS, mmap_mode="r", allow_pickle=False) for place in places]
+    config = cluster.Config(min_similarity=settings.min_similarity, memory_bytes=memory_bytes)
+    similarity = None
+    if settings.min_similarity:
+        signatures = [np.load(place / SIGNATURES, mmap_mode="r", allow_pickle=False) for place in places]
+        similarity = cluster.estimated(signatures, memory_bytes)
+    return cluster.cluster(bands, config, target, similarity)
+
+
+def _describer(places: Sequence[Path], sizes: Sequence[int]) -> Any:
+    """place in the corpus -> (id, source, text), for the examples of a report."""
+    begins = np.cumsum([0, *sizes])
+
+    def describe(place: int) -> tuple[str, str, str]:
+        unit = int(np.searchsorted(begins, place, side="right")) - 1
+        row = place - int(begins[unit])
+        with pq.ParquetFile(places[unit] / DOCUMENTS) as file:
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if row < rows:
+                    found = file.read_row_group(group, ["id", "source", "text"]).slice(row, 1).to_pylist()[0]
+                    return found["id"], found["source"], found["text"]
+                row -= rows
+        raise IndexError(f"document {place} of {begins[-1]}")
+
+    return describe
+
+
+class Verdicts:
+    """The decisions about one unit's documents."""
+
+    def __init__(self, folder: Path, number: int, shards: Sequence[Shard]) -> None:
+        """`shards` are those of the clean phase up to and with this unit."""
+        place = resolve_folder(folder)
+        sizes = [shard.rows_out for shard in shards]
+        start = sum(sizes[:number])
+        rows = slice(start, start + sizes[number])
+        self.fates: Fates = np.load(place / FATES, mmap_mode="r", allow_pickle=False)[rows]
+        self._firsts = np.load(place / FIRSTS, mmap_mode="r", allow_pickle=False)[rows]
+        self._begins = np.cumsum([0, *sizes])
+        self._folder = folder
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.fates.tolist())
+
+    def first_of(self, row: int) -> str:
+        """The beginning of the id of the document that a near duplicate repeats."""
+        place = int(self._firsts[row])
+        unit = int(np.searchsorted(self._begins, place, side="right")) - 1
+        hashes = np.load(shard_folder(self._folder, PHASE, unit) / HASHES, mmap_mode="r", allow_pickle=False)
+        return bytes(hashes[place - int(self._begins[unit])]).hex()

@@ -1,0 +1,142 @@
+"""The write phase: what is left of a unit -> its documents of the corpus, train and validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from modelwright.base.files import canonical_json, sha256_text
+from modelwright.base.schema import Document, Reason
+from modelwright.base.seams import Drop, Step
+from modelwright.data.corpus import DocumentsFile, read_documents
+from modelwright.data.decontaminate import step as decontamination
+from modelwright.data.decontaminate.index import Index
+from modelwright.data.execution.beat import Beat
+from modelwright.data.pipeline.clean import DOCUMENTS, DROPPED, PHASE, check_documents
+from modelwright.data.pipeline.dropped import write_dropped
+from modelwright.data.pipeline.plan import INDEX_FILE, Plan, read_plan, read_unit
+from modelwright.data.pipeline.resolve import EXACT, KEPT, Verdicts, resolve_folder
+from modelwright.data.pipeline.shard import Shard, check_shard, make_shard, read_shard, shard_folder
+from modelwright.data.pipeline.tally import Tally
+from modelwright.data.split import Side, side_of
+from modelwright.data.steps import chain
+
+WRITE = "modelwright.data.pipeline.write:write"
+WRITTEN = "write"
+SIDES: tuple[Side, ...] = ("train", "validation")
+
+
+def write(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
+    """Write one unit's part of the corpus; its counts."""
+    plan, _ = read_plan(folder)
+    unit = read_unit(folder, number)
+    shards = [read_shard(shard_folder(folder, PHASE, each)) for each in range(number)]
+    shards.append(check_shard(shard_folder(folder, PHASE, number)))
+    settings = {
+        "decontaminate": plan.decontaminate.model_dump(),
+        "forget": sorted(plan.forget),
+        "validation_fraction": plan.validation_fraction,
+        "keep": plan.keep_dropped,
+    }
+    index = folder / INDEX_FILE
+    made_from = [
+        settings,
+        shards[-1].mark,
+        check_shard(resolve_folder(folder)).mark,
+        sorted((file.name, file.stat().st_size) for file in index.glob("*")),
+        (index / "mark").read_text() if (index / "mark").is_file() else "",
+    ]
+
+    def make(target: Path) -> tuple[int, int, int, dict[str, Any]]:
+        return _make(folder, plan, number, shards, beat, target)
+
+    mark = sha256_text(canonical_json(made_from))
+    shard = make_shard(shard_folder(folder, WRITTEN, number), mark, make)
+    beat.advance(unit.num_bytes)
+    return {"rows_in": shard.rows_in, "rows_out": shard.rows_out}
+
+
+def _make(
+    folder: Path, plan: Plan, number: int, shards: list[Shard], beat: Beat, target: Path
+) -> tuple[int, int, int, dict[str, Any]]:
+    tallies = {side: Tally() for side in SIDES}
+    verdicts = Verdicts(folder, number, shards)
+    source = shard_folder(folder, PHASE, number)
+    is_atlas = plan.sources[read_unit(folder, number).source].is_atlas
+    with (
+        write_dropped(target / DROPPED, plan.keep_dropped) as dropped,
+        DocumentsFile(target / "train.parquet") as train,
+        DocumentsFile(target / "validation.parquet") as validation,
+    ):
+        raw = _noted(read_documents(source / DOCUMENTS), beat)
+        documents, flows = chain(raw, write_steps(plan, folder, verdicts, is_atlas), dropped)
+        for document in documents:
+            side = side_of(document.id, plan.validation_fraction)
+            (train if side == "train" else validation).add(document)
+            tallies[side].add(document)
+    check_documents(source, shards[-1].rows_out, flows[0].documents)
+    about = {
+        "flows": [{"step": f.step, "documents": f.documents, "bytes": f.bytes} for f in flows],
+        "dropped": dict(sorted(dropped.counts.items())),
+        "samples": dropped.samples(),
+        "tallies": {side: tally.as_json() for side, tally in tallies.items()},
+    }
+    rows_out = sum(tally.documents for tally in tallies.values())
+    return flows[0].documents, rows_out, sum(tally.bytes for tally in tallies.values()), about
+
+
+def write_steps(plan: Plan, folder: Path, verdicts: Verdicts, is_atlas: bool) -> list[tuple[str, Step]]:
+    """What the documents go through that were read and cleaned. The embedded corpus is not held against the
+    suites: they ask about its facts, and it keeps apart by construction what no text may hold."""
+    steps: list[tuple[str, Step]] = [("duplicates", without_duplicates(verdicts))]
+    if (folder / INDEX_FILE).is_dir() and not is_atlas:
+        steps.append(("decontaminate", decontamination.step(_index(folder / INDEX_FILE))))
+    if plan.forget:
+        steps.append(("forget", forgetting(plan.forget)))
+    return steps
+
+
+def without_duplicates(verdicts: Verdicts) -> Step:
+    """A Step over a unit's documents in their order."""
+
+    def step(documents: Iterator[Document], drop: Drop) -> Iterator[Document]:
+        for row, (document, fate) in enumerate(zip(documents, verdicts, strict=True)):
+            if fate == KEPT:
+                yield document
+            elif fate == EXACT:
+                drop(document, Reason("exact duplicate", document.id, "of an earlier document"))
+            else:
+                drop(
+                    document, Reason("near duplicate", verdicts.first_of(row), "begins the earlier one's id")
+                )
+
+    return step
+
+
+def forgetting(names: tuple[str, ...]) -> Step:
+    """A Step that leaves out sources by name, and documents by id or by that of what they were cut from."""
+    wanted = frozenset(names)
+
+    def step(documents: Iterator[Document], drop: Drop) -> Iterator[Document]:
+        for document in documents:
+            known = (document.source, document.id, document.meta.get("whole"))
+            hit = next((name for name in known if name in wanted), None)
+            if hit is None:
+                yield document
+            else:
+                drop(document, Reason("forgotten", str(hit), "by request"))
+
+    return step
+
+
+def _noted(documents: Iterator[Document], beat: Beat) -> Iterator[Document]:
+    for number, document in enumerate(documents):
+        beat.at(number)
+        yield document
+
+
+@cache
+def _index(folder: Path) -> Index:
+    return Index.load(folder)
