@@ -266,12 +266,23 @@ def trace(
     token: Annotated[
         int | None, typer.Option("--token", help="A token's position in the training shards: its document.")
     ] = None,
+    step: Annotated[
+        int | None, typer.Option("--step", help="A step of pre-training, from 1: the documents it read.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Trace an artifact through its ancestors down to the documents."""
     from modelwright.terminal import lineage
 
-    if document is not None:
+    if step is not None:
+        from dataclasses import astuple
+
+        from modelwright.life import stage_module
+        from modelwright.terminal.runs import named
+
+        reading = stage_module("reading").reading_of(path, named(path)[-1].ancestry())
+        lineage.show_step(path, step, [astuple(piece) for piece in reading.of_step(step)], as_json)
+    elif document is not None:
         lineage.show_document(path, document, as_json=as_json)
     elif token is not None:
         lineage.show_token(path, token, as_json=as_json)

@@ -39,7 +39,7 @@ STARTED = "started.json"
 REPLACED = "replaced"
 """Where folders go that changed settings or inputs have made obsolete."""
 LOCK = ".lock"
-BOOKKEEPING = (LOCK, RECIPE_FILE, STARTED, "log.txt", "timing.jsonl")
+BOOKKEEPING = (LOCK, RECIPE_FILE, STARTED, "log.txt", "timing.jsonl", "plan.json", "units.jsonl")
 """What stands in a run directory before a station has made anything."""
 MODEL_ROLES = (*FULL_PRECISION_MODELS, "int8")
 
@@ -141,9 +141,10 @@ class Life:
         for verb, stage in stages.items():
             if hasattr(stage, "facts"):
                 refuse(self.policy.breaches(stage.facts(configs[verb])), verb)
-            there = {role: Artifact.load(folder) for role, folder in self._earlier(verb)} | self.given
+            kept = [(role, folder) for role, folder in self._earlier(verb) if folder.name not in stages]
+            there = {role: Artifact.load(folder) for role, folder in kept} | self.given
             for role in stage.INPUTS:
-                self._allow(verb, [m for m in select(role, there).values() if m.stage not in stages])
+                self._allow(verb, select(role, there).values())
 
     def _allow(self, verb: str, inputs: Iterable[Artifact]) -> None:
         """Refuse inputs that learned from what the policy does not allow."""

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from modelwright.data import filters
 from modelwright.data.corpus import read_corpus, write_corpus
 from modelwright.data.cut import CutLong, cut
 from modelwright.data.dedup import ExactDuplicates
-from modelwright.data.split import position, side_of, split
+from modelwright.data.split import fill_the_empty_side, position, side_of
 from modelwright.data.steps import chain, drop_empty
 
 
@@ -120,22 +119,31 @@ def test_length_bounds_are_inclusive() -> None:
     assert [reason.split(":")[0] for reason in reasons] == ["too short", "too long"]
 
 
-def sides(documents: list[Document], fraction: float = 0.1) -> dict[str, str]:
-    return {d.text: side for side, d in split(iter(documents), fraction)}
+Sides = Callable[[list[Document], float], dict[str, str]]
+
+
+@pytest.fixture
+def sides(tmp_path: Path) -> Sides:
+    """text -> side, as a corpus is split that is written document by document."""
+
+    def split(documents: list[Document], fraction: float) -> dict[str, str]:
+        folders = {side: tmp_path / side for side in ("train", "validation")}
+        with write_corpus(folders["train"]) as train, write_corpus(folders["validation"]) as validation:
+            for each in documents:
+                (train if side_of(each.id, fraction) == "train" else validation).add(each)
+        fill_the_empty_side(folders["train"], folders["validation"], fraction)
+        return {each.text: side for side, folder in folders.items() for each in read_corpus(folder)}
+
+    return split
 
 
 def test_the_split_depends_on_each_document_alone() -> None:
-    documents = [document(f"text {i}") for i in range(500)]
-    before = sides(documents)
-    assert 20 < sum(side == "validation" for side in before.values()) < 90
-    shuffled = random.Random(1).sample(documents, 500)
-    assert sides(shuffled) == before
-    after = sides(documents[100:400] + [document(f"new {i}") for i in range(50)])
-    assert all(after[text] == before[text] for text in after if text in before)
-    assert all(before[d.text] == side_of(d.id, 0.1) for d in documents)
+    ids = [sha256_text(f"text {i}") for i in range(5000)]
+    assert 400 < sum(side_of(identity, 0.1) == "validation" for identity in ids) < 600
+    assert all(side_of(each, 0.2) == "validation" for each in ids if side_of(each, 0.1) == "validation")
 
 
-def test_a_tiny_corpus_still_gets_both_sides() -> None:
+def test_a_tiny_corpus_still_gets_both_sides(sides: Sides) -> None:
     two = [document("one"), document("two")]
     for order in (two, two[::-1]):
         assert sorted(sides(order, 0.001).values()) == ["train", "validation"]
@@ -146,7 +154,7 @@ def test_a_tiny_corpus_still_gets_both_sides() -> None:
     assert sides(two, 0.0) == {"one": "train", "two": "train"}
     for fraction in (0.0001, 0.9999999):
         assert sides(two[:1], fraction) == {"one": "train"}
-    assert sides([]) == {}
+    assert sides([], 0.1) == {}
 
 
 def full(number: int) -> Document:
@@ -164,11 +172,9 @@ def full(number: int) -> Document:
 
 def test_a_corpus_comes_back_as_it_went_in(tmp_path: Path) -> None:
     documents = [full(number) for number in range(50)]
-    with write_corpus(tmp_path / "c", shard_bytes=3000) as writer:
+    with write_corpus(tmp_path / "c") as writer:
         for each in documents:
             writer.add(each)
-            writer.flush()
-    assert len(list((tmp_path / "c").iterdir())) > 2
     assert list(read_corpus(tmp_path / "c")) == documents
     assert (writer.num_documents, writer.num_bytes) == (50, sum(len(d.text.encode()) for d in documents))
 
@@ -191,11 +197,11 @@ def test_a_failed_corpus_leaves_nothing(tmp_path: Path) -> None:
 def test_damaged_shards_are_named(tmp_path: Path) -> None:
     with write_corpus(tmp_path / "c") as writer:
         writer.add(full(1))
-    shard = tmp_path / "c" / "00000.parquet"
+    shard = tmp_path / "c" / "000000.parquet"
     shard.write_bytes(shard.read_bytes()[:-10])
 
     def read_all() -> Iterator[Document]:
         return read_corpus(tmp_path / "c")
 
-    with pytest.raises(DamagedFile, match=r"00000\.parquet \([\d,]+ bytes\) cannot be read"):
+    with pytest.raises(DamagedFile, match=r"000000\.parquet \([\d,]+ bytes\) cannot be read"):
         list(read_all())

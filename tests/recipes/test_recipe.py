@@ -26,6 +26,7 @@ def test_every_station_has_a_section() -> None:
         "about",
         "seed",
         "stages",
+        "policy",
     }
 
 

@@ -200,7 +200,7 @@ def test_a_document_names_the_models_that_saw_it(folder: Path, capsys: pytest.Ca
     assert (found["split"], found["models"], found["personal_data"]) == ("validation", [], True)
     lineage.show_document(folder, HELD_OUT[0].id)
     assert "held out" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"dropped\.jsonl"):
+    with pytest.raises(UserError, match=r"prepare/dropped/"):
         lineage.show_document(folder, "ffff")
 
 

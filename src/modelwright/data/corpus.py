@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -66,11 +67,11 @@ class DocumentsFile:
         self._rows, self._waiting_bytes = [], 0
 
 
-def write_corpus(folder: Path, documents: Iterable[Document]) -> None:
-    """A corpus folder of one shard, which appears when it is whole."""
+@contextmanager
+def write_corpus(folder: Path) -> Generator[DocumentsFile]:
+    """A writer of a corpus folder of one shard, which appears when the block ends well."""
     with atomic_directory(folder) as temporary, DocumentsFile(temporary / shard_name(0)) as file:
-        for document in documents:
-            file.add(document)
+        yield file
 
 
 def shard_name(number: int) -> str:

@@ -32,15 +32,17 @@ def side_of(key: str, validation_fraction: float) -> Side:
 
 
 def fill_the_empty_side(train: Path, validation: Path, validation_fraction: float) -> None:
-    """A tiny corpus may leave a side without documents. It then gets the one document nearest to it, if
-    there are two documents at all and both sides are wanted. The folders hold `data.corpus` shards."""
-    counts = {folder: _num_documents(folder) for folder in (train, validation)}
-    if sum(counts.values()) < 2 or min(counts.values()) > 0 or validation_fraction <= 0:
-        return
-    full, empty = (train, validation) if counts[train] else (validation, train)
-    places = ((position(identity, "split"), identity, path) for path, identity in _ids(full))
-    nearest = min(places) if full == train else max(places)
-    _, identity, path = nearest
+    """A tiny corpus may leave a side without documents. It then gets the one document nearest to it; an only
+    document is for training. The folders hold `data.corpus` shards."""
+    for_training, for_validation = _num_documents(train), _num_documents(validation)
+    if for_validation and not for_training:
+        _move(max(_places(validation)), train)
+    elif for_training > 1 and not for_validation and validation_fraction > 0:
+        _move(min(_places(train)), validation)
+
+
+def _move(place: tuple[float, str, Path], empty: Path) -> None:
+    _, identity, path = place
     documents = list(read_documents(path))
     _rewrite(path, [document for document in documents if document.id != identity])
     _rewrite(empty / path.name, [document for document in documents if document.id == identity])
@@ -50,10 +52,13 @@ def _num_documents(folder: Path) -> int:
     return sum(pq.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
 
 
-def _ids(folder: Path) -> Iterator[tuple[Path, str]]:
+def _places(folder: Path) -> Iterator[tuple[float, str, Path]]:
+    """(position in the split, id, shard) of every document."""
     for path in sorted(folder.glob("*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(columns=["id"]):
-            yield from ((path, identity) for identity in batch.column(0).to_pylist())
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=["id"]):
+                for identity in batch.column(0).to_pylist():
+                    yield position(identity, "split"), identity, path
 
 
 def _rewrite(path: Path, documents: Iterable[Document]) -> None:

@@ -68,7 +68,7 @@ def run(config: Config, run: Run) -> Artifact:
     planned = list(units(config.sources, config.unit_bytes, faults))
     folder.mkdir(exist_ok=True)
     write_plan(folder, config, run.seed, planned)
-    write_json(run.dir / SOURCES_FILE, [file.model_dump() for file in describe(config.sources)])
+    files_read = [file.model_dump() for file in describe(config.sources)]
     total = sum(unit.num_bytes or config.atlas_size_bytes for unit in planned)
     numbers = range(len(planned))
     with Performer(config.execution, folder, total, run.log) as perform:
@@ -86,6 +86,7 @@ def run(config: Config, run: Run) -> Artifact:
     if not metrics["train_documents"] + metrics["validation_documents"]:
         raise UserError(f"no document is left to train on.\n{table(metrics)}")
     assemble(config, run, folder, len(planned))
+    write_json(run.dir / SOURCES_FILE, files_read)
     total_tally = Tally.total(tally for shard in written for tally in shard.about["tallies"].values())
     run.brings_in(Provenance.tally(total_tally.provenance_rows()).stating(statements(config.sources)))
     shutil.rmtree(folder)

@@ -51,11 +51,11 @@ class Order:
     streams: tuple[Selection, ...]
     groups: tuple[Group, ...]
 
-    def position(self, row: int) -> int:
-        """Where the first token of a row of training stands in the shards."""
+    def spans(self, row: int, length: int) -> Iterator[tuple[int, int]]:
+        """(first token, tokens) in the shards of what a row of training reads, in order."""
         start = self.batches.start_of(row)
         stream, place = start if isinstance(start, tuple) else (0, start)
-        return self.streams[stream].position(place)
+        return self.streams[stream].spans(place, length)
 
     def describe(self, rows: int) -> Iterator[str]:
         """Lines for the log: what is read how often, and what not at all."""

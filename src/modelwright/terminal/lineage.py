@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,7 @@ def show_document(path: Path, document_id: str, *, as_json: bool = False) -> Non
                     return
     raise UserError(
         f"no document above {path} has an id that begins with '{document_id}'. Documents that prepare took"
-        " out are listed with their reasons in prepare/dropped.jsonl."
+        " out are listed with their reasons in prepare/dropped/."
     )
 
 
@@ -157,6 +157,21 @@ def show_token(path: Path, position: int, *, as_json: bool = False) -> None:
             f"token {position:,} is outside the training shards, which hold 0 to {len(shards) - 1:,}"
         )
     show_document(path, shards.document_of(position)[0], as_json=as_json)
+
+
+def show_step(path: Path, step: int, pieces: Sequence[tuple[int, str, str, int, int]], as_json: bool) -> None:
+    """Print what a step of pre-training read: (row, document id, source, first token, tokens) of pieces."""
+    if as_json:
+        names = ("row", "document", "source", "first_token", "tokens")
+        print(json.dumps([dict(zip(names, piece, strict=True)) for piece in pieces], indent=2))
+        return
+    documents = len({piece[1] for piece in pieces})
+    console = Console(markup=False, highlight=False)
+    console.print(f"step {step} of {path} read {len(pieces):,} pieces of {documents:,} documents:")
+    for row, document, source, first, tokens in pieces:
+        where = f"tokens {first:,} to {first + tokens - 1:,}"
+        console.print(printable(f"  row {row:3}  {document[:16]}  {where:26}  {source}"), soft_wrap=True)
+    console.print(f"See one with: modelwright trace {path} --document {pieces[0][1][:16]}", soft_wrap=True)
 
 
 def _show(document: Document, split: str, corpus: Artifact, models: list[Artifact], as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,14 +32,17 @@ class Selection:
         run = int(np.searchsorted(self._edges, place, side="right")) - 1
         return int(self._starts[run]) + place - int(self._edges[run])
 
-    def read(self, start: int, length: int) -> NDArray[np.int64]:
-        """(length,) ids from place `start` of this stream."""
+    def spans(self, start: int, length: int) -> Iterator[tuple[int, int]]:
+        """(position in the shards, tokens) of the pieces of [start, start + length), in order."""
         if start < 0 or length < 0 or start + length > len(self):
             raise IndexError(f"tokens [{start}, {start + length}) of {len(self)}")
-        pieces: list[NDArray[np.int64]] = []
         while length:
             run = int(np.searchsorted(self._edges, start, side="right")) - 1
             size = min(length, int(self._edges[run + 1]) - start)
-            pieces.append(self._shards.read(self.position(start), size))
+            yield self.position(start), size
             start, length = start + size, length - size
+
+    def read(self, start: int, length: int) -> NDArray[np.int64]:
+        """(length,) ids from place `start` of this stream."""
+        pieces = [self._shards.read(position, size) for position, size in self.spans(start, length)]
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
