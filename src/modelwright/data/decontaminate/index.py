@@ -1,0 +1,176 @@
+"""The index of evaluation items: built once, asked about every document.
+
+The rule follows `decon` of OLMo 3: an n-gram in common is a seed, the item's question is laid over the text
+around it and scored by the inverse document frequency of the words found, and the answer is looked for
+nearby. Two things differ. Seeds are tried at every word instead of every tenth, and a question is scored
+by the words of its best alignment instead of by whole n-grams, so that an edited word costs its own weight
+and no more. As in ConTAM (arXiv 2411.03923), one contiguous place decides, not the union of all places.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from pydantic import Field
+
+from modelwright.base import config
+from modelwright.base.errors import DamagedFile, UserError
+from modelwright.data.decontaminate.arrays import MAX_WORDS, UNIT, Arrays, build
+from modelwright.data.decontaminate.items import EvalItem
+from modelwright.data.decontaminate.native import Searcher, searcher
+from modelwright.data.decontaminate.plain import Found
+
+Kind = Literal["question", "question and answer", "question and passage"]
+
+
+class Config(config.Config):
+    """What counts as contaminated."""
+
+    threshold: float = Field(default=0.8, ge=0.5, le=1.0)
+    """Share of an item's weight that has to be found, for items of `long_words` and more."""
+    short_words: int = Field(default=5, ge=1)
+    """Items of at most so many words have to be found whole; in between, the share falls in a line."""
+    long_words: int = Field(default=20, ge=2)
+    least_nats: float = 22.0
+    """A question decides alone if its words weigh so much (ln 1/frequency, added up); a lighter one needs an
+    answer or passage beside it that makes up for it. What weighs less with both is too generic to be told
+    from ordinary text."""
+    ngram_words: int = Field(default=4, ge=2, le=16)
+    """Words of a seed."""
+    max_postings: int = Field(default=64, ge=1)
+    """Seeds that more places of the items share are not followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An item found in a text."""
+
+    suite: str
+    item: str
+    score: float
+    """Share of the item's weight that was found, 0 to 1."""
+    start: int
+    end: int
+    """text[start:end] is the contaminated span, in code points."""
+    kind: Kind
+
+    def __str__(self) -> str:
+        return f"{self.suite}/{self.item}"
+
+
+@dataclass(frozen=True)
+class Index:
+    """Arrays, the items' names, and the rule. Made by `Index.build` or `Index.load`."""
+
+    arrays: Arrays
+    names: list[tuple[str, str]]
+    """(suite, id) of each item."""
+    config: Config
+
+    @classmethod
+    def build(cls, items: Iterable[EvalItem], config: Config | None = None) -> Index:
+        """The index of all items. Raises UserError when there are none."""
+        config = config or Config()
+        listed = list(items)
+        if not listed:
+            raise UserError("no evaluation items to decontaminate against. Name at least one evaluation set.")
+        parts = [part for item in listed for part in (item.question, item.answer, item.passage)]
+        arrays = build(parts, config.ngram_words, config.max_postings)
+        return cls(arrays, [(item.suite, item.id) for item in listed], config)
+
+    def save(self, folder: Path) -> None:
+        """Write the index as a folder of .npy files and a JSON file."""
+        self.arrays.save(folder, {"config": self.config.model_dump(), "names": self.names})
+
+    @classmethod
+    def load(cls, folder: Path) -> Index:
+        """An index whose arrays are mapped into memory, shared by all processes that load it."""
+        arrays, about = Arrays.load(Path(folder))
+        names = [cast("tuple[str, str]", tuple(name)) for name in cast("list[list[str]]", about["names"])]
+        if len(names) != arrays.num_items:
+            raise DamagedFile(
+                f"{folder} names {len(names)} items and holds {arrays.num_items}. Build it anew."
+            )
+        return cls(
+            arrays, names, config.validate(Config, cast("dict[str, Any]", about["config"]), str(folder))
+        )
+
+    def check(self, text: str) -> Hit | None:
+        """The hit with the highest score, the first of equals; None for a clean text."""
+        return max(self.find(text), key=lambda hit: hit.score, default=None)
+
+    def find(self, text: str) -> list[Hit]:
+        """All hits, in the order in which they stand in the text."""
+        hits = [hit for row in self._search(text, FLOOR_PERCENT) if (hit := self._judge(row)) is not None]
+        return sorted(hits, key=lambda hit: (hit.start, hit.end, hit.suite, hit.item))
+
+    def unusable(self) -> Iterator[tuple[str, str, str]]:
+        """(suite, id, why) of every item that cannot be found, however it stands in a text."""
+        seeded = set(self.arrays.posting_item.tolist())
+        for item, (suite, name) in enumerate(self.names):
+            if not self._lengths[item, 0]:
+                yield suite, name, "no words"
+            elif item not in seeded:
+                yield suite, name, "only words that many items share"
+            elif self._weights[item, 0] + self._weights[item, 1:].max() < self.config.least_nats * UNIT:
+                yield suite, name, "too generic"
+
+    def coverage(self) -> Counter[str]:
+        """Items by whether they can be found, and if not, why."""
+        counts = Counter(why for _, _, why in self.unusable())
+        counts["usable"] = len(self.names) - counts.total()
+        return counts
+
+    def _judge(self, row: Found) -> Hit | None:
+        question, answer, passage = self._weights[row.item].tolist()
+        num_question, num_answer, num_passage = self._lengths[row.item].tolist()
+        place = (row.question_start, row.question_end)
+        found: list[tuple[float, Kind, tuple[int, int]]] = []
+        alone = row.question / question
+        if question >= self.config.least_nats * UNIT and alone >= self._needed(num_question):
+            found.append((alone, "question", place))
+        beside: tuple[tuple[Kind, int, int, int, int, int], ...] = (
+            ("question and answer", answer, num_answer, row.answer, row.answer_start, row.answer_end),
+            ("question and passage", passage, num_passage, row.passage, row.passage_start, row.passage_end),
+        )
+        for kind, whole, num_words, weight, start, end in beside:
+            both = (row.question + weight) / (question + whole)
+            heavy = question + whole >= self.config.least_nats * UNIT
+            if weight and heavy and both >= self._needed(num_question + num_words):
+                found.append((both, kind, (min(place[0], start), max(place[1], end))))
+        if not found:
+            return None
+        score, kind, (first, last) = max(found, key=lambda each: each[0])
+        return Hit(*self.names[row.item], score, first, last, kind)
+
+    def _needed(self, num_words: int) -> float:
+        """The share of the weight that an item of so many words must reach."""
+        low, high = self.config.short_words, self.config.long_words
+        along = min(max((num_words - low) / max(high - low, 1), 0.0), 1.0)
+        return 1.0 - along * (1.0 - self.config.threshold)
+
+    @cached_property
+    def _search(self) -> Searcher:
+        return searcher(self.arrays)
+
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        return np.diff(self.arrays.part_first).reshape(-1, 3)
+
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        """(N, 3) weight of each part of each item."""
+        running = np.append(0, np.cumsum(self.arrays.word_weights[self.arrays.part_words], dtype=np.int64))
+        return np.diff(running[self.arrays.part_first]).reshape(-1, 3)
+
+
+FLOOR_PERCENT = 60
+"""A question must reach this share of its weight by itself before its answer is looked for."""
+
+__all__ = ["FLOOR_PERCENT", "MAX_WORDS", "Config", "Hit", "Index", "Kind"]

@@ -1,0 +1,49 @@
+"""Decontamination as a data step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from modelwright.base.files import sha256_text
+from modelwright.base.schema import Document, Reason
+from modelwright.base.seams import Drop, Step
+from modelwright.data.decontaminate.index import Hit, Index
+
+RULE = "contaminated"
+
+
+def step(index: Index, action: Literal["drop", "cut"] = "drop") -> Step:
+    """A Step that drops documents in which an evaluation item stands, or cuts the item out of them.
+
+    Dropping is the default: text around an item often discusses it. A document from which something was cut
+    says so in meta["decontaminated"]; one of which nothing is left is dropped.
+    """
+
+    def decontaminated(documents: Iterator[Document], drop: Drop) -> Iterator[Document]:
+        for document in documents:
+            hits = index.find(document.text)
+            if not hits:
+                yield document
+                continue
+            text = cut(document.text, hits) if action == "cut" else ""
+            if text.strip():
+                meta = {**document.meta, "decontaminated": sorted({str(hit) for hit in hits})}
+                yield replace(document, text=text, id=sha256_text(text), meta=meta)
+            else:
+                best = max(hits, key=lambda hit: hit.score)
+                drop(document, Reason(RULE, round(best.score, 4), str(best)))
+
+    return decontaminated
+
+
+def cut(text: str, hits: Sequence[Hit]) -> str:
+    """The text without the spans of the hits, which may overlap."""
+    kept: list[str] = []
+    end = 0
+    for hit in sorted(hits, key=lambda hit: hit.start):
+        if hit.start > end:
+            kept.append(text[end : hit.start])
+        end = max(end, hit.end)
+    return "".join([*kept, text[end:]])

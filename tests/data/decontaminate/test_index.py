@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelwright.base.errors import DamagedFile, UserError
+from modelwright.base.files import sha256_text
+from modelwright.base.schema import Document, Reason
+from modelwright.data.decontaminate import native
+from modelwright.data.decontaminate.disguise import WRAPPINGS
+from modelwright.data.decontaminate.index import Config, Index
+from modelwright.data.decontaminate.items import EvalItem, read_items
+from modelwright.data.decontaminate.plain import search
+from modelwright.data.decontaminate.step import step
+from modelwright.data.decontaminate.words import fold, words
+
+
+def words_of(text: str) -> list[str]:
+    return text.split()
+
+
+NAMES = words_of("Ann Bob Cora Dev Emil Fay Gus Hal Ida Jo Kim Lou Mia Ned Ona Pat Quin Rae Sol Tess")
+THINGS = words_of("kites plums boats drums lamps coins shells ropes bells tiles masks wheels")
+
+
+def made_items(number: int = 60) -> list[EvalItem]:
+    dice = random.Random(5)
+    return [
+        EvalItem(
+            "sums",
+            str(index),
+            f"{dice.choice(NAMES)} has {index + 3} {dice.choice(THINGS)} and buys {dice.randint(2, 90)} more "
+            f"{dice.choice(THINGS)} from {dice.choice(NAMES)} on a dull day. "
+            f"After that {dice.choice(NAMES)} gives {dice.randint(2, 9)} away. How many are left in the end?",
+            f"There are {dice.randint(100, 999)} left.",
+        )
+        for index in range(number)
+    ]
+
+
+@pytest.fixture(scope="module")
+def index() -> Index:
+    return Index.build(made_items())
+
+
+CLEAN = (
+    "The day was windy and the boats lay in the harbour. After that nobody spoke of the shells again, and "
+    "in the end there was little left to say about how many ropes had been bought from the old man. "
+) * 5
+
+
+def test_found_whatever_the_wrapping(index: Index) -> None:
+    item = made_items()[7]
+    for wrap in (str, *WRAPPINGS):
+        text = f"{CLEAN}\n\n{wrap(item.question)}\n\n{CLEAN}"
+        hit = index.check(text)
+        assert hit is not None and str(hit) == "sums/7", wrap
+        assert hit.score == 1.0
+    assert index.check(CLEAN) is None and index.check("") is None
+
+
+def test_the_span_is_the_items(index: Index) -> None:
+    item = made_items()[3]
+    for before in ("", "Ünïcödé, 日本 İ first. "):
+        text = f"{before}{item.question} {item.answer} {CLEAN}"
+        (hit,) = index.find(text)
+        assert text[hit.start : hit.end].rstrip(".?") == f"{item.question} {item.answer}"[:-1].rstrip(
+            "?"
+        ) or (text[hit.start : hit.end] == item.question[:-1])
+
+
+def test_edits_cost_the_weight_of_their_words(index: Index) -> None:
+    item = made_items()[11]
+    edited = item.question.split()
+    edited[4], edited[9], edited[14] = "xx", "yy", "zz"
+    hit = index.check(" ".join(edited))
+    assert hit is not None and 0.8 <= hit.score < 1.0
+    assert index.check(" ".join(reversed(item.question.split()))) is None
+    assert index.check(" ".join(item.question.split()[:10])) is None
+
+
+def test_a_light_question_needs_its_answer() -> None:
+    items = [*made_items(), EvalItem("qa", "oslo", "Oslo lies in", "Norwegian Kingdom of Haakon")]
+    index = Index.build(items)
+    assert index.check(f"{CLEAN} Oslo lies in the north. {CLEAN}") is None
+    hit = index.check(f"{CLEAN} Oslo lies in (the) Norwegian Kingdom of Haakon. {CLEAN}")
+    assert hit is not None and (hit.item, hit.kind) == ("oslo", "question and answer")
+    far = f"Oslo lies in {CLEAN} Norwegian Kingdom of Haakon"
+    assert index.check(far) is None
+
+
+def test_items_that_cannot_be_found_are_counted() -> None:
+    same = [
+        EvalItem("t", str(n), "Complete the sequence of brackets so that all are closed") for n in range(99)
+    ]
+    index = Index.build(
+        [*same, EvalItem("t", "none", "[ ( ) ]"), EvalItem("t", "light", "Yes or no?"), *made_items()]
+    )
+    assert index.coverage() == {
+        "usable": 60, "only words that many items share": 99, "no words": 1, "too generic": 1,
+    }  # fmt: skip
+
+
+def test_saved_and_mapped(index: Index, tmp_path: Path) -> None:
+    index.save(tmp_path / "index")
+    again = Index.load(tmp_path / "index")
+    text = CLEAN + made_items()[20].question
+    assert again.find(text) == index.find(text) != []
+    assert again.config == index.config and again.names == index.names
+    damaged = tmp_path / "index" / "part_words.npy"
+    content = bytearray(damaged.read_bytes())
+    content[-4:] = b"\xff\xff\xff\x7f"  # a word that does not exist
+    damaged.write_bytes(content)
+    with pytest.raises(DamagedFile, match="contradict"):
+        Index.load(tmp_path / "index")
+    damaged.write_bytes(content[:40])
+    with pytest.raises(DamagedFile, match="not a whole"):
+        Index.load(tmp_path / "index")
+
+
+def test_no_items_is_a_mistake() -> None:
+    with pytest.raises(UserError, match="no evaluation items"):
+        Index.build([])
+
+
+def document(text: str) -> Document:
+    return Document(text=text, id=sha256_text(text), source="a")
+
+
+def test_the_step_drops_or_cuts(index: Index) -> None:
+    item = made_items()[0]
+    texts = [CLEAN, f"{CLEAN}\n\n{item.question}\n\nThe end.", item.question[:-1]]
+    dropped: list[Reason] = []
+    kept = list(step(index)(map(document, texts), lambda _, reason: dropped.append(reason)))
+    assert [each.text for each in kept] == [CLEAN]
+    assert [(each.rule, each.value, each.says) for each in dropped] == [("contaminated", 1.0, "sums/0")] * 2
+    dropped.clear()
+    kept = list(step(index, "cut")(map(document, texts), lambda _, reason: dropped.append(reason)))
+    assert [each.text for each in kept] == [CLEAN, f"{CLEAN}\n\n?\n\nThe end."]
+    assert kept[1].meta["decontaminated"] == ["sums/0"] and kept[1].id == sha256_text(kept[1].text)
+    assert [each.says for each in dropped] == ["sums/0"]
+
+
+VOCABULARY = [
+    *NAMES,
+    *THINGS,
+    *words_of("has and buys more from on a the day 3 7 left are 日本 ü İ \\n \\u00e9"),
+]
+texts = st.one_of(
+    st.text(max_size=60),
+    st.lists(st.sampled_from(VOCABULARY), max_size=60).map(" ".join),
+    st.lists(st.sampled_from([item.question for item in made_items(3)]), max_size=2).map("\n".join),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(texts, texts, texts), min_size=1, max_size=6), st.lists(texts, min_size=1, max_size=3)
+)
+def test_the_compiled_search_finds_the_same(parts: list[tuple[str, str, str]], asked: list[str]) -> None:
+    if native.library() is None:
+        pytest.skip("no compiler")
+    items = [EvalItem("s", str(number), *part) for number, part in enumerate(parts)]
+    arrays = Index.build(items, Config(ngram_words=3)).arrays
+    find = native.searcher(arrays)
+    for text in [asked[0], " ".join([*asked, *parts[0], parts[-1][0]])]:
+        assert find(text, 60) == search(arrays, fold(text), 60)
+
+
+def test_the_same_on_real_text(shared_data: Path) -> None:
+    if native.library() is None:
+        pytest.skip("no compiler")
+    items = [
+        *read_items(shared_data / "humaneval"),
+        *list(read_items(shared_data / "gsm8k" / "test.jsonl.gz"))[:300],
+    ]
+    arrays = Index.build(items).arrays
+    find = native.searcher(arrays)
+    for item in items[::29]:
+        text = CLEAN + item.question.upper() + item.answer
+        rows = find(text, 60)
+        assert rows == search(arrays, fold(text), 60) != []
+
+
+def test_a_text_of_shuffled_items_takes_no_longer(index: Index) -> None:
+    dice = random.Random(0)
+    pieces = [" ".join(item.question.split()[at : at + 5]) for item in made_items() for at in range(0, 30, 3)]
+    hostile = " ".join(dice.choice(pieces) for _ in range(4_000))
+    index.find(hostile)  # pytest's own time limit is the bar: this once took minutes
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text())
+def test_folding_keeps_places(text: str) -> None:
+    folded = fold(text)
+    assert len(folded) == len(text)
+    for word, start, end in words(folded):
+        assert folded[start:end] == word and start < end
+
+
+def test_words() -> None:
+    assert [word for word, _, _ in words(fold("Don’t pay $1,000.50—日本語 \\nfoo_bar İx"))] == words_of(
+        "don t pay 1 000 50 日 本 語 foo bar ix"
+    )
