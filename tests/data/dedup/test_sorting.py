@@ -30,7 +30,7 @@ def test_sorts_on_disk_as_in_memory(tmp_path: Path, count: int, kinds: int, seed
     if count:
         records = np.concatenate([block.records for block in found])
         assert np.array_equal(records["key"], keys[order])
-        assert sorted(records["position"].tolist()) == list(range(count))
+        assert np.array_equal(records["position"], order)
         first = {int(key): int(np.flatnonzero(keys == key)[0]) for key in np.unique(keys)}
         firsts = np.concatenate([block.first for block in found])
         assert firsts.tolist() == [first[int(key)] for key in records["key"]]
@@ -38,7 +38,6 @@ def test_sorts_on_disk_as_in_memory(tmp_path: Path, count: int, kinds: int, seed
         assert [int(r) for r in rank if r == 0] == [0] * len(first)
         for key in first:
             assert rank[records["key"] == key].tolist() == list(range(int(np.sum(keys == key))))
-        assert all(records["position"][row] == f for row, f in enumerate(firsts) if rank[row] == 0)
 
 
 def test_a_group_larger_than_memory_comes_in_bounded_blocks(tmp_path: Path) -> None:
@@ -46,7 +45,7 @@ def test_a_group_larger_than_memory_comes_in_bounded_blocks(tmp_path: Path) -> N
         sorter.add(make_records(np.full(20_000, 7, np.uint64), np.arange(20_000)))
         blocks = list(sorter.blocks())
     assert sum(map(len, blocks)) == 20_000
-    assert max(map(len, blocks)) <= 6000
+    assert max(map(len, blocks)) <= 16 * 256
 
 
 def test_runs_are_removed_after_a_failure(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ RECORD = np.dtype([("key", "<u8"), ("position", "<u8")])
 
 _COPIES = 4
 """Records in memory while a run is sorted: what was added, joined, its keys and order, and sorted."""
+
+_FAN_IN = 16
+"""Files that are merged at once."""
 
 _MIN_BLOCK = 256
 """Records of a run that are read at once, at least."""
@@ -77,8 +80,26 @@ class Sorter:
             return
         if self._num_waiting:
             self._write_run()
-        size = max(self._capacity // len(self._runs), _MIN_BLOCK)
-        yield from _merge([_Run(path, self._dtype, size) for path in self._runs])
+        while len(self._runs) > _FAN_IN:
+            self._runs = [
+                self._merge_runs(self._runs[start : start + _FAN_IN])
+                for start in range(0, len(self._runs), _FAN_IN)
+            ]
+        yield from self._merged(self._runs)
+
+    def _merge_runs(self, runs: list[Path]) -> Path:
+        """Neighbouring runs into one file, so that a merge reads from few files in large blocks."""
+        path = runs[0].with_suffix(".merged")
+        with open(path, "wb") as file:
+            for block in self._merged(runs):
+                block.tofile(file)
+        for run in runs:
+            run.unlink()
+        return path.rename(runs[0])
+
+    def _merged(self, runs: list[Path]) -> Iterator[Records]:
+        size = max(self._capacity // len(runs), _MIN_BLOCK)
+        return _merge([_Run(path, self._dtype, size) for path in runs])
 
     def _sorted(self) -> Records:
         records = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting)
@@ -113,26 +134,27 @@ class _Run:
         """Whether records follow that are not in memory yet."""
         return self._next < self._total
 
-    def take(self, bound: np.uint64 | None) -> Records:
-        """Remove the records up to and with the key `bound` (None: all) from the block."""
-        end = (
-            len(self.block) if bound is None else int(np.searchsorted(self.block["key"], bound, side="right"))
-        )
+    def take(self, end: int) -> Records:
+        """Remove the first `end` records from the block."""
         taken, self.block = self.block[:end], self.block[end:]
         self.refill()
         return taken
 
 
 def _merge(runs: list[_Run]) -> Iterator[Records]:
-    """What is at most the smallest of the last keys in memory cannot be preceded by anything on disk.
-
-    All of a group that a run has in memory comes out together, runs in their order, so the first block
-    in which a key appears begins that group with the record that was added first.
-    """
+    """What is at most the smallest of the last keys in memory cannot be preceded by anything on disk; except
+    that, once a run has more of just that key on disk, those in later runs have to wait."""
     while runs := [run for run in runs if len(run.block)]:
         lasts = [run.block["key"][-1] for run in runs if run.has_more]
         bound = min(lasts) if lasts else None
-        yield _by_key(np.concatenate([run.take(bound) for run in runs]))
+        taken: list[Records] = []
+        side: Literal["left", "right"] = "right"
+        for run in runs:
+            keys = run.block["key"]
+            may_go_on = run.has_more and keys[-1] == bound
+            taken.append(run.take(len(keys) if bound is None else int(np.searchsorted(keys, bound, side))))
+            side = "left" if may_go_on else side
+        yield _by_key(np.concatenate(taken))
 
 
 def _by_key(records: Records) -> Records:

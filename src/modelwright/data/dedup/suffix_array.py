@@ -51,7 +51,7 @@ def repeated_windows(documents: Sequence[bytes], length: int) -> NDArray[np.int6
     end of their document, and that stand `length` or more bytes before as well. Sorted."""
     sizes = [len(document) for document in documents]
     text = np.frombuffer(b"".join(documents), np.uint8).astype(np.int64)
-    ends = np.cumsum(sizes)
+    ends = np.cumsum(sizes, dtype=np.int64)
     # After each document stands a code of its own, so that no common prefix reaches over its end.
     codes = np.insert(text, ends, 256 + np.arange(len(documents)))
     order, levels = suffix_array(codes)
