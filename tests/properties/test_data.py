@@ -13,7 +13,7 @@ from modelwright.base.files import sha256_text
 from modelwright.base.schema import Document
 from modelwright.data.corpus import read_corpus, write_corpus
 from modelwright.data.cut import cut
-from modelwright.data.extract.html import main_text
+from modelwright.data.extract.jobs import plain, resiliparse
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.read import read
 from modelwright.data.readers.source import Source
@@ -57,4 +57,6 @@ def test_json_lines_and_corpora_give_back_any_text(texts: list[str]) -> None:
 )
 @settings(max_examples=100, deadline=None)
 def test_any_page_has_some_text_or_none(pieces: list[str]) -> None:
-    assert main_text("".join(pieces)) == main_text("".join(pieces)).strip()
+    for extract in (resiliparse, plain):
+        text = extract("".join(pieces).encode())
+        assert text == text.strip()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from modelwright.base.schema import Document
-from modelwright.data.extract.html import decode, main_text
 from modelwright.data.readers.faults import Faults
+from modelwright.data.readers.pages import decode_page, page_text
 from modelwright.data.readers.part import Part
 from modelwright.data.readers.rows import make_document
 from modelwright.data.readers.source import Source
@@ -16,15 +16,7 @@ from modelwright.data.readers.text import read_whole
 def read(part: Part, source: Source, faults: Faults) -> Iterator[Document]:
     """The main text of the page."""
     content = read_whole(part, faults)
-    if content is None:
-        return
-    try:
-        page = decode(content)
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        problem = f"not valid {error.encoding}, which the page says it is"
-        faults("not UTF-8", f"{part.where}, line {line}", problem)
-        return
-    document = make_document(main_text(page), part, source, part.where, faults, {})
-    if document:
+    page = None if content is None else decode_page(content, part.where, faults)
+    text = None if page is None else page_text(page, part.where, source, faults)
+    if text is not None and (document := make_document(text, part, source, part.where, faults, {})):
         yield document

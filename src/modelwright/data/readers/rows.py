@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from modelwright.base.files import sha256_text
 from modelwright.base.schema import Document, Json
-from modelwright.data.extract.html import main_text
 from modelwright.data.readers.faults import Faults
+from modelwright.data.readers.pages import page_text
 from modelwright.data.readers.part import Part
 from modelwright.data.readers.source import Source
 
@@ -50,7 +50,9 @@ def row_documents(rows: Iterator[Row], source: Source, faults: Faults) -> Iterat
             continue
         text = row.fields[source.text_field]
         if source.html and isinstance(text, str):
-            text = main_text(text)
+            text = page_text(text, row.where, source, faults)
+            if text is None:
+                continue
         meta = _meta(row, source)
         document = make_document(text, row.part, known(row, source), row.where, faults, meta)
         if document:

@@ -9,8 +9,10 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from modelwright.base.config import Config
+from modelwright.data.extract.child import Limits
 
 Format = Literal["text", "lines", "html", "jsonl", "csv", "tsv", "parquet", "arrow"]
+Extractor = Literal["resiliparse", "trafilatura", "plain"]
 COMPRESSIONS = (".gz", ".zst")
 FORMATS: dict[str, Format] = {
     ".txt": "text",
@@ -50,6 +52,10 @@ class Source(Config):
     """The field or column with the text in JSON Lines, CSV, Parquet and Arrow."""
     html: bool = False
     """The text field holds HTML, of which the main text is wanted."""
+    extract: Extractor = "resiliparse"
+    """Who finds the main text of pages; "plain" takes all that is visible."""
+    limits: Limits = Limits()
+    """What the extraction of one document may cost; then it is left out, with the reason."""
 
     @model_validator(mode="before")
     @classmethod
