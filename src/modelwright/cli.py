@@ -291,6 +291,25 @@ def trace(
 
 
 @app.command(rich_help_panel=LOOK)
+def forget(
+    folder: Annotated[Path, typer.Argument(help="A run directory.")],
+    names: Annotated[list[str], typer.Argument(help="Sources by name, or documents by id.")],
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Take them out, and make anew what was made from them.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """List every shard and model that saw a source or a document; with --yes, take it out of them."""
+    from modelwright.base.progress import choose_view
+    from modelwright.life import forget as forget_in
+    from modelwright.terminal import lineage
+
+    seen = forget_in(folder, names, choose_view(quiet), yes=yes)
+    lineage.show_seen(names, seen, yes, as_json)
+
+
+@app.command(rich_help_panel=LOOK)
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None, as_json: AsJson = False
 ) -> None:

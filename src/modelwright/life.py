@@ -31,7 +31,7 @@ from modelwright.base.policy import Policy, refuse
 from modelwright.base.progress import View
 from modelwright.base.run import Run
 from modelwright.base.seeding import derive
-from modelwright.recipes.recipe import RECIPE_FILE, Recipe
+from modelwright.recipes.recipe import RECIPE_FILE, Recipe, load_recipe
 from modelwright.recipes.stations import STATION, VERBS
 
 STARTED = "started.json"
@@ -79,6 +79,16 @@ class Life:
             if note := taught_from_atlas(self.recipe, configs):
                 self.view.log(note)
             return [self._station(verb, stages[verb], configs[verb], force) for verb in verbs]
+
+    def edit_corpus(self, stage: ModuleType, targets: Sequence[Any]) -> None:
+        """Take texts out of the finished corpus, so that it is what the recipe asks for now."""
+        folder = self.folder / "prepare"
+        if not (folder / MANIFEST).is_file():
+            return
+        config, seed = stage_config(self.recipe, "prepare"), derive(self.recipe.seed, "prepare")
+        for target in targets:
+            stage.edit_corpus(Artifact.load(folder), target, config, seed)
+        write_json(folder / STARTED, started_mark("prepare", stage_module("prepare"), config, seed, {}))
 
     def finish(self) -> None:
         """Write the report, and say what can be done with the model now."""
@@ -200,6 +210,31 @@ class Life:
         aside.parent.mkdir(exist_ok=True)
         os.replace(folder, aside)
         self.view.log(f"  settings or inputs have changed; the earlier result is kept as {aside}")
+
+
+def forget(folder: Path, names: Sequence[str], view: View, *, yes: bool) -> list[Any]:
+    """Where sources or documents of a run are and what saw them; with `yes` they are taken out of its recipe
+    and corpus, and what was made from them is made again."""
+    stage, recipe = stage_module("forget"), load_recipe(str(folder), environment={})
+    artifacts = [Artifact.load(folder / v) for v in recipe.stages if (folder / v / MANIFEST).is_file()]
+    targets = [stage.find_target(name, artifacts) for name in names]
+    seen = [stage.look(target, artifacts, folder) for target in targets]
+    if not yes:
+        return seen
+    settings = recipe.model_dump(mode="json")
+    for target in targets:
+        settings = stage.edit_recipe(settings, target)
+    changed = validate(Recipe, settings, f"the recipe of {folder}")
+    life = Life(changed, folder, view)
+    with locked(folder):
+        write_text(folder / RECIPE_FILE, changed.to_yaml())
+        life.edit_corpus(stage, targets)
+        stage.remove([folder / REPLACED])
+    try:
+        life.run([made.stage for made in artifacts])
+    finally:
+        stage.remove([folder / REPLACED])
+    return seen
 
 
 def load_given(role: str, path: Path) -> Artifact:

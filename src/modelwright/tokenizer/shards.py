@@ -6,7 +6,7 @@ Files are described in `tokenizer.shard_writer`, which writes them.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -117,6 +117,11 @@ class TokenShards:
         lengths = np.diff(self._boundaries)
         sums = np.bincount(self.source_numbers, weights=lengths, minlength=len(self.index.sources))
         return {name: int(total) for name, total in zip(self.index.sources, sums, strict=True)}
+
+    def documents_of(self, shard: int) -> Iterator[tuple[str, str]]:
+        """(document id, source) of every document of one shard."""
+        for record in self._documents[shard]:
+            yield bytes(record["id"]).ljust(32, b"\0").hex(), self.index.sources[int(record["source"])]
 
     def find(self, document: str) -> list[int]:
         """Numbers of the documents with this id: which tokens hold a text that must go."""

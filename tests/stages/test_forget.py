@@ -1,0 +1,120 @@
+"""Forgetting: a text leaves the corpus and all that was made from it, and nothing else is touched."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modelwright.base.artifact import Artifact
+from modelwright.base.errors import UserError
+from modelwright.base.files import sha256_text
+from modelwright.base.progress import PlainView
+from modelwright.data.corpus import read_corpus, read_documents
+from modelwright.life import Life, forget
+from modelwright.recipes.recipe import Recipe
+from modelwright.tokenizer.shards import TokenShards
+
+QUIET = PlainView(quiet=True)
+SHAPE = {"depth": 1, "hidden_size": 32, "head_dim": 16, "max_position_embeddings": 64}
+PRETRAIN = {"tokens": 1500, "context": 32, "rows": 4, "validation_tokens": 200, "checkpoint_every": 5}
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> Path:
+    """A run on two sources, up to a pre-trained model."""
+    for source, count in (("foxes", 30), ("owls", 40)):
+        folder = tmp_path / source
+        folder.mkdir()
+        for number in range(count):
+            body = (
+                f"The {source} number {number} met {number * 7} others in a wood of {number * 13} trees. " * 3
+            )
+            (folder / f"{number}.txt").write_text(body)
+    named: list[Any] = [
+        {"path": str(tmp_path / name), "name": name, "licence": name} for name in ("foxes", "owls")
+    ]
+    recipe = Recipe(
+        name="x",
+        stages=("prepare", "tokenize", "pretrain"),
+        data={"sources": named, "unit_bytes": 2048, "keep_dropped": "texts"},
+        tokenizer={"vocab_size": 300},
+        model=SHAPE,
+        pretrain=PRETRAIN,
+    )
+    folder = tmp_path / "run"
+    Life(recipe, folder, QUIET).run(recipe.stages)
+    return folder
+
+
+def everything(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def test_looking_changes_nothing_and_names_every_shard_and_model(life: Path) -> None:
+    before = everything(life)
+    (seen,) = forget(life, ["foxes"], QUIET, yes=False)
+    assert everything(life) == before
+    by_kind = {kind: [p for p in seen.shards if kind in str(p.path)] for kind in ("prepare", "tokenize")}
+    assert all(sum(place.documents for place in places) == 30 for places in by_kind.values())
+    assert [made.role for made in seen.models] == ["base"]
+
+
+def test_a_source_leaves_everything(life: Path) -> None:
+    owls = [d for d in read_corpus(life / "prepare" / "train") if d.source == "owls"]
+    untouched = {
+        path: path.stat().st_mtime_ns
+        for path in (life / "prepare" / "train").glob("*.parquet")
+        if all(d.source == "owls" for d in read_documents(path))
+    }
+    forget(life, ["foxes"], QUIET, yes=True)
+    assert untouched and all(path.stat().st_mtime_ns == time for path, time in untouched.items())
+    assert list(read_corpus(life / "prepare" / "train")) == owls
+    for verb in ("prepare", "tokenize", "pretrain"):
+        made = Artifact.load(life / verb)
+        assert made.damage(hashes=True) is None
+        assert (
+            made.manifest.provenance.sources == {"owls": 40}
+            and "foxes" not in made.manifest.provenance.licences
+        )
+    assert TokenShards.open(life / "tokenize" / "train").index.sources == ("owls",)
+    assert not (life / "replaced").exists()
+    assert b"foxes number" not in everything(life)
+    with pytest.raises(UserError, match="no source and no document 'foxes'"):
+        forget(life, ["foxes"], QUIET, yes=False)
+
+
+def test_what_remains_is_what_preparing_anew_would_give(life: Path, tmp_path: Path) -> None:
+    victim = next(iter(read_corpus(life / "prepare" / "train")))
+    forget(life, [victim.id[:12]], QUIET, yes=True)
+    recipe = Recipe.model_validate(yaml.safe_load((life / "recipe.yaml").read_text()))
+    assert recipe.data["forget"] == [victim.id]
+    Life(recipe, tmp_path / "anew", QUIET).run(["prepare"])
+    for side in ("train", "validation"):
+        edited, anew = (list(read_corpus(folder / "prepare" / side)) for folder in (life, tmp_path / "anew"))
+        assert edited == anew
+    old, new = (Artifact.load(folder / "prepare") for folder in (life, tmp_path / "anew"))
+    assert old.manifest.fingerprint == new.manifest.fingerprint
+    assert old.manifest.provenance == new.manifest.provenance
+    assert old.metrics["train_documents"] == new.metrics["train_documents"]
+
+
+def test_a_second_run_has_nothing_left_to_do(life: Path) -> None:
+    victim = next(iter(read_corpus(life / "prepare" / "train")))
+    forget(life, [victim.id], QUIET, yes=True)
+    marks = {path: path.stat().st_mtime_ns for path in life.glob("*/manifest.json")}
+    recipe = Recipe.model_validate(yaml.safe_load((life / "recipe.yaml").read_text()))
+    Life(recipe, life, QUIET).run(recipe.stages)
+    assert {path: path.stat().st_mtime_ns for path in life.glob("*/manifest.json")} == marks
+
+
+def test_unknown_names_and_the_only_source(life: Path) -> None:
+    with pytest.raises(UserError, match="Did you mean 'foxes'"):
+        forget(life, ["foxe"], QUIET, yes=False)
+    with pytest.raises(UserError, match="no source and no document"):
+        forget(life, [sha256_text("nothing")], QUIET, yes=False)
+    with pytest.raises(UserError, match="'owls' is the only source of data"):
+        forget(life, ["foxes", "owls"], QUIET, yes=True)
+    assert len(json.loads((life / "prepare" / "sources.json").read_text())) == 70
