@@ -91,8 +91,8 @@ def from_tiktoken(ranks: Mapping[bytes, int], pattern: str) -> Tokenizer:
     any two neighbours that make a token, lowest rank first: so each token has a merge for every way to
     halve it."""
     if not pattern:
-        known = ", ".join(TIKTOKEN_PATTERNS)
-        raise ConfigError(f"a tiktoken file does not say how text is cut: set pattern to {known} or a regex")
+        names = ", ".join(TIKTOKEN_PATTERNS)
+        raise ConfigError(f"a tiktoken file does not say how text is cut: set pattern to {names} or a regex")
     merges: list[tuple[str, str]] = []
     for token, _ in sorted(ranks.items(), key=lambda item: item[1]):
         halves = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
@@ -102,8 +102,8 @@ def from_tiktoken(ranks: Mapping[bytes, int], pattern: str) -> Tokenizer:
     vocabulary = {spelled(token): rank for token, rank in ranks.items()}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    name = next((name for name in PATTERN_NAMES if pattern in (name, REGEX[name])), None)
-    regex = REGEX[name] if name else oniguruma(TIKTOKEN_PATTERNS.get(pattern, pattern))
+    ours = [REGEX[known] for known in PATTERN_NAMES if pattern in (known, REGEX[known])]
+    regex = ours[0] if ours else oniguruma(TIKTOKEN_PATTERNS.get(pattern, pattern))
     split = pre_tokenizers.Split(Regex(regex), behavior="isolated")
     backend.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     backend.decoder = decoders.ByteLevel()
