@@ -139,8 +139,14 @@ def compare(
     )
 
 
-def publish(benchmark: str, rows: Sequence[Row], packages: Sequence[str], notes: str) -> None:
-    """Print the table and write `results/<benchmark>.json`."""
+def publish(
+    benchmark: str,
+    rows: Sequence[Row],
+    packages: Sequence[str],
+    notes: str,
+    found: Mapping[str, Any] | None = None,
+) -> None:
+    """Print the table and write `results/<benchmark>.json`; `found` is what else it says beside the rows."""
     result: dict[str, Any] = {
         "benchmark": benchmark,
         "date": datetime.now(UTC).date().isoformat(),
@@ -148,6 +154,7 @@ def publish(benchmark: str, rows: Sequence[Row], packages: Sequence[str], notes:
         "hardware": machine() | {"python": platform.python_version()},
         "versions": {package: version(package) for package in packages},
         "notes": notes,
+        **(found or {}),
         "rows": [asdict(row) for row in rows],
     }
     RESULTS.mkdir(exist_ok=True)

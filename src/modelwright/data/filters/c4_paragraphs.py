@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from heapq import nlargest
-
 from pydantic import Field
 
 from modelwright.base import config
@@ -17,7 +15,7 @@ class Config(config.Config):
 
     paragraphs: int = Field(default=3, ge=1)
     """How many long ones there must be."""
-    min_characters: int = 200
+    min_characters: int = Field(default=200, ge=1)
     """What is long."""
 
 
@@ -25,11 +23,25 @@ def step(config: Config) -> Step:
     """The Step."""
 
     def judge(document: Document) -> Reason | None:
-        longest = nlargest(config.paragraphs, map(len, document.text.split("\n")))
-        long = sum(length >= config.min_characters for length in longest)
+        long = count_long(document.text, config.min_characters, config.paragraphs)
         if long >= config.paragraphs:
             return None
         asked = f"at least {config.paragraphs} of {config.min_characters} characters asked"
         return Reason("c4_paragraphs: long paragraphs", long, asked)
 
     return judging(judge)
+
+
+def count_long(text: str, characters: int, enough: int) -> int:
+    """Lines of at least so many characters, counted up to `enough`. Lines that end within `characters` of the
+    start of a line are short, all of them: they are passed over at once."""
+    count = start = 0
+    while count < enough and start + characters <= len(text):
+        feed = text.rfind("\n", start, start + characters)
+        if feed < 0:
+            count += 1
+            feed = text.find("\n", start + characters)
+            if feed < 0:
+                break
+        start = feed + 1
+    return count

@@ -50,7 +50,7 @@ BITS = {name: value for name, value in globals().items() if name.isupper() and i
 """By name, for the C++ side."""
 
 _PUNCT = "…,:;!?¿؟¡()[]{}<>_#*&。？！，、；：～·।،۔؛٪"
-_QUOTES = "'\"”“`‘´’‚,„»«「」『』（）〔〕【】《》〈〉⟦⟧"
+_QUOTES = "'\"”“`‘´’‚,„»«「」『』（）〔〕【】《》〈〉⟦⟧\u2329\u232a"
 CURRENCY = "$£€¥฿₽﷼₴" + "".join(map(chr, range(0x20A0, 0x20C0)))
 _PREFIXES = _PUNCT + _QUOTES + CURRENCY + "§%=—–"
 _SUFFIXES = _PUNCT + _QUOTES + "—–"

