@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def test_lines_as_a_plain_loop_would_have_it(
         if plain:
             patch.setattr(native, "library", lambda: None)
         half = len(texts) // 2
-        assert sum(cleaned([texts[:half], texts[half:]], config), []) == wanted
+        assert list(chain(*cleaned([texts[:half], texts[half:]], config))) == wanted
 
 
 def test_groups_over_many_blocks(tmp_path: Path) -> None:
@@ -86,7 +87,9 @@ def test_groups_over_many_blocks(tmp_path: Path) -> None:
             masks = np.concatenate(list(too_many(units, config, tmp_path)))
             left = keys[order][masks]
             assert [int(np.sum(left == key)) for key in (1, 2, 3)] == kept
-            firsts = [np.flatnonzero(keys[order] == key)[:count] for key, count in zip((1, 2, 3), kept)]
+            firsts = [
+                np.flatnonzero(keys[order] == key)[:count] for key, count in zip((1, 2, 3), kept, strict=True)
+            ]
             assert np.flatnonzero(masks).tolist() == sorted(np.concatenate(firsts).tolist())
     assert list(tmp_path.iterdir()) == []
 
@@ -119,5 +122,5 @@ def test_odd_texts(path: str, tmp_path: Path) -> None:
     for piece in ("line", "paragraph", "sentences"):
         made = cleaned([texts[:3], [], texts[3:]], Config(piece=piece), tmp_path)
         expected = texts[:5] + ([""] if piece != "sentences" else texts[5:])
-        assert sum(made, []) == expected
+        assert list(chain(*made)) == expected
     assert list(too_many([], Config())) == []

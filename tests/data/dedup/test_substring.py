@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ SETTINGS = settings(
 
 def units_of(texts: Sequence[str], cuts: Sequence[int]) -> list[Texts]:
     edges = [0, *sorted(min(cut, len(texts)) for cut in cuts), len(texts)]
-    return [Texts.of(texts[low:high]) for low, high in zip(edges, edges[1:], strict=False)]
+    return [Texts.of(texts[low:high]) for low, high in pairwise(edges)]
 
 
 def by_suffix_array(units: Sequence[Texts], length: int) -> list[list[list[tuple[int, int]]]]:
@@ -183,7 +184,7 @@ def test_merged_ranges_cover_the_same(ranges: list[tuple[int, int, int]]) -> Non
         covered = {i for d, start, size in ranges if d == document for i in range(start, start + size)}
         found = made.of(document)
         assert {i for start, end in found for i in range(start, end)} == covered
-        assert all(one[1] < other[0] for one, other in zip(found, found[1:], strict=False))
+        assert all(one[1] < other[0] for one, other in pairwise(found))
 
 
 def test_what_happens_to_a_document() -> None:

@@ -24,6 +24,9 @@ from modelwright.data.dedup.hashing import WORDS, Hashes, mix, polynomials
 NOTHING = np.uint64(0xFFFFFFFFFFFFFFFF)
 """Fills the signature, and is the band key, of a text without a word: it is like no other."""
 
+_LOW52 = np.uint64((1 << 52) - 1)
+"""Smallest hashes are of 52 bits: what processors multiply fast."""
+
 _BATCH_BYTES = 1 << 22
 _BLOCK_SHINGLES = 1 << 12
 
@@ -84,20 +87,20 @@ def _compiled(texts: Sequence[bytes], config: Config) -> Hashes:
     offsets = np.cumsum([0, *map(len, texts)], dtype=np.int64)
     out = np.empty((len(texts), config.hashes), np.uint64)
     codes, many = normal.table()
-    a, b = _orders(config.hashes, config.seed)
+    orders = _orders(config.hashes, config.seed)
     native.call(
-        "signatures", joined, offsets, len(texts), codes, many, config.ngram, a, b, config.hashes, out
+        "signatures", joined, offsets, len(texts), codes, many, config.ngram, orders, config.hashes, out
     )
     return out
 
 
 def _plain(texts: Sequence[bytes], config: Config) -> Hashes:
-    a, b = _orders(config.hashes, config.seed)
+    orders = _orders(config.hashes, config.seed)
     out = np.full((len(texts), config.hashes), NOTHING)
     for row, text in zip(out, texts, strict=True):
         hashes = shingles(text.decode(), config.ngram)
         for start in range(0, len(hashes), _BLOCK_SHINGLES):
-            ordered = hashes[start : start + _BLOCK_SHINGLES, None] * a + b
+            ordered = hashes[start : start + _BLOCK_SHINGLES, None] * orders & _LOW52
             np.minimum(row, ordered.min(axis=0), out=row)
     return out
 
@@ -123,11 +126,10 @@ def word_hashes(normalised: str) -> Hashes:
 
 
 @cache
-def _orders(hashes: int, seed: int) -> tuple[Hashes, Hashes]:
-    """An order of 64-bit numbers for each place: x -> a x + b modulo 2^64, a bijection as a is odd."""
-    random = np.random.default_rng(seed)
-    a, b = random.integers(0, 1 << 64, (2, hashes), np.uint64)
-    return a | np.uint64(1), np.ascontiguousarray(b)
+def _orders(hashes: int, seed: int) -> Hashes:
+    """An order of hashes for each place: x -> a x modulo 2^52, a bijection of 52 bits as a is odd. The hashes
+    are mixed already, so a multiplication is enough to make orders that have nothing to do with each other."""
+    return np.random.default_rng(seed).integers(0, 1 << 52, hashes, np.uint64) | np.uint64(1)
 
 
 def band_keys(signatures: Hashes, config: Config) -> Hashes:

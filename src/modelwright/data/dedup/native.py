@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from modelwright.base.native import Unavailable, load
 
 _SIGNATURES = {
-    "signatures": "ppippippip>i",
+    "signatures": "ppippipip>i",
     "hash_pieces": "pppipppp",
     "unite": "pppi",
     "minimizers": "pppiiipp>i",
