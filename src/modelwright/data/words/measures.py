@@ -88,6 +88,8 @@ def _characters_repeated(words: list[str], length: int) -> int:
 
 def duplicates(parts: Sequence[str]) -> tuple[int, int]:
     """(how many parts came before in the list, characters in them)."""
+    if len(set(parts)) == len(parts):
+        return 0, 0
     seen: set[str] = set()
     again = [part for part in parts if part in seen or seen.add(part)]
     return len(again), sum(map(len, again))
