@@ -20,10 +20,10 @@ ENDLESS = b"<div>x" * 100_000
 
 
 @pytest.fixture(autouse=True)
-def no_children_left() -> Iterator[None]:
+def no_children_of_others() -> Iterator[None]:
+    child.close_all()
     yield
     child.close_all()
-    child._children.clear()
 
 
 def pid() -> int:

@@ -21,7 +21,8 @@ def test_content_stays_and_furniture_goes() -> None:
     <svg><text>S</text></svg></main>
     <footer>© 2026</footer></body></html>"""
     text = resiliparse(page.encode())
-    assert text.startswith("Head\n\nOne bold word & more.\n\nA sentence") and text.count("\n  • A sentence") == 2
+    assert text.startswith("Head\n\nOne bold word & more.\n\nA sentence")
+    assert text.count("\n• A sentence") == 2
     assert "Home" in plain(page.encode()) and "if (a" not in plain(page.encode())
 
 
@@ -37,7 +38,15 @@ def test_tables_are_rows() -> None:
 
 def test_a_page_that_is_all_list_or_form_is_still_read() -> None:
     assert resiliparse(b"<body><form><p>Everything is in here.</p></form></body>") == "Everything is in here."
-    assert resiliparse(b"<ul><li>a<li>b</ul>") == "• a\n  • b"
+    assert resiliparse(b"<ul><li>a<li>b</ul>") == "• a\n\n• b"
+
+
+def test_lists_stay_and_menus_go() -> None:
+    kept = "<UL class=x><li>one<li>two <a href=u>link</a> and more<ul><li>three</ul></ul>"
+    menu = "<ul><li><a href=h>Home</a><li><a href=u>About us</a></ul>"
+    page = f"<main><p>{STORY}</p>{kept}{menu}<ol><li>first</ol><p>{STORY}</p></main>"
+    text = resiliparse(page.encode())
+    assert "• one\n\n• two link and more\n\n• three" in text and "1. first" in text and "Home" not in text
 
 
 def test_trafilatura() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 
+from modelwright.data.extract.lists import keep_lists
+
 SKIPPED = ["script", "style", "noscript", "svg", "template", "iframe", "object", "canvas"]
 
 
@@ -17,7 +19,7 @@ def resiliparse(content: bytes) -> str:
     """The main text by Resiliparse's rules (Bevendorff et al. 2018), which DCLM took over (arXiv 2406.11794):
     lists, tables and code keep their shape. All visible text where they find nothing."""
     page = content.decode("utf-8")
-    return _resiliparse(page, main_content=True) or _resiliparse(page, main_content=False)
+    return _resiliparse(keep_lists(page), main_content=True) or _resiliparse(page, main_content=False)
 
 
 def _resiliparse(page: str, main_content: bool) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from modelwright.base.errors import UserError, closest
 from modelwright.base.schema import Reason
 from modelwright.data.readers.faults import Faults
+from modelwright.data.readers.git import tracked_files
 from modelwright.data.readers.source import Format, Source, format_of, suffixes_known
 from modelwright.data.readers.storage import file_system, is_remote, readable
 
@@ -81,6 +82,8 @@ def _local(source: Source, faults: Faults) -> tuple[str, Iterable[str]]:
     path = Path(source.path).expanduser()
     if path.is_file():
         return str(path), [str(path)]
+    if source.format == "code" and path.is_dir():
+        return str(path), tracked_files(str(path))
     if path.is_dir():
         return str(path), Walk(faults).below(str(path))
     if not glob.has_magic(source.path):
@@ -88,6 +91,9 @@ def _local(source: Source, faults: Faults) -> tuple[str, Iterable[str]]:
     parts = path.parts
     fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     base = str(Path(*parts[:fixed]))
+    if source.format == "code":
+        trees = filter(os.path.isdir, _matching(base, parts[fixed:]))
+        return base, (file for tree in trees for file in tracked_files(tree))
     walk = Walk(faults)
     return base, (file for found in _matching(base, parts[fixed:]) for file in walk.below(found))
 

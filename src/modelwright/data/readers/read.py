@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from modelwright.base.schema import Document
-from modelwright.data.readers import html, jsonl, parquet, text
+from modelwright.data.readers import arrow, code, html, jsonl, parquet, pdf, tables, text, warc
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.files import File, find_files
 from modelwright.data.readers.part import Part, whole
@@ -17,6 +17,9 @@ from modelwright.data.readers.storage import readable, stat
 
 ROWS: dict[str, Callable[[Part, Faults], Iterator[Row]]] = {
     "jsonl": jsonl.rows,
+    "csv": tables.rows,
+    "tsv": tables.rows,
+    "arrow": arrow.rows,
     "parquet": parquet.rows,
 }
 """Formats of rows with fields."""
@@ -30,6 +33,9 @@ READERS: dict[str, Callable[[Part, Source, Faults], Iterator[Document]]] = {
     "text": text.read,
     "lines": text.read_lines,
     "html": html.read,
+    "warc": warc.read,
+    "pdf": pdf.read,
+    "code": code.read,
     **{format: partial(_documents_of_rows, format) for format in ROWS},
 }
 

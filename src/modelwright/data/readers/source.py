@@ -11,7 +11,7 @@ from pydantic import field_validator, model_validator
 from modelwright.base.config import Config
 from modelwright.data.extract.child import Limits
 
-Format = Literal["text", "lines", "html", "jsonl", "csv", "tsv", "parquet", "arrow"]
+Format = Literal["text", "lines", "html", "jsonl", "csv", "tsv", "parquet", "arrow", "warc", "code", "pdf"]
 Extractor = Literal["resiliparse", "trafilatura", "plain"]
 COMPRESSIONS = (".gz", ".zst")
 FORMATS: dict[str, Format] = {
@@ -21,10 +21,16 @@ FORMATS: dict[str, Format] = {
     ".htm": "html",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
     ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".warc": "warc",
+    ".pdf": "pdf",
 }
 """Suffix -> format."""
-UNCOMPRESSED = ("parquet", "arrow")
+UNCOMPRESSED = ("parquet", "arrow", "pdf")
 """Formats that compress by themselves, so that .gz or .zst behind their suffix is not known."""
 
 
@@ -47,7 +53,8 @@ class Source(Config):
     personal_data: bool | None = None
     """Whether the texts hold personal data; leave it out when nobody has looked."""
     format: Format | None = None
-    """The format of all files, whatever their suffixes say. Only so: lines (each line is a document)."""
+    """The format of all files, whatever their suffixes say. Only so: lines (each line is a document), and
+    code (the path is a git work tree)."""
     text_field: str = "text"
     """The field or column with the text in JSON Lines, CSV, Parquet and Arrow."""
     html: bool = False
@@ -86,7 +93,8 @@ def format_of(path: str) -> Format | None:
     suffixes = [suffix.lower() for suffix in PurePath(path).suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:
         kind = FORMATS.get(suffixes[-2]) if len(suffixes) > 1 else None
-        return None if kind in UNCOMPRESSED else kind
+        is_known = kind not in UNCOMPRESSED and (kind, suffixes[-1]) != ("warc", ".zst")
+        return kind if is_known else None
     return FORMATS.get(suffixes[-1]) if suffixes else None
 
 

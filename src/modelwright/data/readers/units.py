@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from modelwright.base.files import canonical_json, sha256_text
-from modelwright.data.readers import parquet
+from modelwright.data.readers import arrow, parquet
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.files import File, find_files
 from modelwright.data.readers.part import Part, whole
@@ -23,7 +23,7 @@ from modelwright.data.readers.streams import wide_encoding
 
 _PIECE = 1 << 20
 _OF_LINES = ("jsonl", "lines")
-_OF_BATCHES = {"parquet": parquet.pieces}
+_OF_BATCHES = {"parquet": parquet.pieces, "arrow": arrow.pieces}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def parts(file: File, unit_bytes: int) -> list[Part]:
     if file.format in _OF_BATCHES:
         try:
             return _parts_of_batches(all_of_it, _OF_BATCHES[file.format](file.path), unit_bytes)
-        except pa.ArrowException:
+        except (pa.ArrowException, EOFError):
             pass  # the reader will say what is wrong with it
     return [all_of_it]
 
