@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from modelwright.data.words.exceptions import exceptions
+from modelwright.data.words.exceptions import LONGEST, exceptions
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,10 @@ def test_english(chunk: str, pieces: tuple[str, ...]) -> None:
 def test_pieces_join_to_the_chunk() -> None:
     for language in ("en", "zh"):
         assert all("".join(pieces) == chunk for chunk, pieces in exceptions(language).items())
+
+
+def test_none_is_longer_than_is_said() -> None:
+    assert max(map(len, exceptions("en"))) <= LONGEST
 
 
 def test_words_that_only_look_like_contractions_stay() -> None:

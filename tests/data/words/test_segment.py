@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -92,6 +93,18 @@ def test_words_are_all_of_the_text_but_white_space(text: str, language: str) -> 
 def test_long_chunks(text: str) -> None:
     """One chunk of 200 kB: every step is linear in it, and the room for the words is asked for twice."""
     assert "".join(words(text)) == text
+
+
+def test_long_chunks_in_plain_python() -> None:
+    for piece in ("(", ".", "a.", "'s", "a@", "Mr.", "-", "中"):
+        found = plain.words(piece * 5_001, "en")
+        assert found[0][0] == 0 and found[-1][1] == 5_001 * len(piece)
+
+
+def test_threads_may_cut_texts_at_the_same_time() -> None:
+    every = [f"It's no. {number}, isn't it? " * 200 for number in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(words, every)) == [words(text) for text in every]
 
 
 def test_the_plain_path_is_taken_where_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

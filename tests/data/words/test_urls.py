@@ -93,5 +93,5 @@ def test_the_same_as_spacy() -> None:
 
 
 def test_no_text_makes_it_slow() -> None:
-    for text in ("@" * 100_000, "a." * 50_000, "a@" * 50_000, "a.b@" * 30_000 + "!", "1.1.1." * 20_000):
+    for text in ("@" * 30_000, "a." * 15_000, "a@" * 15_000, "a.b@" * 10_000 + "!", "1.1.1." * 6_000):
         whole(text)

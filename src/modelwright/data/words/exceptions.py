@@ -12,6 +12,9 @@ from functools import cache
 
 Pieces = tuple[str, ...]
 
+LONGEST = 16
+"""No exception is longer, in characters."""
+
 _EMOTICONS = r"""
 :) :-) :)) :-)) :))) :-))) (: (-: =) (= :] :-] [: [-: [= =] :o) (o: :} :-} 8) 8-) (-8 ;) ;-) (; (-; :( :-(
 :(( :-(( :((( :-((( ): )-: =( >:( :') :'-) :'( :'-( :/ :-/ =/ =| :| :-| ]= =[ :1 :P :-P :p :-p :O :-O :o :-o

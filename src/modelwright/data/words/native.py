@@ -10,6 +10,7 @@ import ctypes
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ _WORDS = {
     "count_sentences": "psi>i",
 }
 _MEASURES = {"measure_words": "pspipp", "measure_repeats": "spipiip"}
+_turn = Lock()
+"""A language's rules have room for one text at work; while it is cut other threads run."""
 _MOST_CHARACTERS = (1 << 31) - 1
 """Places are written as 32 bit numbers."""
 
@@ -90,16 +93,19 @@ def _all(name: str, codes: bytes, language: str) -> NDArray[np.int32]:
     """All that the function writes: asked again with more room if a guess was too small."""
     find, rules, size = getattr(_loaded("words"), name), _rules(language), len(codes) // 4
     values = np.empty(size // 2 + 16, np.int32)
-    count: int = find(rules, codes, size, values.ctypes.data, len(values))
-    if count > len(values):
-        values = np.empty(count, np.int32)
-        find(rules, codes, size, values.ctypes.data, count)
+    with _turn:
+        count: int = find(rules, codes, size, values.ctypes.data, len(values))
+        if count > len(values):
+            values = np.empty(count, np.int32)
+            find(rules, codes, size, values.ctypes.data, count)
     return values[:count]
 
 
 def count_sentences(codes: bytes, language: str) -> int:
     """Sentences in a text, each line of which is taken as a text of its own."""
-    return _loaded("words").count_sentences(_rules(language), codes, len(codes) // 4)
+    rules = _rules(language)
+    with _turn:
+        return _loaded("words").count_sentences(rules, codes, len(codes) // 4)
 
 
 def measure_words(

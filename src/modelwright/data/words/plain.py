@@ -18,9 +18,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, lru_cache
+from itertools import accumulate, pairwise
 
 from modelwright.data.words import kinds
-from modelwright.data.words.exceptions import exceptions
+from modelwright.data.words.exceptions import LONGEST, Pieces, exceptions
 from modelwright.data.words.urls import Span, is_url
 
 _MEASURES = """
@@ -32,6 +33,8 @@ DOLLARS = ("US$", "C$", "A$")
 UNITS = frozenset([*_MEASURES.split(), *DOLLARS, *kinds.CURRENCY])
 """Units and currencies, which are words of their own behind a digit."""
 
+KEPT = 64
+"""Chunks of up to so many characters are remembered."""
 LONGEST_UNIT = max(map(len, UNITS))
 HYPHENS = ("-", "–", "—", "--", "---", "——", "~")
 """Tried in this order."""
@@ -48,7 +51,8 @@ def tokens(text: str, language: str) -> Iterator[Span]:
             if start < end:
                 yield start, end
         else:
-            for length in _lengths(chunk[0], language):
+            lengths = _lengths if end - start <= KEPT else _lengths.__wrapped__
+            for length in lengths(chunk[0], language):
                 yield start, start + length
                 start += length
 
@@ -86,20 +90,25 @@ def _lengths(chunk: str, language: str) -> tuple[int, ...]:
     return tuple(end - start for start, end in spans)
 
 
-def split(chunk: str, known: Mapping[str, tuple[str, ...]]) -> list[Span]:
+def _exception(text: str, start: int, end: int, known: Mapping[str, Pieces]) -> Pieces:
+    """The pieces of an exception; none where there is none."""
+    return known.get(text[start:end], ()) if end - start <= LONGEST else ()
+
+
+def split(chunk: str, known: Mapping[str, Pieces]) -> list[Span]:
     """Steps 2 and 3 for one chunk; `known` are the exceptions."""
     start, end, suffixes = 0, len(chunk), list[Span]()
     spans: list[Span] = []
-    while start < end and chunk[start:end] not in known:
+    while start < end and not _exception(chunk, start, end, known):
         prefix = prefix_length(chunk, start, end)
-        if prefix and chunk[start + prefix : end] in known:
+        if prefix and _exception(chunk, start + prefix, end, known):
             spans.append((start, start + prefix))
             start += prefix
             break
         suffix = suffix_length(chunk, start + prefix, end)
         if suffix:
             suffixes.append((end - suffix, end))
-            if chunk[start : end - suffix] in known:
+            if _exception(chunk, start, end - suffix, known):
                 end -= suffix
                 break
         if not prefix and not suffix:
@@ -111,20 +120,16 @@ def split(chunk: str, known: Mapping[str, tuple[str, ...]]) -> list[Span]:
     return spans + suffixes[::-1]
 
 
-def _core(text: str, start: int, end: int, known: Mapping[str, tuple[str, ...]]) -> list[Span]:
+def _core(text: str, start: int, end: int, known: Mapping[str, Pieces]) -> list[Span]:
     """Step 3."""
     if start == end:
         return []
-    pieces = known.get(text[start:end])
-    spans: list[Span] = []
+    pieces = _exception(text, start, end, known)
     if pieces:
-        for piece in pieces:
-            spans.append((start, start + len(piece)))
-            start += len(piece)
-        return spans
+        return _laid(start, pieces)
     if is_url(text, start, end):
         return [(start, end)]
-    word = start
+    spans, word = list[Span](), start
     for first, behind in infixes(text, start, end):
         if first > start:  # one at the very beginning splits nothing
             if first > word:
@@ -132,6 +137,12 @@ def _core(text: str, start: int, end: int, known: Mapping[str, tuple[str, ...]])
             spans.append((first, behind))
             word = behind
     return [*spans, (word, end)] if word < end else spans
+
+
+def _laid(start: int, pieces: Pieces) -> list[Span]:
+    """Pieces one behind the other from a place on."""
+    ends = list(accumulate(map(len, pieces), initial=start))
+    return list(pairwise(ends))
 
 
 def prefix_length(text: str, start: int, end: int) -> int:
@@ -263,10 +274,7 @@ def _joined(chunk: str, spans: list[Span], language: str) -> list[Span]:
     while place < len(spans):
         length = chosen.get(place, 0)
         if length:
-            start = spans[place][0]
-            for piece in exceptions(language)["".join(pieces[place : place + length])]:
-                made.append((start, start + len(piece)))
-                start += len(piece)
+            made += _laid(spans[place][0], exceptions(language)["".join(pieces[place : place + length])])
         else:
             made.append(spans[place])
         place += length or 1
