@@ -61,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
+    if arguments[:2] == ["tokenize", "study"]:
+        arguments[:2] = ["study"]
     try:
         app(args=arguments, prog_name="modelwright")
     except SystemExit as stop:
@@ -233,6 +235,38 @@ def serve(
         queue_limit=queue,
         on_ready=lambda address: print(f"serving {model} at {address} (Ctrl-C stops)", file=sys.stderr),
     )
+
+
+@app.command(rich_help_panel=LOOK)
+def study(
+    recipe: RecipeName,
+    out: Out = None,
+    overrides: Overrides = None,
+    sizes: Annotated[str, typer.Option(help="Vocabulary sizes to compare.")] = "1024,2048,4096,8192",
+    parallel: Annotated[
+        Path | None, typer.Option(help="The same text in many languages, as JSON Lines.")
+    ] = None,
+    train_bytes: Annotated[
+        int, typer.Option(min=0, help="Text that a small model of each size reads; 0 trains none.")
+    ] = 2_000_000,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare vocabulary sizes on a recipe's corpus: lengths, languages, bits per byte (tokenize study)."""
+    from modelwright.life import stage_module
+
+    life = _life(recipe, out, overrides, None, quiet)
+    (corpus,) = life.run(["prepare"])
+    settings = {
+        "vocab_sizes": [int(size) for size in sizes.split(",") if size.strip().isdecimal()],
+        "tokenizer": life.recipe.tokenizer,
+        "target": life.recipe.model,
+        "parallel": parallel,
+        "train_bytes": train_bytes,
+    }
+    folder = life.folder / "study"
+    made = stage_module("study").study(folder, corpus.path, settings, life.recipe.seed, life.view)
+    print((folder / "study.json").read_text(encoding="utf-8") if as_json else made.path / "study.html")
 
 
 @app.command(rich_help_panel=LOOK)

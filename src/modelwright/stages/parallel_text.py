@@ -31,9 +31,7 @@ def read_parallel(path: Path, reference: str) -> dict[str, str]:
             f"{path}, row {len(found) + 1}: expected an object with 'language' and 'text', found {error!r}"
         ) from error
     if reference not in found:
-        raise UserError(
-            f"{path} has no text in the reference language '{reference}', only {len(found)} others"
-        )
+        raise UserError(f"{path} has no text in the language '{reference}', only in {len(found)} others")
     return dict(sorted(found.items()))
 
 

@@ -41,7 +41,7 @@ SMALL = ModelChoice(depth=2, hidden_size=128, head_dim=32, max_position_embeddin
 class Config(config.Config):
     """Which vocabularies are compared, and on what."""
 
-    vocab_sizes: tuple[int, ...] = (1024, 2048, 4096, 8192)
+    vocab_sizes: tuple[int, ...] = Field(default=(1024, 2048, 4096, 8192), min_length=1)
     """Sizes to try; doublings show the most."""
     tokenizer: TokenizeConfig = TokenizeConfig()
     """How each is learned; its own `vocab_size` is not looked at."""
@@ -73,6 +73,9 @@ def run(config: Config, run: Run, view: View | None = None) -> Artifact:
         for vocab_size in sorted(set(config.vocab_sizes)):
             tokens = tokenize_cell(config, run, vocab_size, view)
             size, found = measure(config, tokens, held_out, texts)
+            if sizes and size.vocab_size == sizes[-1].vocab_size:
+                run.log(f"the text holds too little for {vocab_size:,} ids: larger sizes are left out")
+                break
             if config.train_bytes:
                 size = size.trained(pretrain_cell(config, run, tokens, size, view).metrics)
             sizes.append(size)
