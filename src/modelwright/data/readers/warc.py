@@ -27,6 +27,7 @@ HTML = ("text/html", "application/xhtml+xml")
 PLAIN = ("text/plain",)
 _START, _GZIP_START = b"\nWARC/1.", b"\x1f\x8b\x08"
 """What a record starts with behind another one: as it is, and in a gzip member of its own."""
+_MAX_HEADER_BYTES = 1 << 16
 _PIECE = 1 << 20
 
 
@@ -45,24 +46,39 @@ def read(part: Part, source: Source, faults: Faults) -> Iterator[Document]:
 
 def _records(file: BinaryIO, part: Part, faults: Faults) -> Iterator[tuple[int, Any]]:
     """(byte, response with its block in memory). Each waits until the next one has been found where its
-    length says: else the length is wrong, and so is the block."""
+    length says: else one of the two is broken, and reading goes on at what looks like a record."""
     start: int | None = 0
+    is_told = False  # whether what stands at `start` has been counted as broken
     while start is not None:
-        place, waiting = start, None
+        place, waiting, length = start, None, 0
         try:
             for record in _iterate(file, start):
                 if waiting:
                     yield waiting
-                place, waiting = start + record.stream_pos, None
+                place, waiting, length, is_told = record.stream_pos, None, record.content_length, False
                 waiting = _whole(record, place, part, faults)
         except (OSError, RuntimeError, ValueError, EOFError, zlib.error) as error:
-            where = f"{part.where}, record at byte {place}"
-            faults("record broken", where, f"has a wrong length, or is garbled: {error}")
-            start = _next_start(file, place + 1)
+            is_good = waiting is not None and _has_its_length(file, place, length)
+            if waiting and is_good:
+                yield waiting
+            if not is_told:
+                where = f"{part.where}, {'behind the ' * is_good}record at byte {place}"
+                faults("record broken", where, f"a wrong length, or garbled: {error}")
+            start, is_told = _next_start(file, place + 1), is_good
             continue
         if waiting:
             yield waiting
         return
+
+
+def _has_its_length(file: BinaryIO, place: int, length: int) -> bool:
+    """Whether a record's block ends where it says: a line end follows, or nothing."""
+    file.seek(place)
+    content = file.read(length + _MAX_HEADER_BYTES)
+    if content.startswith(_GZIP_START):
+        content = zlib.decompressobj(wbits=31).decompress(content, length + _MAX_HEADER_BYTES)
+    _, _, rest = content.partition(b"\r\n\r\n")
+    return len(rest) == length or rest[length : length + 2] == b"\r\n"
 
 
 def _iterate(file: BinaryIO, start: int) -> Iterator[Any]:
