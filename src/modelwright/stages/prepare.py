@@ -24,6 +24,7 @@ from modelwright.data.decontaminate.items import EvalItem, read_items
 from modelwright.data.execution import Execution, Performer
 from modelwright.data.pipeline.clean import CLEAN, DROPPED, PHASE, clean_steps
 from modelwright.data.pipeline.plan import INDEX_FILE, Plan, write_plan
+from modelwright.data.pipeline.repeats import REPEATS
 from modelwright.data.pipeline.resolve import RESOLVE
 from modelwright.data.pipeline.shard import Shard, read_shard, shard_folder
 from modelwright.data.pipeline.tally import Tally
@@ -75,6 +76,8 @@ def run(config: Config, run: Run) -> Artifact:
         with run.progress("bytes cleaned", total) as bar:
             perform(CLEAN, numbers, bar.advance)
         resolved = perform(RESOLVE, [len(planned)])[len(planned)]
+        if config.duplicates.within:
+            resolved |= perform(REPEATS, [len(planned)])[len(planned)]
         unusable = index_items(config, run, folder)
         with run.progress("bytes written", total) as bar:
             perform(WRITE, numbers, bar.advance)

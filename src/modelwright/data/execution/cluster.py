@@ -4,50 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from modelwright.base.errors import UserError
 from modelwright.data.execution.local import environment
 from modelwright.data.execution.worker import work
 
 
-def run(
-    function: str, folder: Path, units: Iterable[int], workers: int, address: str | None
-) -> dict[int, dict[str, Any]]:
-    """Unit -> {"done"} or {"failed"}. `address` is a running cluster's; without one, Ray is started here
-    with `workers` CPUs, and stopped again."""
-    try:
-        import ray
+class RayCluster:
+    """A running cluster ("auto" finds one, "host:port" is one), or else a Ray of its own with `workers`
+    CPUs on this machine, which ends with the context."""
+
+    def __init__(self, folder: Path, workers: int, address: str | None) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise UserError("data.execution.engine is 'ray': pip install 'modelwright[ray]'") from error
+        self._ray, self._folder = ray, folder
+        self._owned = not ray.is_initialized()
+        if self._owned:
+            _start(ray, workers, address)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._owned:
+            self._ray.shutdown()
+
+    def run(self, function: str, units: Iterable[int]) -> dict[int, dict[str, Any]]:
+        """Unit -> {"done"} or {"failed"}. Ray itself takes up again what died with a worker."""
         from ray.exceptions import RayError
-    except ImportError as error:
-        raise UserError("data.execution.engine is 'ray': pip install 'modelwright[ray]'") from error
-    owned = not ray.is_initialized()
-    if owned:
-        _start(ray, workers, address)
-    try:
+
         rows = [{"unit": unit} for unit in units]
         if not rows:
             return {}
-        task = _task(function, folder)
-        made = ray.data.from_items(rows, override_num_blocks=len(rows)).map(task, num_cpus=1)
-        return {row["unit"]: row["answer"] for row in made.take_all()}
-    except RayError as error:
-        raise UserError(
-            f"a Ray task failed: {str(error).strip().splitlines()[-1]}. What was finished is kept; the same "
-            "command goes on from there."
-        ) from error
-    finally:
-        if owned:
-            ray.shutdown()
+        try:
+            made = self._ray.data.from_items(rows, override_num_blocks=len(rows))
+            answers = made.map(_task(function, self._folder), num_cpus=1).take_all()
+        except RayError as error:
+            raise UserError(
+                f"a Ray task failed: {str(error).strip().splitlines()[-1]}. What was finished is kept; the "
+                "same command goes on from there."
+            ) from error
+        return {row["unit"]: row["answer"] for row in answers}
 
 
 def _start(ray: Any, workers: int, address: str | None) -> None:
-    quiet = {"log_to_driver": False, "include_dashboard": False, "configure_logging": False}
+    import ray.data  # Ray leaves it out until it is asked for
+
     if address:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     else:
+        variables = {"env_vars": {"PYTHONPATH": environment()["PYTHONPATH"]}}
         ray.init(
-            num_cpus=workers, runtime_env={"env_vars": {"PYTHONPATH": environment()["PYTHONPATH"]}}, **quiet
+            num_cpus=workers,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            runtime_env=variables,
         )
     ray.data.DataContext.get_current().enable_progress_bars = False
 

@@ -13,8 +13,8 @@ from pydantic import Field
 from modelwright.base import errors
 from modelwright.base.config import Config
 from modelwright.base.errors import UserError
-from modelwright.data.execution import cluster
 from modelwright.data.execution.beat import forget_deaths
+from modelwright.data.execution.cluster import RayCluster
 from modelwright.data.execution.local import LocalProcesses
 from modelwright.data.execution.worker import NOTES, work
 
@@ -52,6 +52,7 @@ class Performer:
         self._log = log
         self._stack = ExitStack()
         self._processes: LocalProcesses | None = None
+        self._ray: RayCluster | None = None
         for notes in (folder / NOTES).glob("*"):
             forget_deaths(notes)
 
@@ -66,8 +67,7 @@ class Performer:
     ) -> dict[int, Any]:
         """Unit -> its result. The first failure (by number) is raised, when all that ran has ended."""
         if self._execution.engine == "ray":
-            workers, address = self._execution.num_workers, self._execution.ray_address
-            answers = cluster.run(function, self._folder, units, workers, address)
+            answers = self._cluster().run(function, units)
         elif self._here:
             answers = {}
             for unit in units:
@@ -78,6 +78,13 @@ class Performer:
             answers = self._local().run(function, units, advance)
         raise_failure(answers)
         return {unit: answers[unit]["done"] for unit in units}
+
+    def _cluster(self) -> RayCluster:
+        if self._ray is None:
+            settings = self._execution
+            ray = RayCluster(self._folder.resolve(), settings.num_workers, settings.ray_address)
+            self._ray = self._stack.enter_context(ray)
+        return self._ray
 
     def _local(self) -> LocalProcesses:
         if self._processes is None:

@@ -16,7 +16,9 @@ from modelwright.base.files import atomic_path, canonical_json, read_json, sha25
 from modelwright.base.policy import Policy
 from modelwright.data import filters
 from modelwright.data.decontaminate import index as decontamination
-from modelwright.data.dedup import minhash
+from modelwright.data.dedup import lines as repeated_lines
+from modelwright.data.dedup import minhash, substring
+from modelwright.data.dedup.ranges import Removal
 from modelwright.data.readers.faults import OnError
 from modelwright.data.readers.source import Source
 from modelwright.data.readers.units import Unit
@@ -35,6 +37,17 @@ class Duplicates(config.Config):
     """Drop documents that are nearly the same: MinHash, FineWeb's settings by default ({})."""
     min_similarity: float = Field(default=0.0, ge=0.0, le=1.0)
     """Near duplicates whose estimated likeness is less stay; 0 trusts the bands, as FineWeb does."""
+    lines: repeated_lines.Config | None = None
+    """Cut lines, paragraphs or runs of sentences that stand in the corpus before."""
+    passages: substring.Config | None = None
+    """Cut passages of 100 bytes and more that stand in the corpus before, byte for byte."""
+    removal: Removal = Field(default_factory=lambda: Removal.model_validate({}))
+    """What becomes of documents with repeated lines or passages."""
+
+    @property
+    def within(self) -> bool:
+        """Whether repetitions within documents are looked for."""
+        return self.lines is not None or self.passages is not None
 
 
 class Decontaminate(config.Config):

@@ -18,7 +18,7 @@ from modelwright.data.dedup.report import report
 from modelwright.data.execution.beat import Beat
 from modelwright.data.pipeline.clean import BANDS, DOCUMENTS, HASHES, PHASE, SIGNATURES
 from modelwright.data.pipeline.plan import Duplicates, Plan, read_plan
-from modelwright.data.pipeline.shard import Shard, check_shard, make_shard, shard_folder
+from modelwright.data.pipeline.shard import check_shard, make_shard, read_shard, shard_folder
 
 RESOLVE = "modelwright.data.pipeline.resolve:resolve"
 FATES, FIRSTS = "fates.npy", "firsts.npy"
@@ -109,9 +109,9 @@ def _describer(places: Sequence[Path], sizes: Sequence[int]) -> Any:
 class Verdicts:
     """The decisions about one unit's documents."""
 
-    def __init__(self, folder: Path, number: int, shards: Sequence[Shard]) -> None:
-        """`shards` are those of the clean phase up to and with this unit."""
+    def __init__(self, folder: Path, number: int) -> None:
         place = resolve_folder(folder)
+        shards = [read_shard(shard_folder(folder, PHASE, unit)) for unit in range(number + 1)]
         sizes = [shard.rows_out for shard in shards]
         start = sum(sizes[:number])
         rows = slice(start, start + sizes[number])
@@ -122,6 +122,10 @@ class Verdicts:
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.fates.tolist())
+
+    def kept(self) -> list[int]:
+        """The rows of the unit that stay."""
+        return np.flatnonzero(np.asarray(self.fates) == KEPT).tolist()
 
     def first_of(self, row: int) -> str:
         """The beginning of the id of the document that a near duplicate repeats."""

@@ -17,8 +17,9 @@ from modelwright.data.execution.beat import Beat
 from modelwright.data.pipeline.clean import DOCUMENTS, DROPPED, PHASE, check_documents
 from modelwright.data.pipeline.dropped import write_dropped
 from modelwright.data.pipeline.plan import INDEX_FILE, Plan, read_plan, read_unit
+from modelwright.data.pipeline.repeats import repeats_folder, without_repeats
 from modelwright.data.pipeline.resolve import EXACT, KEPT, Verdicts, resolve_folder
-from modelwright.data.pipeline.shard import Shard, check_shard, make_shard, read_shard, shard_folder
+from modelwright.data.pipeline.shard import Shard, check_shard, describe, make_shard, shard_folder
 from modelwright.data.pipeline.tally import Tally
 from modelwright.data.split import Side, side_of
 from modelwright.data.steps import chain
@@ -32,51 +33,42 @@ def write(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
     """Write one unit's part of the corpus; its counts."""
     plan, _ = read_plan(folder)
     unit = read_unit(folder, number)
-    shards = [read_shard(shard_folder(folder, PHASE, each)) for each in range(number)]
-    shards.append(check_shard(shard_folder(folder, PHASE, number)))
+    shard = check_shard(shard_folder(folder, PHASE, number))
     settings = {
         "decontaminate": plan.decontaminate.model_dump(),
         "forget": sorted(plan.forget),
         "validation_fraction": plan.validation_fraction,
         "keep": plan.keep_dropped,
     }
-    index = folder / INDEX_FILE
-    made_from = [
-        settings,
-        shards[-1].mark,
-        check_shard(resolve_folder(folder)).mark,
-        sorted((file.name, file.stat().st_size) for file in index.glob("*")),
-        (index / "mark").read_text() if (index / "mark").is_file() else "",
-    ]
+    decided = [resolve_folder(folder), *([repeats_folder(folder)] if plan.duplicates.within else [])]
+    made_from = [settings, shard.mark, *(check_shard(place).mark for place in decided), _index_mark(folder)]
 
     def make(target: Path) -> tuple[int, int, int, dict[str, Any]]:
-        return _make(folder, plan, number, shards, beat, target)
+        return _make(folder, plan, number, shard, beat, target)
 
     mark = sha256_text(canonical_json(made_from))
-    shard = make_shard(shard_folder(folder, WRITTEN, number), mark, make)
+    written = make_shard(shard_folder(folder, WRITTEN, number), mark, make)
     beat.advance(unit.num_bytes)
-    return {"rows_in": shard.rows_in, "rows_out": shard.rows_out}
+    return {"rows_in": written.rows_in, "rows_out": written.rows_out}
 
 
 def _make(
-    folder: Path, plan: Plan, number: int, shards: list[Shard], beat: Beat, target: Path
+    folder: Path, plan: Plan, number: int, shard: Shard, beat: Beat, target: Path
 ) -> tuple[int, int, int, dict[str, Any]]:
     tallies = {side: Tally() for side in SIDES}
-    verdicts = Verdicts(folder, number, shards)
     source = shard_folder(folder, PHASE, number)
-    is_atlas = plan.sources[read_unit(folder, number).source].is_atlas
     with (
         write_dropped(target / DROPPED, plan.keep_dropped) as dropped,
         DocumentsFile(target / "train.parquet") as train,
         DocumentsFile(target / "validation.parquet") as validation,
     ):
         raw = _noted(read_documents(source / DOCUMENTS), beat)
-        documents, flows = chain(raw, write_steps(plan, folder, verdicts, is_atlas), dropped)
+        documents, flows = chain(raw, write_steps(plan, folder, number), dropped)
         for document in documents:
             side = side_of(document.id, plan.validation_fraction)
             (train if side == "train" else validation).add(document)
             tallies[side].add(document)
-    check_documents(source, shards[-1].rows_out, flows[0].documents)
+    check_documents(source, shard.rows_out, flows[0].documents)
     about = {
         "flows": [{"step": f.step, "documents": f.documents, "bytes": f.bytes} for f in flows],
         "dropped": dict(sorted(dropped.counts.items())),
@@ -87,10 +79,15 @@ def _make(
     return flows[0].documents, rows_out, sum(tally.bytes for tally in tallies.values()), about
 
 
-def write_steps(plan: Plan, folder: Path, verdicts: Verdicts, is_atlas: bool) -> list[tuple[str, Step]]:
+def write_steps(plan: Plan, folder: Path, number: int) -> list[tuple[str, Step]]:
     """What the documents go through that were read and cleaned. The embedded corpus is not held against the
     suites: they ask about its facts, and it keeps apart by construction what no text may hold."""
+    verdicts = Verdicts(folder, number)
+    is_atlas = plan.sources[read_unit(folder, number).source].is_atlas
     steps: list[tuple[str, Step]] = [("duplicates", without_duplicates(verdicts))]
+    if plan.duplicates.within:
+        removal = plan.duplicates.removal
+        steps.append(("repeats", without_repeats(folder, number, verdicts.kept(), removal)))
     if (folder / INDEX_FILE).is_dir() and not is_atlas:
         steps.append(("decontaminate", decontamination.step(_index(folder / INDEX_FILE))))
     if plan.forget:
@@ -135,6 +132,12 @@ def _noted(documents: Iterator[Document], beat: Beat) -> Iterator[Document]:
     for number, document in enumerate(documents):
         beat.at(number)
         yield document
+
+
+@cache
+def _index_mark(folder: Path) -> str:
+    """Changes with the evaluation items that the corpus is held against."""
+    return sha256_text("".join(file.sha256 for file in describe((folder / INDEX_FILE).glob("*"))))
 
 
 @cache
