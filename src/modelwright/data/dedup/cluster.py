@@ -33,9 +33,9 @@ chance meetings of unlike texts, and comparing all with all would take the squar
 class Config(config.Config):
     """When candidates are duplicates."""
 
-    min_similarity: float = Field(0.0, ge=0, le=1)
+    min_similarity: float = Field(default=0.0, ge=0, le=1)
     """Candidates below this likeness are left apart; 0 unites all candidates, as FineWeb does."""
-    memory_bytes: int = Field(MEMORY_BYTES, ge=1 << 16)
+    memory_bytes: int = Field(default=MEMORY_BYTES, ge=1 << 16)
     """What sorting takes in memory; the rest goes to disk."""
 
 

@@ -45,13 +45,14 @@ class Config(config.Config):
     """What a piece is, and when it is too many."""
 
     piece: Unit = "line"
-    min_letters: int = Field(40, ge=1)
+    """A line, a paragraph (ended by an empty line), or three sentences in a row."""
+    min_letters: int = Field(default=40, ge=1)
     """Pieces with fewer letters and digits are left alone: "Chapter 1" and "}" repeat with good reason."""
-    keep: int = Field(1, ge=0)
+    keep: int = Field(default=1, ge=0)
     """How many copies stay, the first ones in the corpus."""
-    drop_all_above: int | None = Field(None, ge=1)
+    drop_all_above: int | None = Field(default=None, ge=1)
     """Pieces with more copies than this go with all their copies; null: never."""
-    memory_bytes: int = Field(MEMORY_BYTES, ge=1 << 16)
+    memory_bytes: int = Field(default=MEMORY_BYTES, ge=1 << 16)
     """What sorting takes in memory."""
 
 

@@ -34,10 +34,11 @@ _BLOCK_SHINGLES = 1 << 12
 class Config(config.Config):
     """How signatures are made, and when two are candidates."""
 
-    ngram: int = Field(5, ge=1)
+    ngram: int = Field(default=5, ge=1)
     """Words in a run."""
-    bands: int = Field(14, ge=1)
-    rows: int = Field(8, ge=1)
+    bands: int = Field(default=14, ge=1)
+    """Groups of hashes, any of which makes two texts candidates when all of it agrees."""
+    rows: int = Field(default=8, ge=1)
     """Hashes in a band."""
     seed: int = 1
     """Chooses the orders."""
@@ -128,7 +129,8 @@ def word_hashes(normalised: str) -> Hashes:
 @cache
 def _orders(hashes: int, seed: int) -> Hashes:
     """An order of hashes for each place: x -> a x modulo 2^52, a bijection of 52 bits as a is odd. The hashes
-    are mixed already, so a multiplication is enough to make orders that have nothing to do with each other."""
+    are mixed already, so multiplying them is enough to make orders that have nothing to do with each other.
+    """
     return np.random.default_rng(seed).integers(0, 1 << 52, hashes, np.uint64) | np.uint64(1)
 
 

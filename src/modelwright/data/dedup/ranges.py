@@ -93,7 +93,7 @@ class Removal(config.Config):
 
     cut: bool = True
     """Whether the repeated parts are cut."""
-    drop_above: float | None = Field(None, ge=0, le=1)
+    drop_above: float | None = Field(default=None, ge=0, le=1)
     """Documents of which more than this share (of bytes) is repeated go altogether; null keeps them."""
 
 

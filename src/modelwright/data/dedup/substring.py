@@ -42,9 +42,9 @@ PLACE = np.dtype([("key", "<u8")])
 class Config(config.Config):
     """What counts as a repeated passage."""
 
-    min_bytes: int = Field(100, ge=16)
+    min_bytes: int = Field(default=100, ge=16)
     """Of a passage; 100 bytes are about 50 tokens of Lee et al.'s tokenizer."""
-    memory_bytes: int = Field(MEMORY_BYTES, ge=1 << 16)
+    memory_bytes: int = Field(default=MEMORY_BYTES, ge=1 << 16)
     """What this takes in memory besides the memory-mapped texts."""
 
     @property
