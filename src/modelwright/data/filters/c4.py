@@ -19,7 +19,15 @@ from modelwright.data.words.segment import count_sentences
 
 _CITATION = re.compile(r"\[(?:\d*|edit|citation needed)\]")
 _ENDS = (".", "?", "!", '"', "'")
-_POLICY = re.compile(r"terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies")
+_POLICY = (
+    "terms of use",
+    "privacy policy",
+    "cookie policy",
+    "uses cookies",
+    "use of cookies",
+    "use cookies",
+)
+_PHRASES = ("lorem ipsum", "javascript", *_POLICY)
 
 
 class Config(config.Config):
@@ -66,22 +74,22 @@ def step(config: Config) -> Step:
 def kept_lines(text: str, config: Config, removed: Counter[str]) -> list[str] | Reason:
     """The lines that stay, or why the document goes. `removed` counts the others by rule."""
     kept: list[str] = []
-    for line in text.splitlines():
-        line = line.strip()
-        words = line.split()
-        longest = config.max_word_length
-        if longest is not None and len(line) > longest and max(map(len, words)) > longest:
+    longest, least = config.max_word_length, config.min_words
+    suspect = _is_suspect(text, config)
+    for line in map(str.strip, text.splitlines()):
+        if longest is not None and len(line) > longest and max(map(len, line.split())) > longest:
             removed["c4: long word"] += 1
             continue
+        few = least is not None and len(line.split(None, least)) < least  # citations are words, too
         if config.remove_citations and "[" in line:
             line = _CITATION.sub("", line)
         if config.terminal_punctuation and (not line.endswith(_ENDS) or line.endswith("...")):
             removed["c4: no terminal punctuation"] += 1
             continue
-        if config.min_words is not None and len(words) < config.min_words:
+        if few:
             removed["c4: few words"] += 1
             continue
-        verdict = _content(line, config)
+        verdict = _content(line, config) if suspect else None
         if isinstance(verdict, Reason):
             return verdict
         if verdict:
@@ -89,6 +97,13 @@ def kept_lines(text: str, config: Config, removed: Counter[str]) -> list[str] | 
         else:
             kept.append(line)
     return kept
+
+
+def _is_suspect(text: str, config: Config) -> bool:
+    """Whether any line can hold what `_content` looks for; nearly all texts are cleared by one look."""
+    text = _CITATION.sub("", text) if config.remove_citations and "[" in text else text
+    lower = text.lower()
+    return "{" in text or any(phrase in lower for phrase in _PHRASES)
 
 
 def _content(line: str, config: Config) -> Reason | str | None:
@@ -100,7 +115,7 @@ def _content(line: str, config: Config) -> Reason | str | None:
         return "c4: javascript"
     if config.curly_bracket and "{" in line:
         return Reason("c4: curly bracket", says="code, not prose")
-    if config.policy and _POLICY.search(lower):
+    if config.policy and any(phrase in lower for phrase in _POLICY):
         return "c4: policy"
     return None
 
