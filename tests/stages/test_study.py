@@ -26,10 +26,11 @@ SETTINGS: dict[str, Any] = {
     "vocab_sizes": [300, 280],
     "train_bytes": 2_000,
     "validation_bytes": 500,
+    "step_bytes": 128,
     "target": {"depth": 2, "hidden_size": 64, "head_dim": 32},
     "pretrain": {
         "model": {"depth": 1, "hidden_size": 32, "head_dim": 16, "max_position_embeddings": 32},
-        "context": 16, "rows": 4, "compute": {"device": "cpu", "dtype": "float32", "compile": "never"},
+        "context": 16, "compute": {"device": "cpu", "dtype": "float32", "compile": "never"},
     },
 }  # fmt: skip
 PARALLEL = {

@@ -32,9 +32,12 @@ from modelwright.stages.study_page import render, table
 from modelwright.stages.tokenize import Config as TokenizeConfig
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.fertility import Fertility, Inequality, Meter
+from modelwright.training.compute import ComputeConfig
 
 INPUTS: tuple[str, ...] = ("corpus",)
 PAGE, FIGURES = "study.html", "study.json"
+EVERYWHERE_ALIKE = ComputeConfig(dtype="float32", compile="never")
+"""Which format is the faster one is timed elsewhere; a study gives the same figures twice."""
 SMALL = ModelChoice(depth=2, hidden_size=128, head_dim=32, max_position_embeddings=256)
 
 
@@ -54,8 +57,11 @@ class Config(config.Config):
     """Text that a small model of each size is trained on; 0 trains none."""
     validation_bytes: int = Field(default=100_000, gt=0)
     """Held-out text on which its bits per byte are measured."""
-    pretrain: PretrainConfig = PretrainConfig(model=SMALL)
-    """The small model and how it is trained; its own `tokens` are not looked at."""
+    step_bytes: int = Field(default=4096, gt=0)
+    """Text in one step of its training, the same for all sizes: so all take the same number of steps."""
+    pretrain: PretrainConfig = PretrainConfig(model=SMALL, context=128, compute=EVERYWHERE_ALIKE)
+    """The small model and how it is trained; its own `tokens`, `rows` and `validation_tokens` follow from the
+    three settings above."""
     target: ModelChoice = ModelChoice()
     """The model that the vocabulary is for: what the embedding costs is stated against it."""
 
@@ -98,8 +104,10 @@ def tokenize_cell(config: Config, run: Run, vocab_size: int, view: View | None) 
 def pretrain_cell(config: Config, run: Run, tokens: Artifact, size: Size, view: View | None) -> Artifact:
     """A small model in that vocabulary. Each reads the same bytes, not the same tokens."""
     held_out = tokens.metrics["validation_bytes_per_token"] or 1.0
+    per_token = size.fertility.bytes_per_token
     amounts = {
-        "tokens": max(1, round(config.train_bytes / size.fertility.bytes_per_token)),
+        "tokens": max(1, round(config.train_bytes / per_token)),
+        "rows": max(1, round(config.step_bytes / (per_token * config.pretrain.context))),
         "validation_tokens": max(1, round(config.validation_bytes / held_out)),
     }
     settings = PretrainConfig.model_validate({**config.pretrain.model_dump(), **amounts})

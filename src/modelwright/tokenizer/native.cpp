@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <queue>
 #include <string>
 #include <string_view>
@@ -348,8 +349,8 @@ struct Encoder {
     // The same with a linked list and a heap: n log n, whatever comes.
     uint32_t* long_piece(const uint8_t* p, size_t length, uint32_t* out) const {
         struct Symbol {
-            uint32_t id;
             int64_t before, behind;
+            uint32_t id;
         };
         struct Candidate {
             uint32_t rank, left, right;  // ids as they were, to see that they still are
@@ -368,7 +369,7 @@ struct Encoder {
             if (found != NO_RANK) heap.push_back({found, left, right, place});
             return found != NO_RANK;
         };
-        for (int64_t i = 0; i < count; ++i) symbols[i] = {byte_ids[p[i]], i - 1, i + 1};
+        for (int64_t i = 0; i < count; ++i) symbols[i] = {i - 1, i + 1, byte_ids[p[i]]};
         for (int64_t i = 0; i + 1 < count; ++i) consider(i);
         std::make_heap(heap.begin(), heap.end());
         while (!heap.empty()) {
@@ -618,13 +619,17 @@ void encoder_whole_first(void* encoder, const uint8_t* spelling, const int64_t* 
 }
 
 // Text i is [ends[i - 1], ends[i]) of `text`. `ids` has room for one id a byte; `id_ends` gets the ends.
-void encoder_encode(void* encoder, const uint8_t* text, const int64_t* ends, int64_t count, uint32_t* ids,
-                    int64_t* id_ends) {
+// 1 where memory does not suffice for a piece of gigabytes, else 0.
+int64_t encoder_encode(void* encoder, const uint8_t* text, const int64_t* ends, int64_t count, uint32_t* ids,
+                       int64_t* id_ends) try {
     uint32_t* out = ids;
     for (int64_t i = 0, start = 0; i < count; start = ends[i++]) {
         out = static_cast<Encoder*>(encoder)->text(text + start, text + ends[i], out);
         id_ends[i] = out - ids;
     }
+    return 0;
+} catch (const std::bad_alloc&) {
+    return 1;
 }
 
 void encoder_free(void* encoder) { delete static_cast<Encoder*>(encoder); }

@@ -28,7 +28,7 @@ SOURCE = Path(__file__).with_name("native.cpp")
 _SIGNATURES = {
     "encoder_new": "pinppi>p",
     "encoder_whole_first": "ppppi",
-    "encoder_encode": "pppipp",
+    "encoder_encode": "pppipp>i",
     "encoder_free": "p",
     "learner_new": "pini>p",
     "learner_add": "pppii",
@@ -129,8 +129,10 @@ class Encoder:
         """(ids of all texts, where each text's ids end). A lone surrogate is a UnicodeEncodeError."""
         data, ends = joined(texts)
         ids, id_ends = np.empty(len(data), dtype=np.uint32), np.empty(len(ends), dtype=np.int64)
+        arguments = (data, _at(ends), len(ends), _at(ids), _at(id_ends))
         with self._lock:
-            self._functions.encoder_encode(self._pointer, data, _at(ends), len(ends), _at(ids), _at(id_ends))
+            if self._functions.encoder_encode(self._pointer, *arguments):
+                raise MemoryError(f"a text of {len(data):,} bytes has a piece that is too long to be merged")
         return ids[: int(id_ends[-1]) if len(id_ends) else 0], id_ends
 
 
