@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,6 +119,27 @@ def test_length_bounds_are_inclusive() -> None:
     kept = step(map(document, ["a", "ab", "abc", "abcd"]), lambda d, why: reasons.append(str(why)))
     assert [d.text for d in kept] == ["ab", "abc"]
     assert [reason.split(":")[0] for reason in reasons] == ["too short", "too long"]
+
+
+def test_a_filter_may_look_at_some_documents_only() -> None:
+    short = {"name": "length", "min_characters": 5}
+    stream = [
+        replace(document("one", "web-1"), meta={"language": "en"}),
+        replace(document("two", "books"), meta={"language": "en"}),
+        replace(document("drei", "web-1"), meta={"language": "de"}),
+        document("long enough", "web-2"),
+        document("four", "web-2"),
+    ]
+
+    def kept(only: dict[str, Any]) -> list[str]:
+        _, step = filters.build({**short, "only": only})
+        return [d.text for d in step(iter(stream), lambda *_: None)]
+
+    assert kept({"sources": ["web-*"]}) == ["two", "long enough"]
+    assert kept({"languages": ["en"]}) == ["drei", "long enough", "four"]
+    assert kept({"sources": ["web-*"], "languages": ["de"]}) == ["one", "two", "long enough", "four"]
+    with pytest.raises(ConfigError, match=r"'only' of filter 'length'[\s\S]*source: unknown setting"):
+        filters.build({**short, "only": {"source": ["a"]}})
 
 
 Sides = Callable[[list[Document], float], dict[str, str]]

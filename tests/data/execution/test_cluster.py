@@ -1,31 +1,30 @@
-"""The same units on a real Ray, started here."""
+"""The same units, and the same corpus, on a real Ray that is started here."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from tests.data.execution.test_execution import ALL, perform
+from tests.data.execution.test_execution import ALL, UNIT
+from tests.data.pipeline.test_prepare_at_work import source, work
 
 from modelwright.base.errors import DamagedFile
+from modelwright.data.execution import Execution, Performer
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+__all__ = ["source"]
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own, of which there are many
-def test_ray_does_the_same(tmp_path: Path) -> None:
-    import ray
-
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[3])}},
-    )
-    try:
-        found, _, _ = perform(tmp_path / "a", {"2:1": "die once"}, engine="ray")
+def test_ray_does_the_same(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps({"2:1": "die once"}))
+    here = work(tmp_path / "here", source)
+    with Performer(Execution(engine="ray", workers=2), tmp_path, 0, print) as perform:
+        found = perform(UNIT, range(4))
         assert found == {n: {"unit": n, "kept": ALL, "blamed": []} for n in range(4)}
+        (tmp_path / "plan.json").write_text(json.dumps({"4:0": "damaged"}))
         with pytest.raises(DamagedFile, match="page 3 is torn"):
-            perform(tmp_path / "b", {"1:0": "damaged"}, engine="ray")
-    finally:
-        ray.shutdown()
+            perform(UNIT, [4])
+        there = work(tmp_path / "there", source, execution={"engine": "ray"})  # on the Ray that runs
+    assert there.id == here.id

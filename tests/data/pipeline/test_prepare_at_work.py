@@ -102,14 +102,6 @@ def test_the_same_bytes_for_any_number_of_workers(
     assert not (tmp_path / "3" / "work").exists()
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_the_same_bytes_on_ray(source: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="the extra 'ray' is not installed")
-    here = work(tmp_path / "here", source)
-    there = work(tmp_path / "there", source, execution={"engine": "ray", "workers": 2})
-    assert there.id == here.id
-
-
 def test_units_do_not_change_what_is_kept(source: Path, tmp_path: Path) -> None:
     made = [work(tmp_path / f"{size}", source, unit_bytes=size) for size in (5_000, 1 << 26)]
     kept = [[d for d in read_corpus(each.file("train"))] for each in made]

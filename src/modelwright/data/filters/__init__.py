@@ -7,18 +7,35 @@ uses it as
     data:
       filters:
         - {name: length, min_characters: 200}
+        - {name: gopher_quality, only: {languages: [en]}}
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-from modelwright.base.config import validate
+from modelwright.base.config import Config, validate
 from modelwright.base.errors import ConfigError, did_you_mean
-from modelwright.base.seams import Step
+from modelwright.base.schema import Document
+from modelwright.base.seams import Drop, Step
+
+
+class Only(Config):
+    """Which documents a filter looks at; the others pass it by."""
+
+    sources: tuple[str, ...] | None = None
+    """Names or patterns of sources: [novels, "web-*"]."""
+    languages: tuple[str, ...] | None = None
+    """As the filter `language`, which comes before, has found them."""
+
+    def __call__(self, document: Document) -> bool:
+        """Whether the filter looks at this one."""
+        named = self.sources is None or any(fnmatchcase(document.source, p) for p in self.sources)
+        return named and (self.languages is None or document.meta.get("language") in self.languages)
 
 
 def names() -> list[str]:
@@ -33,5 +50,21 @@ def build(settings: Mapping[str, Any]) -> tuple[str, Step]:
         received = f"'{name}'" if name else f"settings without a name: {dict(settings)}"
         raise ConfigError(f"data.filters: no filter {received}.{did_you_mean(str(name), names())}")
     module = import_module(f"{__name__}.{name}")
-    rest = {key: value for key, value in settings.items() if key != "name"}
-    return name, module.step(validate(module.Config, rest, f"filter '{name}'"))
+    rest = {key: value for key, value in settings.items() if key not in ("name", "only")}
+    step: Step = module.step(validate(module.Config, rest, f"filter '{name}'"))
+    if "only" not in settings:
+        return name, step
+    return name, _restricted(step, validate(Only, settings["only"], f"'only' of filter '{name}'"))
+
+
+def _restricted(step: Step, only: Only) -> Step:
+    """The step for some documents; all keep their order."""
+
+    def restricted(documents: Iterator[Document], drop: Drop) -> Iterator[Document]:
+        for document in documents:
+            if only(document):
+                yield from step(iter((document,)), drop)
+            else:
+                yield document
+
+    return restricted
