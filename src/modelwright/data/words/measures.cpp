@@ -12,6 +12,8 @@ namespace {
 
 using Code = uint32_t;
 
+bool is_same(Code a, int32_t b) { return a == Code(b); }
+
 // Words side by side, with or without a space between, and hashes of all runs of words: the polynomial
 // hash of Karp and Rabin modulo the prime 2^61 - 1. Runs of equal hash are compared letter by letter.
 struct Joined {
@@ -27,12 +29,13 @@ struct Joined {
         return sum >= PRIME ? sum - PRIME : sum;
     }
 
-    Joined(const Code* t, const int32_t* starts, const int32_t* ends, int64_t count, bool spaced) : gap(spaced) {
+    Joined(const Code* t, const int32_t* spans, int64_t count, bool spaced) : gap(spaced) {
         uint64_t hash = 0;
+        codes.reserve(count ? spans[2 * count - 1] - spans[0] + count : 0);
         offsets.push_back(0);
         hashes.push_back(0);
         for (int64_t i = 0; i < count; ++i) {
-            for (int64_t place = starts[i]; place < ends[i]; ++place) hash = add(hash, t[place]);
+            for (int64_t place = spans[2 * i]; place < spans[2 * i + 1]; ++place) hash = add(hash, t[place]);
             if (spaced) hash = add(hash, ' ');
             offsets.push_back(codes.size());
             hashes.push_back(hash);
@@ -46,7 +49,9 @@ struct Joined {
         return sum >= PRIME ? sum - PRIME : sum;
     }
 
-    int64_t length(int64_t first, int64_t words) const { return offsets[first + words] - offsets[first] - gap; }
+    int64_t length(int64_t first, int64_t words) const {
+        return offsets[first + words] - offsets[first] - gap;
+    }
 
     uint64_t hash(int64_t first, int64_t words) {
         const uint64_t size = offsets[first + words] - offsets[first];
@@ -63,11 +68,12 @@ struct Joined {
     }
 };
 
-// Runs of words that were seen, each with its first place and how often.
+// Runs of words that were seen, each by its first place, and how often. Half of the hash finds the slot, half
+// of it is kept to tell most others apart.
 struct Seen {
     struct Slot {
-        uint64_t hash;
-        int32_t first, count;
+        uint32_t tag;
+        int32_t first;  // -1: free
     };
     Joined& joined;
     int64_t words;
@@ -76,16 +82,18 @@ struct Seen {
     Seen(Joined& joined, int64_t words, int64_t most) : joined(joined), words(words) {
         size_t size = 16;
         while (int64_t(size) < 2 * most) size *= 2;
-        slots.assign(size, {0, 0, 0});
+        slots.assign(size, {0, -1});
     }
 
-    Slot& at(int64_t first) {
-        const uint64_t hash = joined.hash(first, words);
-        size_t slot = (hash ^ hash >> 29) & (slots.size() - 1);
-        while (slots[slot].count && !(slots[slot].hash == hash && joined.equal(slots[slot].first, first, words)))
-            slot = (slot + 1) & (slots.size() - 1);
-        if (!slots[slot].count) slots[slot] = {hash, int32_t(first), 0};
-        return slots[slot];
+    // The place at which this run was seen first: this one if it was not.
+    int64_t first_of(int64_t place) {
+        const uint64_t hash = joined.hash(place, words);
+        const uint32_t tag = uint32_t(hash);
+        for (size_t slot = (hash >> 29) & (slots.size() - 1);; slot = (slot + 1) & (slots.size() - 1)) {
+            Slot& found = slots[slot];
+            if (found.first < 0) return found = {tag, int32_t(place)}, place;
+            if (found.tag == tag && joined.equal(found.first, place, words)) return found.first;
+        }
     }
 };
 
@@ -108,41 +116,37 @@ void measure_words(const uint16_t* kinds, const Code* codes, const int32_t* span
         for (const Code* c = first; c < behind; ++c) all &= kinds[*c], any |= kinds[*c];
         if (!all) ++words, characters += behind - first;
         alphabetic += (any & ALPHABETIC) != 0;
-        for (size_t j = 0; j < missing.size(); ++j)
-            if (missing[j][0] == behind - first && !std::memcmp(missing[j] + 1, first, (behind - first) * sizeof(Code))) {
-                missing.erase(missing.begin() + j);
-                break;
-            }
+        const auto same = std::find_if(missing.begin(), missing.end(), [&](const int32_t* word) {
+            return word[0] == behind - first && std::equal(first, behind, word + 1, is_same);
+        });
+        if (same != missing.end()) missing.erase(same);
     }
     found[0] = words, found[1] = characters, found[2] = alphabetic, found[3] = asked - missing.size();
 }
 
 // Fills `found`, one value a size: for the first `num_top` sizes the characters of the most frequent run of
 // so many words, times its count (-1: no run is so long); for the others the characters of repeated runs.
-void measure_repeats(const Code* codes, const int32_t* spans, int64_t count, const int32_t* sizes, int64_t num_top,
-                     int64_t num_sizes, int64_t* found) {
-    std::vector<int32_t> starts(count), ends(count);
-    for (int64_t i = 0; i < count; ++i) starts[i] = spans[2 * i], ends[i] = spans[2 * i + 1];
-    Joined spaced(codes, starts.data(), ends.data(), num_top ? count : 0, true);
-    Joined dense(codes, starts.data(), ends.data(), num_sizes > num_top ? count : 0, false);
+void measure_repeats(const Code* codes, const int32_t* spans, int64_t count, const int32_t* sizes,
+                     int64_t num_top, int64_t num_sizes, int64_t* found) {
+    Joined spaced(codes, spans, num_top ? count : 0, true);
+    Joined dense(codes, spans, num_sizes > num_top ? count : 0, false);
+    std::vector<int32_t> counts;
     for (int64_t i = 0; i < num_sizes; ++i) {
         const int64_t words = sizes[i], runs = std::max<int64_t>(count - words + 1, 0);
+        Joined& joined = i < num_top ? spaced : dense;
+        Seen seen(joined, words, runs);
         if (i < num_top) {
-            Seen seen(spaced, words, runs);
-            for (int64_t first = 0; first < runs; ++first) ++seen.at(first).count;
-            int32_t most = 0, place = 0;
-            for (const Seen::Slot& slot : seen.slots)
-                if (slot.count > most || (slot.count == most && most && slot.first < place))
-                    most = slot.count, place = slot.first;
-            found[i] = runs ? most * spaced.length(place, words) : -1;
-        } else {
-            Seen seen(dense, words, runs);
-            found[i] = 0;
-            for (int64_t first = 0; first < runs;) {
-                Seen::Slot& slot = seen.at(first);
-                if (slot.count++) found[i] += dense.length(first, words), first += words;
-                else ++first;
-            }
+            counts.assign(runs, 0);
+            for (int64_t place = 0; place < runs; ++place) ++counts[seen.first_of(place)];
+            const int64_t most = std::max_element(counts.begin(), counts.end()) - counts.begin();
+            found[i] = runs ? counts[most] * joined.length(most, words) : -1;
+            continue;
+        }
+        found[i] = 0;
+        for (int64_t place = 0; place < runs;) {
+            const bool again = seen.first_of(place) != place;
+            if (again) found[i] += joined.length(place, words);
+            place += again ? words : 1;
         }
     }
 }

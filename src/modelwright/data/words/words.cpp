@@ -72,6 +72,7 @@ struct Table {
 };
 
 bool is_digit(Code c) { return c - '0' < 10; }
+bool is_one_of(const char* marks, Code c) { return c > 0 && c < 128 && std::strchr(marks, int(c)); }
 bool is_ascii_letter(Code c) { return (c | 32) - 'a' < 26; }
 
 // One language's rules, and room to work in.
@@ -85,6 +86,10 @@ struct Splitter {
     std::vector<char> seen;
 
     int kind(Code c) const { return c < 0x110000 ? kinds[c] : 0; }
+
+    bool all_are(int bit, const Code* t, int64_t start, int64_t end) const {
+        return std::all_of(t + start, t + end, [&](Code c) { return (kind(c) & bit) != 0; });
+    }
 
     const Entry* exception(const Code* t, int64_t start, int64_t end) {
         const Entry* entry = table.find(t + start, end - start);
@@ -151,19 +156,19 @@ struct Splitter {
         if (place == start || place + 1 == end) return 0;
         const Code before = t[place - 1], behind = t[place + 1];
         const bool digit = is_digit(before);
-        if (digit && (mark == '+' || mark == '-' || mark == '*' || mark == '^') &&
-            (is_digit(behind) || behind == '-'))
-            return 1;
+        if (digit && is_one_of("+-*^", mark) && (is_digit(behind) || behind == '-')) return 1;
         const int left = kind(before), right = kind(behind);
         if (mark == '.') return left & (LOWER | QUOTE) && right & (UPPER | QUOTE);
         if (mark == ',') return (left & right & LETTER) != 0;
         if (!digit && !(left & LETTER)) return 0;
-        if (mark == ':' || mark == '<' || mark == '>' || mark == '=' || mark == '/') return (right & LETTER) != 0;
+        if (is_one_of(":<>=/", mark)) return (right & LETTER) != 0;
         if (mark != '-' && mark != '~' && mark != 0x2013 && mark != 0x2014) return 0;
         if (right & LETTER) return 1;
         const int64_t most = mark == '-' ? 3 : mark == 0x2014 ? 2 : 1;
-        for (int64_t length = 2; length <= most && t[place + length - 1] == mark && place + length < end; ++length)
+        for (int64_t length = 2; length <= most; ++length) {
+            if (place + length >= end || t[place + length - 1] != mark) break;
             if (kind(t[place + length]) & LETTER) return length;
+        }
         return 0;
     }
 
@@ -176,7 +181,7 @@ struct Splitter {
 
     bool is_top(const Code* t, int64_t start, int64_t end) {
         if (end - start < 2 || end - start > 63) return false;
-        return std::all_of(t + start, t + end, [&](Code c) { return (kind(c) & LOWER) != 0; });
+        return all_are(LOWER, t, start, end);
     }
 
     static bool is_address(const Code* t, const Span* parts) {
@@ -192,16 +197,15 @@ struct Splitter {
             if (t[start] == '0' && (i == 0 || i == 3 || length == 3)) return false;
         }
         const int first = values[0], second = values[1];
-        if (first == 10 || first == 127 || (first == 169 && second == 254) || (first == 192 && second == 168) ||
-            (first == 172 && second >= 16 && second <= 31))
-            return false;
+        if (first == 10 || first == 127 || (first == 169 && second == 254)) return false;
+        if ((first == 192 && second == 168) || (first == 172 && second >= 16 && second <= 31)) return false;
         return first <= 223 && second <= 255 && values[2] <= 255 && values[3] <= 254;
     }
 
     bool is_host(const Code* t, int64_t start, int64_t end) {
         Span parts[4];
         int64_t labels = 0, place = start, begin = start;
-        for (; place < end && t[place] != ':' && t[place] != '/' && t[place] != '?' && t[place] != '#'; ++place) {
+        for (; place < end && !is_one_of(":/?#", t[place]); ++place) {
             if (t[place] == '.') {
                 if (!is_label(t, begin, place)) return false;
                 if (labels < 4) parts[labels] = {begin, place};
@@ -223,16 +227,15 @@ struct Splitter {
             if (port - place - 1 < 2 || port - place - 1 > 5) return false;
             place = port;
         }
-        return place == end || t[place] == '/' || t[place] == '?' || t[place] == '#';
+        return place == end || is_one_of("/?#", t[place]);
     }
 
     bool is_url(const Code* t, int64_t start, int64_t end) {
         if (std::find(t + start, t + end, Code('.')) == t + end) return false;  // no host without
         if (is_host(t, start, end)) return true;
         int64_t scheme = start;
-        while (scheme < end && (t[scheme] == '_' || t[scheme] == '+' || t[scheme] == '-' || t[scheme] == '.' ||
-                                kind(t[scheme]) & (ALPHABETIC | NUMBER)))
-            ++scheme;
+        const int letters = ALPHABETIC | NUMBER;
+        while (scheme < end && (is_one_of("_+-.", t[scheme]) || kind(t[scheme]) & letters)) ++scheme;
         if (scheme - start > 1 && stands("://", t, scheme, end) && is_host(t, scheme + 3, end)) return true;
         for (int64_t at = start + 1; at < end; ++at)
             if (t[at] == '@' && is_host(t, at + 1, end)) return true;
@@ -273,9 +276,7 @@ struct Splitter {
             for (int32_t length : entry->pieces) add(start, start + length), start += length;
             return;
         }
-        if (std::all_of(t + start, t + end, [&](Code c) { return (kind(c) & LETTER) != 0; }) ||
-            is_url(t, start, end))
-            return add(start, end);
+        if (all_are(LETTER, t, start, end) || is_url(t, start, end)) return add(start, end);
         int64_t word = start;
         for (int64_t place = start; place < end;) {
             const int64_t length = infix_length(t, start, place, end);
@@ -373,7 +374,7 @@ struct Splitter {
         tokens(t, begin, size, [&](int64_t start, int64_t end, bool) {
             if (end - start == 1 && kind(t[start]) & TERMINAL) {
                 closed = true;
-            } else if (closed && !std::all_of(t + start, t + end, [&](Code c) { return kind(c) & PUNCTUATION; })) {
+            } else if (closed && !all_are(PUNCTUATION, t, start, end)) {
                 visit(last);
                 closed = false;
             }
@@ -404,7 +405,8 @@ void* open_rules(const uint16_t* kinds, const int32_t* data, int64_t size, int64
     made->letters_apart = letters_apart;
     for (int64_t place = 0; place < size;) {
         if (size - place < 4) return delete made, nullptr;
-        const int32_t length = data[place], role = data[place + 1], pieces = data[place + 2], pattern = data[place + 3];
+        const int32_t length = data[place], role = data[place + 1];
+        const int32_t pieces = data[place + 2], pattern = data[place + 3];
         place += 4;
         if (length < 1 || pieces < 0 || pattern < 0 || size - place < int64_t(length) + pieces + pattern)
             return delete made, nullptr;
