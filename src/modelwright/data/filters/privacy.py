@@ -24,8 +24,8 @@ class Config(config.Config):
     kinds: tuple[Kind, ...] = DEFAULT_KINDS
     """"national_id" has to be asked for."""
     action: Literal["mask", "mark"] = "mask"
-    """"mask" replaces each finding and counts it in meta["masked"]; "mark" leaves the text, counts in
-    meta["personal_data"] and sets the document's `personal_data`."""
+    """"mask" replaces each finding and counts them in meta["masked"], {} where there are none; "mark" leaves
+    the text, counts in meta["personal_data"] and sets the document's `personal_data`."""
     style: Style = "tag"
     salt: str = ""
     """For the style "pseudonym"."""
@@ -39,6 +39,11 @@ class Config(config.Config):
         return self
 
 
+def _marked(document: Document, counts: Counter[str]) -> Document:
+    meta = {**document.meta, "personal_data": dict(sorted(counts.items()))}
+    return replace(document, personal_data=True, meta=meta)
+
+
 def step(config: Config) -> Step:
     """The Step."""
 
@@ -49,11 +54,10 @@ def step(config: Config) -> Step:
                 kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
                 drop(document, Reason("much personal data", counts.total(), kinds))
                 continue
-            if not counts:
-                yield document
-            elif config.action == "mark":
-                meta = {**document.meta, "personal_data": dict(sorted(counts.items()))}
-                yield replace(document, personal_data=True, meta=meta)
+            if config.action == "mark":
+                yield _marked(document, counts) if counts else document
+            elif not counts:  # also says that it was looked for: a policy asks for that
+                yield replace(document, meta={**document.meta, "masked": {}})
             else:
                 text, all_counts = mask(text, config.kinds, config.style, config.salt)
                 meta = {**document.meta, "masked": dict(sorted(all_counts.items()))}

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from modelwright.base.files import sha256_text
+from modelwright.base.policy import PER_DOCUMENT
+from modelwright.base.provenance import UNKNOWN
 from modelwright.base.schema import Document, Json
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.pages import page_text
@@ -49,6 +51,8 @@ def row_documents(rows: Iterator[Row], source: Source, faults: Faults) -> Iterat
             faults("no text field", row.where, problem)
             continue
         text = row.fields[source.text_field]
+        if isinstance(text, list) and all(isinstance(part, str) for part in text):
+            text = "\n\n".join(text)  # articles, paragraphs: a list of strings is one text
         if source.html and isinstance(text, str):
             text = page_text(text, row.where, source, faults)
             if text is None:
@@ -97,13 +101,16 @@ def _meta(row: Row, source: Source) -> dict[str, Json]:
 
 
 def known(row: Row, source: Source) -> Source:
-    """The source's facts, and the row's own where the source says nothing."""
+    """The source's facts, and the row's own where the source says nothing, or that each document says it."""
     licence = row.fields.get("licence") or row.fields.get("license")
     jurisdiction, personal = row.fields.get("jurisdiction"), row.fields.get("personal_data")
-    own: dict[str, Json] = {}
-    if source.licence == "unknown" and isinstance(licence, str) and is_short(licence):
+    own: dict[str, Json] = {
+        name: UNKNOWN for name in ("licence", "jurisdiction") if getattr(source, name) == PER_DOCUMENT
+    }
+    silent = (UNKNOWN, PER_DOCUMENT)
+    if source.licence in silent and isinstance(licence, str) and is_short(licence):
         own["licence"] = licence
-    if source.jurisdiction == "unknown" and isinstance(jurisdiction, str) and is_short(jurisdiction):
+    if source.jurisdiction in silent and isinstance(jurisdiction, str) and is_short(jurisdiction):
         own["jurisdiction"] = jurisdiction
     if source.personal_data is None and isinstance(personal, bool):
         own["personal_data"] = personal
@@ -112,6 +119,6 @@ def known(row: Row, source: Source) -> Source:
 
 def is_short(text: str) -> bool:
     """Whether a field is a title or a name, and not a text."""
-    return 0 < len(text) <= _MAX_META_CHARACTERS and not any(
-        "\ud800" <= letter <= "\udfff" for letter in text
-    )
+    if not 0 < len(text) <= _MAX_META_CHARACTERS:
+        return False
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -1,0 +1,100 @@
+"""A recipe's policy, from sources to later stages: refused before any work, or judged by document."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelwright.base.artifact import Artifact
+from modelwright.base.errors import GateRefused
+from modelwright.base.progress import PlainView
+from modelwright.cli import main
+from modelwright.data.corpus import read_corpus
+from modelwright.life import Life
+from modelwright.recipes.recipe import Recipe
+
+QUIET = PlainView(quiet=True)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.jsonl"
+    licences = ["MIT", "CC-BY-SA-4.0", None, "CC0-1.0 OR CC-BY-SA-4.0"]
+    rows = [
+        {"text": f"Text number {n} about one thing or another.", "license": licences[n % 4]}
+        for n in range(40)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def recipe(source: dict[str, Any], policy: dict[str, Any], **sections: Any) -> Recipe:
+    stages = ("prepare", *[verb for verb in ("tokenize", "pretrain", "finetune") if verb in sections])
+    return Recipe(name="x", stages=stages, data={"sources": [source]}, policy=policy)
+
+
+def test_what_a_source_says_is_refused_before_any_work(texts: Path, tmp_path: Path) -> None:
+    source = {"path": str(texts), "name": "web", "licence": "CC-BY-SA-4.0", "jurisdiction": "US"}
+    life = Life(recipe(source, {"jurisdictions": ["EU"], "share_alike": False}), tmp_path / "run", QUIET)
+    with pytest.raises(GateRefused) as refused:
+        life.run(["prepare"])
+    said = str(refused.value)
+    assert "source 'web' breaks policy.jurisdictions: it has jurisdiction 'US', allowed: EU" in said
+    assert "source 'web' breaks policy.share_alike" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line_exits_with_3(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--set", f"data.sources=[{texts}]", "--set", "policy.personal_data=none"]
+    assert main(["prepare", "text", "-o", str(tmp_path / "run"), *given]) == 3
+    assert "personal data 'unknown'" in capsys.readouterr().err
+
+
+def test_documents_that_state_their_own_licence_are_judged_one_by_one(texts: Path, tmp_path: Path) -> None:
+    source = {"path": str(texts), "name": "web", "licence": "per-document", "jurisdiction": "DE"}
+    policy = {"jurisdictions": ["EU"], "share_alike": False}
+    (made,) = Life(recipe(source, policy), tmp_path / "run", QUIET).run(["prepare"])
+    kept = [d for side in ("train", "validation") for d in read_corpus(made.file(side))]
+    assert {d.licence for d in kept} == {"MIT", "CC0-1.0 OR CC-BY-SA-4.0"} and len(kept) == 20
+    assert made.metrics["dropped"] == {"policy: share_alike": 20}
+    assert made.manifest.provenance.licences == {"CC0-1.0 OR CC-BY-SA-4.0": 10, "MIT": 10}
+
+
+def test_masking_satisfies_a_policy_that_asks_for_it(texts: Path, tmp_path: Path) -> None:
+    plain = recipe({"path": str(texts), "name": "web"}, {"personal_data": "masked"})
+    with pytest.raises(GateRefused, match="personal data 'unknown'"):
+        Life(plain, tmp_path / "a", QUIET).run(["prepare"])
+    data = {**plain.data, "filters": [{"name": "privacy"}]}
+    masked = plain.model_copy(update={"data": data})
+    (made,) = Life(masked, tmp_path / "b", QUIET).run(["prepare"])
+    assert made.manifest.provenance.personal_data == {"masked": 40}
+
+
+def test_later_stages_refuse_inputs_that_learned_from_what_is_not_allowed(
+    texts: Path, tmp_path: Path
+) -> None:
+    source = {"path": str(texts), "name": "web", "licence": "GPL-3.0-only", "legal_basis": "licence"}
+    loose = recipe(source, {}, tokenize={})
+    folder = tmp_path / "run"
+    Life(loose, folder, QUIET).run(["prepare"])
+    assert Artifact.load(folder / "prepare").manifest.provenance.by_source["web"].legal_basis == "licence"
+    strict = loose.model_copy(update={"policy": {"share_alike": False}})
+    with pytest.raises(
+        GateRefused, match=r"tokenize: 'corpus' at .*\n.*source 'web' breaks policy.share_alike"
+    ):
+        Life(strict, folder, QUIET).run(["tokenize"])
+    given = {"corpus": folder / "prepare"}
+    with pytest.raises(GateRefused, match=r"policy.share_alike"):
+        Life(strict, tmp_path / "other", QUIET, given).run(["tokenize"])
+    assert not (tmp_path / "other").exists()
+
+
+def test_retention_that_is_over_is_always_refused(texts: Path, tmp_path: Path) -> None:
+    source = {"path": str(texts), "name": "web", "retention": "2020-01-31"}
+    with pytest.raises(GateRefused, match="retention until 2020-01-31, which is over"):
+        Life(recipe(source, {}), tmp_path / "run", QUIET).run(["prepare"])
