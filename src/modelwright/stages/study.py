@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from pydantic import Field
 
 from modelwright import __version__
@@ -24,6 +25,7 @@ from modelwright.base.run import Run
 from modelwright.base.seeding import derive
 from modelwright.data.corpus import read_corpus
 from modelwright.model.config import ModelChoice
+from modelwright.model.transformer import Transformer
 from modelwright.stages import pretrain, tokenize
 from modelwright.stages.parallel_text import read_parallel
 from modelwright.stages.pretrain import Config as PretrainConfig
@@ -174,10 +176,6 @@ def measure(
 
 def target_parameters(choice: ModelChoice, vocab_size: int) -> int:
     """Parameters of the model that the vocabulary is for, counted without memory for them."""
-    import torch
-
-    from modelwright.model.transformer import Transformer
-
     with torch.device("meta"):
         return Transformer(choice.derive(vocab_size)).num_parameters()
 
