@@ -6,6 +6,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from modelwright.base.policy import refuse
 from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
 from modelwright.base.seeding import derive
-from modelwright.data.corpus import shard_name
+from modelwright.data.corpus import read_documents, shard_name
 from modelwright.data.decontaminate.index import Index
+from modelwright.data.decontaminate.inject import inject
 from modelwright.data.decontaminate.items import EvalItem, read_items
 from modelwright.data.execution import Execution, Performer
-from modelwright.data.pipeline.clean import CLEAN, DROPPED, PHASE, clean_steps
+from modelwright.data.pipeline.clean import CLEAN, DOCUMENTS, DROPPED, PHASE, clean_steps
 from modelwright.data.pipeline.plan import INDEX_FILE, Plan, write_plan
 from modelwright.data.pipeline.repeats import REPEATS
 from modelwright.data.pipeline.resolve import RESOLVE
@@ -32,13 +34,17 @@ from modelwright.data.pipeline.write import SIDES, WRITE, WRITTEN
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.units import units
 from modelwright.data.sources import describe, mark, stated, statements
-from modelwright.data.split import fill_the_empty_side
+from modelwright.data.split import fill_the_empty_side, position
 from modelwright.environments.task import all_tasks
 
 INPUTS: tuple[str, ...] = ()
 
 WORK, DROPPED_FOLDER, SOURCES_FILE = "work", "dropped", "sources.json"
 """Unfinished units; what went, as Parquet; path, size and sha256 of every raw file that was read."""
+
+
+PLANTED = 200
+"""Evaluation items that each run plants to measure the recall of its decontamination."""
 
 
 class Config(Plan):
@@ -103,11 +109,47 @@ def index_items(config: Config, run: Run, folder: Path) -> dict[str, Any]:
     if not config.decontaminate.on or all(source.is_atlas for source in config.sources):
         return {}
     sets = [item for path in config.decontaminate.sets for item in read_items(Path(path))]
-    index = Index.build([*known_items(), *sets], config.decontaminate.index)
+    items = [*known_items(), *sets]
+    index = Index.build(items, config.decontaminate.index)
     index.save(target)
-    coverage = index.coverage()
-    run.log("decontamination: " + "; ".join(f"{kind} {count:,}" for kind, count in coverage.items()))
-    return {"evaluation_items": dict(coverage)}
+    coverage = dict(sorted(index.coverage().items()))
+    run.log("evaluation items: " + "; ".join(f"{kind} {count:,}" for kind, count in coverage.items()))
+    return {"evaluation_items": coverage, "decontamination": measured_recall(index, items, run, folder)}
+
+
+def measured_recall(index: Index, items: list[EvalItem], run: Run, folder: Path) -> dict[str, Any]:
+    """Plant a sample of the items in texts of this corpus and look for them: kind -> what was found. A corpus
+    that is called clean by a filter that finds nothing is not clean."""
+    by_hash = sorted(items, key=lambda item: position(f"{item.suite}/{item.id}", "recall"))
+    hosts = list(islice(host_texts(folder), PLANTED))
+    if not hosts:
+        return {}
+    hopeless = {(suite, name) for suite, name, _ in index.unusable()}
+    sample = [item for item in by_hash if (item.suite, item.id) not in hopeless][:PLANTED]
+    if not sample:
+        return {}
+    try:
+        recall = inject(index, sample, hosts, run.seed)
+    except UserError as error:  # every host holds an item: none of them can show what planting one changes
+        run.log(str(error))
+        return {}
+    said = "; ".join(f"{kind} {share.value:.1%}" for kind, share in recall.found.items())
+    run.log(f"of {len(sample)} usable items planted in texts of this corpus are found: {said}")
+    return {
+        kind: {
+            "found": share.count,
+            "planted": share.total,
+            "low": round(share.interval[0], 4),
+            "high": round(share.interval[1], 4),
+        }
+        for kind, share in recall.found.items()
+    }
+
+
+def host_texts(folder: Path) -> Iterator[str]:
+    """Texts of the corpus that are long enough to hide something in."""
+    for path in sorted(folder.glob(f"{PHASE}/*/{DOCUMENTS}")):
+        yield from (document.text for document in read_documents(path) if len(document.text) >= 500)
 
 
 def known_items() -> Iterator[EvalItem]:
