@@ -49,8 +49,9 @@ def manifest(folder: Path, stage: str, number: int, **changes: Any) -> None:
                  "tokens": [0, 0, 2_400_000, 640_000, 410_000, 96_000, 0, 0, 0][number],
                  "flops": 5.4e13 / (number + 1) if training else 0.0, "peak_memory_bytes": 1_420_000_000,
                  "energy_wh": 0.21 * (number + 1)},
-        "provenance": {"documents": 12_345, "sources": {"atlas": 12_345}, "licences": {"CC0-1.0": 12_345},
-                       "jurisdictions": {"unknown": 12_345}, "personal_data": {"no": 12_345}},
+        "provenance": {"by_source": {"atlas": {
+            "documents": 12_345, "licences": {"CC0-1.0": 12_345},
+            "jurisdictions": {"unknown": 12_345}, "personal_data": {"no": 12_345}}}},
         "created": f"2026-11-22T14:0{number}:00+00:00",
     } | changes  # fmt: skip
     write(folder / stage / "manifest.json", content)

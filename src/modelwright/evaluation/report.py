@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
 from markupsafe import Markup
 
@@ -19,8 +16,8 @@ from modelwright.base.artifact import FULL_PRECISION_MODELS, Artifact
 from modelwright.base.errors import UserError
 from modelwright.base.files import write_text
 from modelwright.base.provenance import Provenance
-from modelwright.evaluation import plots
 from modelwright.evaluation.findings import INVENTIONS, QUESTIONS, Findings
+from modelwright.evaluation.page import template
 
 REPORT = "report.html"
 INVENTION = "invented_countries"
@@ -44,21 +41,7 @@ def write_report(run_dir: Path) -> Path:
 
 def render(findings: Findings) -> str:
     """The page as text."""
-    return _template().render(gather(findings))
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("modelwright.evaluation", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(FILTERS)
-    environment.globals["key"] = lambda model: Markup(plots.key(model))
-    return environment.get_template("report.html.jinja")
+    return template("modelwright.evaluation", "report.html.jinja").render(gather(findings))
 
 
 def gather(findings: Findings) -> dict[str, Any]:
@@ -177,67 +160,3 @@ def provenance(findings: Findings) -> tuple[str, Provenance] | None:
     if best is None or not best.manifest.provenance.documents:
         return None
     return best.texts_behind(), best.manifest.provenance
-
-
-# --- filters: numbers in words
-
-
-def duration(seconds: float) -> str:
-    """75 -> "1 min 15 s"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s"
-
-
-def size(count: float) -> str:
-    """14200000 -> "14.2 MB"."""
-    for unit, letter in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= unit:
-            return f"{count / unit:.3g} {letter}"
-    return f"{count:.0f} bytes"
-
-
-def flops(count: float) -> str:
-    """42.3e12 -> "42.3 TFLOP"."""
-    text = plots.short(count)
-    return f"{text[:-1]} {text[-1]}FLOP" if text[-1].isalpha() else f"{text} FLOP"
-
-
-def score(cell: float, unit: str) -> str:
-    """A score in its unit: shares as per cent."""
-    if not math.isfinite(cell):
-        return "unbounded"
-    return f"{cell * 100:.1f} %" if unit == "share" else f"{cell:.1f}" if unit == "words" else f"{cell:.3f}"
-
-
-def change(value: float, unit: str) -> str:
-    """A difference with its sign: shares in percentage points."""
-    return f"{value * 100:+.1f} points" if unit == "share" else f"{value:+.3g}"
-
-
-def visible(token: str) -> str:
-    """A token whose white space can be seen."""
-    return token.replace(" ", "\u2423").replace("\n", "\u23ce").replace("\t", "\u21e5")
-
-
-def _guarded(show: Callable[..., str]) -> Callable[..., str]:
-    """A damaged number is shown as a question mark; it does not cost the reader the page."""
-
-    def guarded(value: float, *rest: str) -> str:
-        return show(value, *rest) if math.isfinite(value) else "?"
-
-    return guarded
-
-
-FILTERS = {
-    "duration": _guarded(duration),
-    "size": _guarded(size),
-    "flops": _guarded(flops),
-    "score": score,
-    "change": _guarded(change),
-    "short": _guarded(plots.short),
-    "percent": _guarded(lambda share: f"{share * 100:.1f} %"),
-    "visible": visible,
-}
