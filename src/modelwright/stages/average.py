@@ -23,7 +23,8 @@ from modelwright.base.run import Run
 from modelwright.compression.average import uniform
 from modelwright.formats.huggingface import load_model, save_model
 from modelwright.model.transformer import Transformer
-from modelwright.stages.views import ConversationView, PairView, TextView
+from modelwright.stages.text_view import TextView
+from modelwright.stages.views import ConversationView, PairView
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.shards import TokenShards
 from modelwright.training.checkpoint import Checkpoints

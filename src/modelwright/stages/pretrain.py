@@ -15,7 +15,7 @@ from modelwright.model.flops import training_flops_per_token
 from modelwright.model.init import initialize
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
-from modelwright.stages.views import TextView
+from modelwright.stages.text_view import TextView
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.shards import TokenShards
 from modelwright.training.compute import ComputeConfig, compile_blocks, resolve

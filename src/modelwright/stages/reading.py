@@ -13,7 +13,7 @@ from modelwright.base.config import validate
 from modelwright.base.errors import UserError
 from modelwright.base.seeding import derive
 from modelwright.stages import pretrain
-from modelwright.stages.views import Order
+from modelwright.stages.text_view import Order
 from modelwright.tokenizer.shards import TokenShards
 
 

@@ -1,4 +1,5 @@
-"""Views of data: how documents, conversations and pairs become what the loop trains and measures on.
+"""Views of data: how conversations and pairs become what the loop trains and measures on (documents:
+`text_view`).
 
 A training stage inherits its view's settings. `average` builds the same held-out measure again from
 the settings in the manifest, so that its candidates are judged as training judged them.
@@ -6,9 +7,8 @@ the settings in the manifest, so that its candidates are judged as training judg
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import compress, pairwise
+from collections.abc import Sequence
+from itertools import compress
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -22,91 +22,21 @@ from modelwright.base.run import Run
 from modelwright.base.schema import Batch, Conversation, Message, Preference
 from modelwright.base.seams import Objective
 from modelwright.base.seeding import derive
-from modelwright.data.mix import Group, Mix, plan
 from modelwright.data.readers.source import Source
 from modelwright.data.sources import conversations_from, preferences_from, provenance_of, statements
 from modelwright.data.split import Side
-from modelwright.evaluation.likelihood import bits_per_byte
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
 from modelwright.objectives.preference import sequence_logps
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.chat import render
-from modelwright.tokenizer.selection import Selection
-from modelwright.tokenizer.shards import TokenShards
-from modelwright.training.batches import Example, Mixture, Packed, Pairs, Windows
+from modelwright.training.batches import Example, Packed, Pairs
 from modelwright.training.loop import mean_loss
 
 if TYPE_CHECKING:
     from modelwright.training.loop import Validate
 
 ATLAS = (Source(path="atlas"),)
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a training reads, row by row, and where that stands in the shards."""
-
-    batches: Windows | Mixture
-    streams: tuple[Selection, ...]
-    groups: tuple[Group, ...]
-
-    def spans(self, row: int, length: int) -> Iterator[tuple[int, int]]:
-        """(first token, tokens) in the shards of what a row of training reads, in order."""
-        start = self.batches.start_of(row)
-        stream, place = start if isinstance(start, tuple) else (0, start)
-        return self.streams[stream].spans(place, length)
-
-    def describe(self, rows: int) -> Iterator[str]:
-        """Lines for the log: what is read how often, and what not at all."""
-        for group in self.groups:
-            share = f"{group.rows / rows:.1%} of training, " if len(self.groups) > 1 else ""
-            often = f"read {group.epochs:.2f} times" if group.rows else "left out"
-            yield f"text of {group.name}: {share}{group.tokens:,} tokens {often}"
-
-
-class TextView(Config):
-    """Documents as windows of tokens."""
-
-    context: int = Field(default=256, gt=1)
-    """Tokens in a window (T)."""
-    rows: int = Field(default=16, gt=0)
-    """Windows in a micro-batch (B)."""
-    validation_tokens: int = Field(default=25_000, gt=0)
-    """Held-out tokens that each measurement reads."""
-    mix: Mix | None = None
-    """How much of training each source gives, and a curriculum. None: all text as often as it comes."""
-
-    def order(self, shards: TokenShards, seed: int, rows: int) -> Order:
-        """The `rows` rows of a training: which tokens each reads."""
-        end = shards.index.end_of_text_id
-        if self.mix is None:
-            everything = Selection(shards, shards.index.sources)
-            whole = Group("all", shards.index.sources, len(shards), rows, rows * self.context / len(shards))
-            return Order(Windows(everything, self.rows, self.context, seed, end), (everything,), (whole,))
-        planned = plan(self.mix, shards.tokens_of_sources(), rows, self.context)
-        streams = [Selection(shards, group.sources) for group in planned.groups]
-        windows = [
-            Windows(stream, self.rows, self.context, derive(seed, "group", group.name), end)
-            if group.rows
-            else None
-            for stream, group in zip(streams, planned.groups, strict=True)
-        ]
-        return Order(Mixture(windows, planned.choice, self.rows, end), tuple(streams), planned.groups)
-
-    def measure(self, model: Transformer, shards: TokenShards, tokenizer: BPETokenizer) -> Validate:
-        """Bits per byte on held-out documents, each read alone."""
-        lengths = tokenizer.byte_lengths
-        device = str(next(model.parameters()).device)
-
-        def validate() -> dict[str, float]:
-            ends = pairwise(shards.boundaries)
-            documents = (shards.read(int(start), int(end - start)).tolist() for start, end in ends)
-            limits = {"max_tokens": self.validation_tokens, "window": self.context}
-            found = bits_per_byte(model, documents, lengths, **limits, device=device)
-            return {"validation_bits_per_byte": found.value}
-
-        return validate
 
 
 class ConversationView(Config):
