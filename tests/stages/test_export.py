@@ -133,7 +133,7 @@ def drop_scale(kind: str) -> Callable[..., Any]:
     ("target", "name", "spoil", "check"),
     [
         (gguf, "interleave_rotary", lambda weight, heads: weight, "logits"),
-        (gguf, "_PRE_TOKENIZERS", {gguf.QWEN2_PATTERN: "gpt-2"}, "tokens"),
+        (gguf, "_pre_tokenizer", lambda content: "gpt-2", "tokens"),
         (gguf, "_tokens", swap_tokens, "tokens"),
         (gguf, "_converted", drop_scale("1.mlp.gate_proj.weight"), "logits"),
         (export, "write_gguf", write_truncated, "reads it"),

@@ -30,7 +30,7 @@ from modelwright.formats.huggingface import load_config, load_weights
 from modelwright.model.config import ModelConfig
 from modelwright.tokenizer.bpe import CONFIG_FILE, TOKENIZER_FILE
 from modelwright.tokenizer.chat import END_OF_TEXT, TURN_END
-from modelwright.tokenizer.learn import PRE_TOKENIZER, QWEN2_PATTERN
+from modelwright.tokenizer.patterns import REGEX, cut_of
 
 FileType = Literal["f32", "f16", "q8_0"]
 """How the matrices are stored; vectors (norms and biases) are F32 in every type."""
@@ -42,9 +42,6 @@ _FILE_TYPES: Mapping[str, tuple[LlamaFileType, GGMLQuantizationType]] = {
 }
 _BLOCK = 32
 """Weights that share a scale in Q8_0: a row that this does not divide is stored as F16."""
-
-_PRE_TOKENIZERS = {QWEN2_PATTERN: PRE_TOKENIZER}
-"""Text of the split regex -> the name under which llama.cpp knows it."""
 
 _TENSORS = {
     "model.embed_tokens": "token_embd",
@@ -207,16 +204,14 @@ def _tokens(content: Mapping[str, Any], rows: int) -> tuple[list[str], list[Toke
 
 
 def _pre_tokenizer(content: Mapping[str, Any]) -> str:
-    parts = content["pre_tokenizer"]["pretokenizers"]
-    kinds = [part["type"] for part in parts]
-    regex = parts[0]["pattern"]["Regex"] if kinds == ["Split", "ByteLevel"] else ""
-    if content.get("normalizer") is not None or regex not in _PRE_TOKENIZERS:
+    cut = cut_of(content)
+    if cut is None or cut.gguf_name is None:
         raise UserError(
-            f"tokenizer.json pre-tokenizes by {kinds} with the regex {regex!r}; llama.cpp has no name for"
-            " that, and a wrong name breaks text silently."
-            f" Known: {sorted(_PRE_TOKENIZERS.values())}, without a normalizer."
+            f"tokenizer.json pre-tokenizes by {content.get('pre_tokenizer')!r} behind the normalizer "
+            f"{content.get('normalizer')!r}; llama.cpp has no name for that, and a wrong name breaks text "
+            f"silently. Known: {', '.join(REGEX)}, without a normalizer."
         )
-    return _PRE_TOKENIZERS[regex]
+    return cut.gguf_name
 
 
 def gguf_name(name: str) -> str:
