@@ -40,8 +40,8 @@ def model() -> QualityModel:
 def test_it_tells_what_it_learned_from_apart(model: QualityModel) -> None:
     assert model.about.auc == 1.0
     assert model.score("the captain and a storm with the ship") > 0.5 > model.score("the farmer with a horse")
-    assert set(SEA) <= {ngram for ngram, push in model.about.telling_good if push > 0}
-    assert set(LAND) <= {ngram for ngram, push in model.about.telling_ordinary if push < 0}
+    assert set(SEA) <= {ngram for ngram, weight in model.about.telling_good if weight > 0}
+    assert set(LAND) <= {ngram for ngram, weight in model.about.telling_ordinary if weight < 0}
     assert len(model.about.held_out_good) == 24 and len(model.about.held_out_ordinary) == 30
 
 

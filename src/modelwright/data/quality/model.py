@@ -66,7 +66,7 @@ class About(config.Config):
     """Scores of the good texts held out, for plots and thresholds."""
     held_out_ordinary: list[float]
     telling_good: list[tuple[str, float]]
-    """(n-gram, its push: weight times mean value), strongest first."""
+    """(n-gram, weight), the most telling first."""
     telling_ordinary: list[tuple[str, float]]
 
 
@@ -102,7 +102,7 @@ class QualityModel:
         )
         scores = [np.array([_score(weights, vector(text, config.bits)) for text in side]) for side in judging]
         low, high = auc_interval(*scores, seed=config.seed)
-        telling = _telling(weights, taught, rows, config)
+        telling = _telling(weights, taught, rows, labels, config)
         about = About(
             config=config,
             good_documents=len(sides[0]),
@@ -192,21 +192,23 @@ def _hash_of(texts: Sequence[str]) -> str:
 
 
 def _telling(
-    weights: Weights, texts: Sequence[str], rows: Sequence[Vector], config: Config
+    weights: Weights, texts: Sequence[str], rows: Sequence[Vector], labels: Sequence[float], config: Config
 ) -> tuple[list[tuple[str, float]], list[tuple[str, float]]]:
-    """The n-grams that push most towards good, and those that push most towards ordinary. A push is the
-    weight times the mean value over all texts: AdaGrad gives rare n-grams large weights, too."""
-    pushes = np.zeros(1 << config.bits, np.float64)
-    for bucket, value in rows:
-        pushes[bucket] += value
-    pushes *= weights.bucket / max(len(rows), 1)
-    order: list[int] = np.argsort(pushes, kind="stable").tolist()
+    """The n-grams that tell most: weight times the difference of the two kinds' mean values. The weight
+    alone would show rare n-grams, which AdaGrad takes large steps for, and the mean alone the commas."""
+    means = np.zeros((2, 1 << config.bits), np.float64)
+    for label, (bucket, value) in zip(labels, rows, strict=True):
+        means[int(label), bucket] += value
+    means /= np.maximum(np.bincount(np.array(labels, np.int64), minlength=2), 1)[:, None]
+    parts = weights.bucket * (means[1] - means[0])
+    order: list[int] = np.argsort(-parts, kind="stable").tolist()
     chosen = [
-        [bucket for bucket in order[::-1][: config.num_telling] if pushes[bucket] > 0],
-        [bucket for bucket in order[: config.num_telling] if pushes[bucket] < 0],
+        [bucket for bucket in order if parts[bucket] > 0 and weights.bucket[bucket] * sign > 0]
+        for sign in (1, -1)
     ]
+    chosen = [side[: config.num_telling] for side in chosen]
     names = _names({*chosen[0], *chosen[1]}, texts, config.bits)
-    good, ordinary = ([(names[bucket], float(pushes[bucket])) for bucket in side] for side in chosen)
+    good, ordinary = ([(names[bucket], float(weights.bucket[bucket])) for bucket in side] for side in chosen)
     return good, ordinary
 
 
