@@ -46,7 +46,7 @@ def test_csv_and_tsv(tmp_path: Path, name: str) -> None:
 
 
 def test_csv_rows_that_are_wrong_cost_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from modelwright.data.readers import tables
+    from modelwright.data.readers import csv as tables
 
     monkeypatch.setattr(tables, "MAX_TEXT_BYTES", 200)
     wrong = b"text,n\na,1\nb\nc,2,3\n\xff,4\n" + b"x" * 300 + b',5\nd,6\n"never closed,7\n'

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from modelwright.data.readers.columns import batch_rows, first_line, text_columns
+from modelwright.data.readers.columns import BROKEN, batch_rows, first_line, text_columns
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.part import Part
 from modelwright.data.readers.rows import Row
@@ -14,7 +14,6 @@ from modelwright.data.readers.storage import open_raw
 
 _FILE_MAGIC = b"ARROW1"
 _MAX_ROWS = 512  # turned into Python objects at a time
-BROKEN = (pa.ArrowException, OSError, EOFError)
 
 
 def rows(part: Part, faults: Faults) -> Iterator[Row]:

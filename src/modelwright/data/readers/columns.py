@@ -11,6 +11,9 @@ from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.part import Part
 from modelwright.data.readers.rows import Row
 
+BROKEN = (pa.ArrowException, OSError, EOFError, MemoryError)
+"""What Arrow raises for a file that is truncated or garbled: a length with a wrong bit asks for exabytes."""
+
 
 def batch_rows(batch: pa.RecordBatch, part: Part, first_row: int, faults: Faults) -> Iterator[Row]:
     """The rows of a batch; `first_row` rows of the file stand before it."""
@@ -26,10 +29,14 @@ def batch_rows(batch: pa.RecordBatch, part: Part, first_row: int, faults: Faults
             continue
         try:
             alone = batch.slice(index, 1)
+            alone.validate(full=True)  # else a garbled offset leads outside of the memory
             yield Row(alone.to_pylist()[0], part, "row", number)
-        except UnicodeDecodeError:
-            problem = "holds text that is not valid UTF-8"
-            faults("not UTF-8", f"{part.where}, row {number}", problem)
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            where = f"{part.where}, row {number}"
+            if "utf" in str(error).lower():
+                faults("not UTF-8", where, "holds text that is not valid UTF-8")
+            else:
+                faults("row garbled", where, first_line(error))
 
 
 def text_columns(schema: pa.Schema) -> list[str]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modelwright.data.readers.columns import batch_rows, first_line, text_columns
+from modelwright.data.readers.columns import BROKEN, batch_rows, first_line, text_columns
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.part import Part
 from modelwright.data.readers.rows import Row
@@ -22,7 +21,7 @@ def rows(part: Part, faults: Faults) -> Iterator[Row]:
     try:
         with open_raw(part.path) as raw, pq.ParquetFile(raw) as file:
             yield from _groups(file, part, faults)
-    except (pa.ArrowException, OSError) as error:
+    except BROKEN as error:
         problem = f"not a whole Parquet file ({part.file_bytes:,} bytes): {first_line(error)}"
         faults("file truncated or garbled", part.where, problem)
 
@@ -39,7 +38,7 @@ def _groups(file: pq.ParquetFile, part: Part, faults: Faults) -> Iterator[Row]:
             for batch in file.iter_batches(min(max(size, 1), _MAX_BATCH_ROWS), [group], columns):
                 yield from batch_rows(batch, part, row, faults)
                 row += batch.num_rows
-        except (pa.ArrowException, OSError) as error:
+        except BROKEN as error:
             where = f"{part.where}, row group {group + 1}, after row {row}"
             faults("file truncated or garbled", where, f"cannot be read: {first_line(error)}")
         first_row += about.num_rows

@@ -1,43 +1,26 @@
-"""Files to Documents. A format is one file beside this one, an entry in READERS or ROWS, and its suffixes
-in `source.FORMATS`."""
+"""Files to Documents. To add a format, add one file to this folder, named like the format, and its suffix
+to `source.FORMATS`. The file holds `read(part, source, faults)`, which gives Documents, or, where records
+have fields, `rows(part, faults)`, which gives Rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
 
 from modelwright.base.schema import Document
-from modelwright.data.readers import arrow, code, html, jsonl, parquet, pdf, tables, text, warc
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.files import File, find_files
 from modelwright.data.readers.part import Part, whole
 from modelwright.data.readers.rows import Row, row_documents
-from modelwright.data.readers.source import Source
+from modelwright.data.readers.source import Format, Source
 from modelwright.data.readers.storage import readable, stat
 
-ROWS: dict[str, Callable[[Part, Faults], Iterator[Row]]] = {
-    "jsonl": jsonl.rows,
-    "csv": tables.rows,
-    "tsv": tables.rows,
-    "arrow": arrow.rows,
-    "parquet": parquet.rows,
-}
-"""Formats of rows with fields."""
 
-
-def _documents_of_rows(format: str, part: Part, source: Source, faults: Faults) -> Iterator[Document]:
-    return row_documents(ROWS[format](part, faults), source, faults)
-
-
-READERS: dict[str, Callable[[Part, Source, Faults], Iterator[Document]]] = {
-    "text": text.read,
-    "lines": text.read_lines,
-    "html": html.read,
-    "warc": warc.read,
-    "pdf": pdf.read,
-    "code": code.read,
-    **{format: partial(_documents_of_rows, format) for format in ROWS},
-}
+def module_of(format: Format) -> Any:
+    """The module that reads a format."""
+    return import_module(f"modelwright.data.readers.{format}")
 
 
 def read(source: Source, faults: Faults) -> Iterator[Document]:
@@ -53,16 +36,20 @@ def read_file(file: File, source: Source, faults: Faults) -> Iterator[Document]:
 
 
 def read_rows(file: File, faults: Faults) -> Iterator[Row]:
-    """The rows of one file of a format in ROWS."""
+    """The rows of one file of a format whose records have fields."""
     part = part_of(file, faults)
     if part:
-        yield from ROWS[part.format](part, faults)
+        yield from module_of(part.format).rows(part, faults)
         _check_unchanged(part, faults)
 
 
 def read_part(part: Part, source: Source, faults: Faults) -> Iterator[Document]:
     """The documents of a part of a file. The parts in order give what the whole file gives."""
-    yield from READERS[part.format](part, source, faults)
+    module = module_of(part.format)
+    if hasattr(module, "rows"):
+        yield from row_documents(module.rows(part, faults), source, faults)
+    else:
+        yield from module.read(part, source, faults)
     _check_unchanged(part, faults)
 
 

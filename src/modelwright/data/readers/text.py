@@ -1,4 +1,4 @@
-"""Plain text and Markdown: a file is a document, or (format: lines) each line is one."""
+"""Plain text and Markdown: a file is a document."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.part import Part
 from modelwright.data.readers.rows import MAX_TEXT_BYTES, make_document
 from modelwright.data.readers.source import Source
-from modelwright.data.readers.streams import BROKEN_STREAM, broken_stream, lines_of, open_bytes
+from modelwright.data.readers.streams import BROKEN_STREAM, broken_stream, open_bytes
 
 
 def read(part: Part, source: Source, faults: Faults) -> Iterator[Document]:
@@ -21,19 +21,6 @@ def read(part: Part, source: Source, faults: Faults) -> Iterator[Document]:
     document = make_document(text.replace("\r\n", "\n"), part, source, part.where, faults, {})
     if document:
         yield document
-
-
-def read_lines(part: Part, source: Source, faults: Faults) -> Iterator[Document]:
-    """A document a line; blank lines are passed over."""
-    for number, line in lines_of(part.path, faults, part.start, part.stop, part.first):
-        where = f"{part.where}, line {number}"
-        try:
-            text = line.decode("utf-8-sig").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            faults("not UTF-8", where, f"not valid UTF-8 at byte {error.start} of the line")
-            continue
-        if text.strip() and (document := make_document(text, part, source, where, faults, {"line": number})):
-            yield document
 
 
 def decode(content: bytes, part: Part, faults: Faults) -> str | None:

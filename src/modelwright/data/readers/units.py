@@ -10,20 +10,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, BinaryIO
 
-import pyarrow as pa
-
 from modelwright.base.files import canonical_json, sha256_text
-from modelwright.data.readers import arrow, parquet
+from modelwright.data.readers.columns import BROKEN
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.files import File, find_files
 from modelwright.data.readers.part import Part, whole
+from modelwright.data.readers.read import module_of
 from modelwright.data.readers.source import COMPRESSIONS, Source
 from modelwright.data.readers.storage import open_raw, readable
 from modelwright.data.readers.streams import wide_encoding
 
 _PIECE = 1 << 20
 _OF_LINES = ("jsonl", "lines")
-_OF_BATCHES = {"parquet": parquet.pieces, "arrow": arrow.pieces}
+_OF_BATCHES = ("parquet", "arrow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +94,8 @@ def parts(file: File, unit_bytes: int) -> list[Part]:
         return _parts_of_lines(all_of_it, unit_bytes)
     if file.format in _OF_BATCHES:
         try:
-            return _parts_of_batches(all_of_it, _OF_BATCHES[file.format](file.path), unit_bytes)
-        except (pa.ArrowException, EOFError):
+            return _parts_of_batches(all_of_it, module_of(file.format).pieces(file.path), unit_bytes)
+        except BROKEN:
             pass  # the reader will say what is wrong with it
     return [all_of_it]
 
