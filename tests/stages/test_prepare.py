@@ -118,7 +118,7 @@ def test_filters_come_from_the_recipe(texts: Path, tmp_path: Path) -> None:
 
 def test_when_nothing_is_left_it_says_where_all_went(texts: Path, tmp_path: Path) -> None:
     filters = [{"name": "length", "min_characters": 10_000}]
-    with pytest.raises(UserError, match=r"no document is left.*\n.*length 0.*too short 40") as error:
+    with pytest.raises(UserError, match=r"no document is left.*\n.*length 0.*too short 41") as error:
         run_prepare(tmp_path / "p", sources=[str(texts)], filters=filters)
     assert "empty 1" in str(error.value)
     with pytest.raises(UserError, match=r"data\.sources is empty"):

@@ -18,6 +18,7 @@ from modelwright.base.schema import Document
 from modelwright.data.corpus import DocumentsFile, read_documents
 
 Side = Literal["train", "validation"]
+SIDES: tuple[Side, ...] = ("train", "validation")
 
 
 def position(key: str, salt: str) -> float:

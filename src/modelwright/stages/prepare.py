@@ -6,7 +6,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +19,33 @@ from modelwright.base.policy import refuse
 from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
 from modelwright.base.seeding import derive
-from modelwright.data.corpus import read_documents, shard_name
-from modelwright.data.decontaminate.index import Index
-from modelwright.data.decontaminate.inject import inject
+from modelwright.data.corpus import shard_name
 from modelwright.data.decontaminate.items import EvalItem, read_items
 from modelwright.data.execution import Execution, Performer
-from modelwright.data.pipeline.clean import CLEAN, DOCUMENTS, DROPPED, PHASE, clean_steps
-from modelwright.data.pipeline.plan import INDEX_FILE, Plan, write_plan
-from modelwright.data.pipeline.repeats import REPEATS
-from modelwright.data.pipeline.resolve import RESOLVE
-from modelwright.data.pipeline.shard import Shard, read_shard, shard_folder
+from modelwright.data.pipeline.plan import (
+    CLEAN,
+    INDEX,
+    ITEMS_FILE,
+    REPEATS,
+    RESOLVE,
+    WRITE,
+    Plan,
+    named_filters,
+    write_items,
+    write_plan,
+)
+from modelwright.data.pipeline.shard import CLEAN_PHASE, DROPPED, WRITE_PHASE, Shard, read_shard, shard_folder
 from modelwright.data.pipeline.tally import Tally
-from modelwright.data.pipeline.write import SIDES, WRITE, WRITTEN
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.units import units
 from modelwright.data.sources import describe, mark, stated, statements
-from modelwright.data.split import fill_the_empty_side, position
+from modelwright.data.split import SIDES, fill_the_empty_side
 from modelwright.environments.task import all_tasks
 
 INPUTS: tuple[str, ...] = ()
 
 WORK, DROPPED_FOLDER, SOURCES_FILE = "work", "dropped", "sources.json"
 """Unfinished units; what went, as Parquet; path, size and sha256 of every raw file that was read."""
-
-
-PLANTED = 200
-"""Evaluation items that each run plants to measure the recall of its decontamination."""
 
 
 class Config(Plan):
@@ -69,7 +70,7 @@ def run(config: Config, run: Run) -> Artifact:
     if not config.sources:
         raise UserError("data.sources is empty: name at least one file, folder or glob, or 'atlas'")
     refuse(config.policy.breaches(facts(config)), "prepare")
-    clean_steps(config)  # a filter with a mistake fails before any work
+    list(named_filters(config))  # a filter with a mistake fails before any work
     folder = run.dir / WORK
     faults = Faults(config.on_error)
     planned = list(units(config.sources, config.unit_bytes, faults))
@@ -84,13 +85,18 @@ def run(config: Config, run: Run) -> Artifact:
         resolved = perform(RESOLVE, [len(planned)])[len(planned)]
         if config.duplicates.within:
             resolved |= perform(REPEATS, [len(planned)])[len(planned)]
-        unusable = index_items(config, run, folder)
+        indexed = perform(INDEX, [len(planned)])[len(planned)] if lay_down_items(config, folder) else None
+        if indexed:
+            say_recall(run, indexed)
         with run.progress("bytes written", total) as bar:
             perform(WRITE, numbers, bar.advance)
     cleaned, written = (
-        [read_shard(shard_folder(folder, phase, number)) for number in numbers] for phase in (PHASE, WRITTEN)
+        [read_shard(shard_folder(folder, phase, number)) for number in numbers]
+        for phase in (CLEAN_PHASE, WRITE_PHASE)
     )
-    metrics = summary(cleaned, written, resolved) | unusable
+    metrics = summary(cleaned, written, resolved)
+    if indexed:
+        metrics |= {"evaluation_items": indexed["items"], "decontamination": indexed["recall"]}
     say_where_they_went(run, metrics)
     if not metrics["train_documents"] + metrics["validation_documents"]:
         raise UserError(f"no document is left to train on.\n{table(metrics)}")
@@ -102,54 +108,23 @@ def run(config: Config, run: Run) -> Artifact:
     return run.finish([*SIDES, DROPPED_FOLDER, SOURCES_FILE], metrics)
 
 
-def index_items(config: Config, run: Run, folder: Path) -> dict[str, Any]:
-    """Build the index of evaluation items that the write phase asks; how many there are."""
-    target = folder / INDEX_FILE
-    shutil.rmtree(target, ignore_errors=True)
+def lay_down_items(config: Config, folder: Path) -> bool:
+    """Write what the corpus is held against; False where there is nothing to hold against it."""
+    (folder / ITEMS_FILE).unlink(missing_ok=True)
     if not config.decontaminate.on or all(source.is_atlas for source in config.sources):
-        return {}
-    sets = [item for path in config.decontaminate.sets for item in read_items(Path(path))]
-    items = [*known_items(), *sets]
-    index = Index.build(items, config.decontaminate.index)
-    index.save(target)
-    coverage = dict(sorted(index.coverage().items()))
-    run.log("evaluation items: " + "; ".join(f"{kind} {count:,}" for kind, count in coverage.items()))
-    return {"evaluation_items": coverage, "decontamination": measured_recall(index, items, run, folder)}
+        return False
+    sets = (item for path in config.decontaminate.sets for item in read_items(Path(path)))
+    write_items(folder, chain(known_items(), sets))
+    return True
 
 
-def measured_recall(index: Index, items: list[EvalItem], run: Run, folder: Path) -> dict[str, Any]:
-    """Plant a sample of the items in texts of this corpus and look for them: kind -> what was found. A corpus
-    that is called clean by a filter that finds nothing is not clean."""
-    by_hash = sorted(items, key=lambda item: position(f"{item.suite}/{item.id}", "recall"))
-    hosts = list(islice(host_texts(folder), PLANTED))
-    if not hosts:
-        return {}
-    hopeless = {(suite, name) for suite, name, _ in index.unusable()}
-    sample = [item for item in by_hash if (item.suite, item.id) not in hopeless][:PLANTED]
-    if not sample:
-        return {}
-    try:
-        recall = inject(index, sample, hosts, run.seed)
-    except UserError as error:  # every host holds an item: none of them can show what planting one changes
-        run.log(str(error))
-        return {}
-    said = "; ".join(f"{kind} {share.value:.1%}" for kind, share in recall.found.items())
-    run.log(f"of {len(sample)} usable items planted in texts of this corpus are found: {said}")
-    return {
-        kind: {
-            "found": share.count,
-            "planted": share.total,
-            "low": round(share.interval[0], 4),
-            "high": round(share.interval[1], 4),
-        }
-        for kind, share in recall.found.items()
-    }
-
-
-def host_texts(folder: Path) -> Iterator[str]:
-    """Texts of the corpus that are long enough to hide something in."""
-    for path in sorted(folder.glob(f"{PHASE}/*/{DOCUMENTS}")):
-        yield from (document.text for document in read_documents(path) if len(document.text) >= 500)
+def say_recall(run: Run, indexed: dict[str, Any]) -> None:
+    """What this run's own injection test found, for the log."""
+    counts = "; ".join(f"{kind} {count:,}" for kind, count in indexed["items"].items())
+    run.log(f"evaluation items: {counts}")
+    shares = {kind: f"{each['found'] / each['planted']:.1%}" for kind, each in indexed["recall"].items()}
+    said = "; ".join(f"{kind} {share}" for kind, share in shares.items()) or indexed.get("says", "")
+    run.log(f"of usable items planted in texts of this corpus are found: {said}")
 
 
 def known_items() -> Iterator[EvalItem]:
@@ -194,10 +169,12 @@ def assemble(config: Config, run: Run, folder: Path, num_units: int) -> None:
     for side in SIDES:
         with atomic_directory(run.dir / side) as target:
             for number in range(num_units):
-                link(shard_folder(folder, WRITTEN, number) / f"{side}.parquet", target / shard_name(number))
+                link(
+                    shard_folder(folder, WRITE_PHASE, number) / f"{side}.parquet", target / shard_name(number)
+                )
     fill_the_empty_side(run.dir / "train", run.dir / "validation", config.validation_fraction)
     with atomic_directory(run.dir / DROPPED_FOLDER) as target:
-        for phase in (PHASE, WRITTEN):
+        for phase in (CLEAN_PHASE, WRITE_PHASE):
             for number in range(num_units):
                 name = f"{phase}-{shard_name(number)}"
                 link(shard_folder(folder, phase, number) / DROPPED, target / name)

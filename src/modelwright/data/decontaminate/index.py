@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-from pydantic import Field
 
 from modelwright.base import config
 from modelwright.base.errors import DamagedFile, UserError
@@ -25,26 +24,9 @@ from modelwright.data.decontaminate.arrays import MAX_WORDS, UNIT, Arrays, build
 from modelwright.data.decontaminate.items import EvalItem
 from modelwright.data.decontaminate.native import Searcher, searcher
 from modelwright.data.decontaminate.plain import Found
+from modelwright.data.decontaminate.settings import Config
 
 Kind = Literal["question", "question and answer", "question and passage"]
-
-
-class Config(config.Config):
-    """What counts as contaminated."""
-
-    threshold: float = Field(default=0.8, ge=0.5, le=1.0)
-    """Share of an item's weight that has to be found, for items of `long_words` and more."""
-    short_words: int = Field(default=5, ge=1)
-    """Items of at most so many words have to be found whole; in between, the share falls in a line."""
-    long_words: int = Field(default=20, ge=2)
-    least_nats: float = 22.0
-    """A question decides alone if its words weigh so much (ln 1/frequency, added up); a lighter one needs an
-    answer or passage beside it that makes up for it. What weighs less with both is too generic to be told
-    from ordinary text."""
-    ngram_words: int = Field(default=4, ge=2, le=16)
-    """Words of a seed."""
-    max_postings: int = Field(default=64, ge=1)
-    """Seeds that more places of the items share are not followed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 from modelwright.base.schema import Document, Reason
 from modelwright.base.seams import Drop
 from modelwright.data.dedup.normal import normalise
+from modelwright.data.dedup.settings import MEMORY_BYTES
 from modelwright.data.dedup.sorting import RECORD, Records, Sorter
 
 HASH_BYTES = 16
 """Of the sha256: two different texts among 1e12 agree by chance with probability 1e-15."""
 
 _HASHED = np.dtype([*RECORD.descr, ("rest", "<u8")])
-
-MEMORY_BYTES = 1 << 28
-"""What sorting may take in memory, where nothing else is said."""
 
 
 def text_hash(text: str, normalised: bool = False) -> bytes:

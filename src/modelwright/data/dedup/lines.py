@@ -12,21 +12,18 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from modelwright.base import config
 from modelwright.data.dedup import native, normal
-from modelwright.data.dedup.exact import MEMORY_BYTES, masks
+from modelwright.data.dedup.exact import masks
 from modelwright.data.dedup.hashing import WORDS, Hashes, Integers, mix, polynomials
 from modelwright.data.dedup.minhash import word_hashes
 from modelwright.data.dedup.ranges import Ranges, Texts, merged
+from modelwright.data.dedup.settings import Lines as Config
+from modelwright.data.dedup.settings import Unit
 from modelwright.data.dedup.sorting import Sorter, make_records, ranked
-
-Unit = Literal["line", "paragraph", "sentences"]
 
 _SPLIT = {
     "line": re.compile(rb"\n"),
@@ -39,21 +36,6 @@ SENTENCES = 3
 """In a run, as in C4."""
 
 _BATCH = 1 << 10
-
-
-class Config(config.Config):
-    """What a piece is, and when it is too many."""
-
-    piece: Unit = "line"
-    """A line, a paragraph (ended by an empty line), or three sentences in a row."""
-    min_letters: int = Field(default=40, ge=1)
-    """Pieces with fewer letters and digits are left alone: "Chapter 1" and "}" repeat with good reason."""
-    keep: int = Field(default=1, ge=0)
-    """How many copies stay, the first ones in the corpus."""
-    drop_all_above: int | None = Field(default=None, ge=1)
-    """Pieces with more copies than this go with all their copies; null: never."""
-    memory_bytes: int = Field(default=MEMORY_BYTES, ge=1 << 16)
-    """What sorting takes in memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,10 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from modelwright.base import config
 from modelwright.data.dedup import native, normal
 from modelwright.data.dedup.hashing import WORDS, Hashes, mix, polynomials
+from modelwright.data.dedup.settings import MinHash as Config
 
 NOTHING = np.uint64(0xFFFFFFFFFFFFFFFF)
 """Fills the signature, and is the band key, of a text without a word: it is like no other."""
@@ -29,33 +28,6 @@ _LOW52 = np.uint64((1 << 52) - 1)
 
 _BATCH_BYTES = 1 << 22
 _BLOCK_SHINGLES = 1 << 12
-
-
-class Config(config.Config):
-    """How signatures are made, and when two are candidates."""
-
-    ngram: int = Field(default=5, ge=1)
-    """Words in a run."""
-    bands: int = Field(default=14, ge=1)
-    """Groups of hashes, any of which makes two texts candidates when all of it agrees."""
-    rows: int = Field(default=8, ge=1)
-    """Hashes in a band."""
-    seed: int = 1
-    """Chooses the orders."""
-
-    @property
-    def hashes(self) -> int:
-        """Length of a signature."""
-        return self.bands * self.rows
-
-    @property
-    def threshold(self) -> float:
-        """About the likeness at which half of all pairs are found: (1 / bands)^(1 / rows)."""
-        return (1 / self.bands) ** (1 / self.rows)
-
-    def chance(self, similarity: float) -> float:
-        """The probability that two texts of this likeness become candidates."""
-        return 1 - (1 - similarity**self.rows) ** self.bands
 
 
 def signature(text: str, config: Config) -> Hashes:

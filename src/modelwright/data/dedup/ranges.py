@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from modelwright.base import config
 from modelwright.base.files import sha256_text
 from modelwright.base.schema import Document, Reason
 from modelwright.data.dedup.hashing import Integers
+from modelwright.data.dedup.settings import Removal
 
 Bytes = NDArray[np.uint8]
 
@@ -86,15 +85,6 @@ def _continues(content: Bytes, places: Integers) -> NDArray[np.bool_]:
     if not len(content):
         return np.zeros(len(places), bool)
     return (content[np.minimum(places, len(content) - 1)] & 0xC0) == 0x80
-
-
-class Removal(config.Config):
-    """What happens to a document with repeated parts."""
-
-    cut: bool = True
-    """Whether the repeated parts are cut."""
-    drop_above: float | None = Field(default=None, ge=0, le=1)
-    """Documents of which more than this share (of bytes) is repeated go altogether; null keeps them."""
 
 
 def remove(document: Document, ranges: Sequence[tuple[int, int]], removal: Removal) -> Document | Reason:

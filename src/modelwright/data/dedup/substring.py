@@ -5,7 +5,7 @@ corpus, not overlapping it; all repeated windows together are what is cut, so th
 stays whole. Lee et al. find these by a suffix array, five to ten times the corpus in memory. Here memory is
 bounded, in three passes over the text:
 
-1. Of each window the minimizer, the last of its smallest hashes of `_GRAM` bytes (winnowing, Schleimer et
+1. Of each window the minimizer, the last of its smallest hashes of `GRAM` bytes (winnowing, Schleimer et
    al. 2003). Equal windows have equal minimizers, and there is one for some 35 bytes of text. Those whose
    hash stands twice are suspects.
 2. A hash of each window whose minimizer is a suspect, sorted, on disk where memory does not hold them.
@@ -23,34 +23,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from modelwright.base import config
 from modelwright.data.dedup import native
-from modelwright.data.dedup.exact import MEMORY_BYTES
 from modelwright.data.dedup.hashing import Hashes, Integers, mix, polynomials
 from modelwright.data.dedup.ranges import Bytes, Ranges, Texts, merged, snapped
+from modelwright.data.dedup.settings import Passages as Config
 from modelwright.data.dedup.sorting import Records, Sorter, make_records, ranked
-
-_GRAM = 32
-"""Bytes that are hashed for minimizers: short ones are common, long ones leave few to choose from."""
 
 PLACE = np.dtype([("key", "<u8")])
 """A record that is nothing but a place in the corpus."""
-
-
-class Config(config.Config):
-    """What counts as a repeated passage."""
-
-    min_bytes: int = Field(default=100, ge=16)
-    """Of a passage; 100 bytes are about 50 tokens of Lee et al.'s tokenizer."""
-    memory_bytes: int = Field(default=MEMORY_BYTES, ge=1 << 16)
-    """What this takes in memory besides the memory-mapped texts."""
-
-    @property
-    def gram(self) -> int:
-        """Bytes of a minimizer."""
-        return min(_GRAM, self.min_bytes // 2)
 
 
 def repeated(units: Sequence[Texts], config: Config, folder: Path | None = None) -> Iterator[Ranges]:

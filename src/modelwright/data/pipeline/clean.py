@@ -20,19 +20,24 @@ from modelwright.data.cut import CutLong
 from modelwright.data.dedup import minhash
 from modelwright.data.dedup.exact import HASH_BYTES
 from modelwright.data.execution.beat import Beat
-from modelwright.data.pipeline.dropped import Dropped, place_of, write_dropped
+from modelwright.data.pipeline.dropped import Dropped, write_dropped
 from modelwright.data.pipeline.plan import Duplicates, Plan, clean_mark, named_filters, read_plan, read_unit
-from modelwright.data.pipeline.shard import make_shard, shard_folder
+from modelwright.data.pipeline.samples import place_of
+from modelwright.data.pipeline.shard import (
+    BANDS,
+    CLEAN_PHASE,
+    DOCUMENTS,
+    DROPPED,
+    HASHES,
+    SIGNATURES,
+    make_shard,
+    shard_folder,
+)
 from modelwright.data.pipeline.tally import Tally
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.read import read_part
 from modelwright.data.readers.units import Unit
 from modelwright.data.steps import chain, drop_empty, judging
-
-CLEAN = "modelwright.data.pipeline.clean:clean"
-PHASE = "clean"
-DOCUMENTS, DROPPED = "documents.parquet", "dropped.parquet"
-HASHES, BANDS, SIGNATURES = "hashes.npy", "bands.npy", "signatures.npy"
 
 
 def clean(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
@@ -43,7 +48,7 @@ def clean(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
     def make(target: Path) -> tuple[int, int, int, dict[str, Any]]:
         return _make(plan, seed, unit, beat, target)
 
-    shard = make_shard(shard_folder(folder, PHASE, number), clean_mark(plan, seed, unit), make)
+    shard = make_shard(shard_folder(folder, CLEAN_PHASE, number), clean_mark(plan, seed, unit), make)
     return {"rows_in": shard.rows_in, "rows_out": shard.rows_out}
 
 
@@ -68,7 +73,8 @@ def _make(
         "flows": [{"step": f.step, "documents": f.documents, "bytes": f.bytes} for f in flows],
         "dropped": dict(sorted((dropped.counts - faults.counts).items())),
         "skipped": dict(sorted(faults.counts.items())),
-        "samples": dropped.samples(),
+        "rules": dropped.rules(),
+        "unread": dropped.not_read(),
         "tally": tally.as_json(),
     }
     return flows[0].documents, tally.documents, tally.bytes, about

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modelwright.base.schema import Document, Reason
-from modelwright.data.split import position
+from modelwright.data.pipeline.samples import SAMPLES, Group, place_of
 
 SCHEMA = pa.schema(
     [
@@ -29,8 +28,9 @@ SCHEMA = pa.schema(
 )
 """`place` is file and line; `value` what was measured where that is a number; `says` the reason in words."""
 
-SAMPLES, SAMPLE_CHARACTERS = 3, 400
 _GROUP_ROWS = 4096
+
+Key = TypeVar("Key")
 
 
 class Dropped:
@@ -39,25 +39,34 @@ class Dropped:
     def __init__(self, keep: str, writer: pq.ParquetWriter) -> None:
         self._keep, self._writer = keep, writer
         self._rows: list[dict[str, Any]] = []
+        self.keeps = 0 if keep == "nothing" else SAMPLES
+        """How many samples of a kind."""
         self.counts: Counter[str] = Counter()
-        self._samples: dict[str, list[tuple[float, str, str]]] = {}
+        self._rules: dict[tuple[str, str], Group] = {}
+        self._unread: dict[str, Group] = {}
 
     def __call__(self, step: str, document: Document, reason: Reason) -> None:
         """A document goes."""
-        self._sample(reason.rule, document)
+        self._group(self._rules, (step, reason.rule)).add(document, reason)
         place = place_of(document)
         self._count(step, document.id, document.source, place, reason, document.text)
 
     def unread(self, where: str, reason: Reason) -> None:
         """Input that could not be read, or was passed over."""
+        self._group(self._unread, reason.rule).add_unread(where, reason)
         self._count("read", None, "", where, reason, None)
 
-    def samples(self) -> dict[str, list[dict[str, str]]]:
-        """Rule -> a few of its documents: those of the smallest hash, whatever the order was."""
-        return {
-            rule: [{"id": identity, "text": text} for _, identity, text in sorted(found, reverse=True)]
-            for rule, found in sorted(self._samples.items())
-        }
+    def rules(self) -> list[dict[str, Any]]:
+        """Step, rule, counts and a few samples of the documents that went; samples only where something may
+        be kept of them."""
+        return [
+            {"step": step, "rule": rule, **group.as_json()}
+            for (step, rule), group in sorted(self._rules.items())
+        ]
+
+    def not_read(self) -> list[dict[str, Any]]:
+        """The same of input that never became a document, by kind."""
+        return [{"rule": rule, **group.as_json()} for rule, group in sorted(self._unread.items())]
 
     def flush(self) -> None:
         """Write what waits."""
@@ -86,13 +95,8 @@ class Dropped:
         if len(self._rows) >= _GROUP_ROWS:
             self.flush()
 
-    def _sample(self, rule: str, document: Document) -> None:
-        heap = self._samples.setdefault(rule, [])
-        item = (-position(document.id, "sample"), document.id, document.text[:SAMPLE_CHARACTERS])
-        if len(heap) < SAMPLES:
-            heapq.heappush(heap, item)
-        elif item > heap[0]:
-            heapq.heapreplace(heap, item)
+    def _group(self, groups: dict[Key, Group], key: Key) -> Group:
+        return groups.setdefault(key, Group(self.keeps))
 
 
 @contextmanager
@@ -102,14 +106,3 @@ def write_dropped(path: Path, keep: str) -> Generator[Dropped]:
         dropped = Dropped(keep, writer)
         yield dropped
         dropped.flush()
-
-
-def place_of(document: Document) -> str:
-    """File and place within it, as far as the reader told."""
-    where = [str(document.meta["file"])] if "file" in document.meta else []
-    where += [
-        f"{kind} {document.meta[kind]}"
-        for kind in ("line", "row", "record", "page", "piece")
-        if kind in document.meta
-    ]
-    return ", ".join(where)

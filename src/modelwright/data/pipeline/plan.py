@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -15,17 +16,22 @@ from modelwright.base.config import validate
 from modelwright.base.files import atomic_path, canonical_json, read_json, sha256_text, write_json
 from modelwright.base.policy import Policy
 from modelwright.data import filters
-from modelwright.data.decontaminate import index as decontamination
-from modelwright.data.dedup import lines as repeated_lines
-from modelwright.data.dedup import minhash, substring
-from modelwright.data.dedup.ranges import Removal
+from modelwright.data.decontaminate import settings as decontamination
+from modelwright.data.decontaminate.items import EvalItem
+from modelwright.data.dedup.settings import Lines, MinHash, Passages, Removal
 from modelwright.data.readers.faults import OnError
 from modelwright.data.readers.source import Source
 from modelwright.data.readers.units import Unit
 
 PLAN_FILE = "plan.json"
 UNITS_FILE = "units.jsonl"
-INDEX_FILE = "decontamination"
+ITEMS_FILE = "items.jsonl"
+CLEAN = "modelwright.data.pipeline.clean:clean"
+RESOLVE = "modelwright.data.pipeline.resolve:resolve"
+REPEATS = "modelwright.data.pipeline.repeats:repeats"
+INDEX = "modelwright.data.pipeline.contamination:index"
+WRITE = "modelwright.data.pipeline.write:write"
+"""The phases by name: whoever works on units imports them, and needs nothing else."""
 
 
 class Duplicates(config.Config):
@@ -33,15 +39,15 @@ class Duplicates(config.Config):
 
     exact: bool = True
     """Drop documents with the same text."""
-    near: minhash.Config | None = None
+    near: MinHash | None = None
     """Drop documents that are nearly the same: MinHash, FineWeb's settings by default ({})."""
     min_similarity: float = Field(default=0.0, ge=0.0, le=1.0)
     """Near duplicates whose estimated likeness is less stay; 0 trusts the bands, as FineWeb does."""
-    lines: repeated_lines.Config | None = None
+    lines: Lines | None = None
     """Cut lines, paragraphs or runs of sentences that stand in the corpus before."""
-    passages: substring.Config | None = None
+    passages: Passages | None = None
     """Cut passages of 100 bytes and more that stand in the corpus before, byte for byte."""
-    removal: Removal = Field(default_factory=lambda: Removal.model_validate({}))
+    removal: Removal = Removal()
     """What becomes of documents with repeated lines or passages."""
 
     @property
@@ -57,7 +63,7 @@ class Decontaminate(config.Config):
     """Every suite that the project knows, and `sets`."""
     sets: tuple[str, ...] = ()
     """Files or folders of further evaluation sets."""
-    index: decontamination.Config = Field(default_factory=lambda: decontamination.Config.model_validate({}))
+    index: decontamination.Config = decontamination.Config()
     """What counts as contaminated."""
 
 
@@ -104,6 +110,13 @@ def write_plan(folder: Path, plan: Plan, seed: int, units: Sequence[Unit]) -> No
         for unit in units:
             file.write(json.dumps(unit.as_json()) + "\n")
     _read.cache_clear()
+
+
+def write_items(folder: Path, items: Iterable[EvalItem]) -> None:
+    """Lay down what the corpus is held against."""
+    with (folder / ITEMS_FILE).open("w", encoding="utf-8") as file:
+        for item in items:
+            file.write(json.dumps(astuple(item)) + "\n")
 
 
 @cache

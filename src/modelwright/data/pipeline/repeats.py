@@ -15,12 +15,16 @@ from modelwright.data.corpus import read_documents
 from modelwright.data.dedup import lines, substring
 from modelwright.data.dedup.ranges import Ranges, Removal, Texts, merged, remove
 from modelwright.data.execution.beat import Beat
-from modelwright.data.pipeline.clean import DOCUMENTS, PHASE
 from modelwright.data.pipeline.plan import Plan, read_plan
 from modelwright.data.pipeline.resolve import KEPT, Verdicts, resolve_folder
-from modelwright.data.pipeline.shard import check_shard, make_shard, shard_folder
+from modelwright.data.pipeline.shard import (
+    CLEAN_PHASE,
+    DOCUMENTS,
+    check_shard,
+    make_shard,
+    shard_folder,
+)
 
-REPEATS = "modelwright.data.pipeline.repeats:repeats"
 _COLUMNS = ("document", "start", "end")
 
 
@@ -59,7 +63,7 @@ def _texts(folder: Path, unit: int, target: Path) -> Texts:
     verdicts = Verdicts(folder, unit)
     path = target / f"texts-{unit:06d}"
     offsets = np.zeros(len(verdicts.fates) + 1, np.int64)
-    documents = read_documents(shard_folder(folder, PHASE, unit) / DOCUMENTS)
+    documents = read_documents(shard_folder(folder, CLEAN_PHASE, unit) / DOCUMENTS)
     with path.open("wb") as file:
         for row, (document, fate) in enumerate(zip(documents, verdicts, strict=True)):
             size = file.write(document.text.encode()) if fate == KEPT else 0

@@ -16,11 +16,19 @@ from modelwright.data.dedup import cluster
 from modelwright.data.dedup.exact import keep_first
 from modelwright.data.dedup.report import report
 from modelwright.data.execution.beat import Beat
-from modelwright.data.pipeline.clean import BANDS, DOCUMENTS, HASHES, PHASE, SIGNATURES
 from modelwright.data.pipeline.plan import Duplicates, Plan, read_plan
-from modelwright.data.pipeline.shard import check_shard, make_shard, read_shard, shard_folder
+from modelwright.data.pipeline.shard import (
+    BANDS,
+    CLEAN_PHASE,
+    DOCUMENTS,
+    HASHES,
+    SIGNATURES,
+    check_shard,
+    make_shard,
+    read_shard,
+    shard_folder,
+)
 
-RESOLVE = "modelwright.data.pipeline.resolve:resolve"
 FATES, FIRSTS = "fates.npy", "firsts.npy"
 KEPT, EXACT, NEAR = 0, 1, 2
 """What becomes of a document."""
@@ -31,7 +39,7 @@ Fates = NDArray[np.uint8]
 def resolve(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
     """Decide for all documents of the `number` units; what was found."""
     plan, _ = read_plan(folder)
-    places = [shard_folder(folder, PHASE, unit) for unit in range(number)]
+    places = [shard_folder(folder, CLEAN_PHASE, unit) for unit in range(number)]
     shards = [check_shard(place) for place in places]
     settings = plan.duplicates.model_dump()
     mark = sha256_text(canonical_json([settings, [(shard.mark, shard.files) for shard in shards]]))
@@ -111,7 +119,7 @@ class Verdicts:
 
     def __init__(self, folder: Path, number: int) -> None:
         place = resolve_folder(folder)
-        shards = [read_shard(shard_folder(folder, PHASE, unit)) for unit in range(number + 1)]
+        shards = [read_shard(shard_folder(folder, CLEAN_PHASE, unit)) for unit in range(number + 1)]
         sizes = [shard.rows_out for shard in shards]
         start = sum(sizes[:number])
         rows = slice(start, start + sizes[number])
@@ -131,5 +139,7 @@ class Verdicts:
         """The beginning of the id of the document that a near duplicate repeats."""
         place = int(self._firsts[row])
         unit = int(np.searchsorted(self._begins, place, side="right")) - 1
-        hashes = np.load(shard_folder(self._folder, PHASE, unit) / HASHES, mmap_mode="r", allow_pickle=False)
+        hashes = np.load(
+            shard_folder(self._folder, CLEAN_PHASE, unit) / HASHES, mmap_mode="r", allow_pickle=False
+        )
         return bytes(hashes[place - int(self._begins[unit])]).hex()

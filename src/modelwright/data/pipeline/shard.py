@@ -12,6 +12,10 @@ from modelwright.base.errors import DamagedFile, UserError
 from modelwright.base.files import atomic_directory, read_json, sha256_file, write_json
 
 SHARD_FILE = "shard.json"
+CLEAN_PHASE, WRITE_PHASE = "clean", "write"
+"""Folders of the phases that leave one shard a unit, and the files of a clean one."""
+DOCUMENTS, DROPPED = "documents.parquet", "dropped.parquet"
+HASHES, BANDS, SIGNATURES = "hashes.npy", "bands.npy", "signatures.npy"
 
 
 class ShardFile(Config):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +11,57 @@ from modelwright.base.schema import Document, Reason
 from modelwright.base.seams import Drop, Step
 from modelwright.data.corpus import DocumentsFile, read_documents
 from modelwright.data.decontaminate import step as decontamination
-from modelwright.data.decontaminate.index import Index
 from modelwright.data.execution.beat import Beat
-from modelwright.data.pipeline.clean import DOCUMENTS, DROPPED, PHASE, check_documents
-from modelwright.data.pipeline.dropped import write_dropped
-from modelwright.data.pipeline.plan import INDEX_FILE, Plan, read_plan, read_unit
+from modelwright.data.pipeline.clean import check_documents
+from modelwright.data.pipeline.contamination import load_index
+from modelwright.data.pipeline.dropped import Dropped, write_dropped
+from modelwright.data.pipeline.plan import ITEMS_FILE, Plan, read_plan, read_unit
 from modelwright.data.pipeline.repeats import repeats_folder, without_repeats
 from modelwright.data.pipeline.resolve import EXACT, KEPT, Verdicts, resolve_folder
-from modelwright.data.pipeline.shard import Shard, check_shard, describe, make_shard, shard_folder
+from modelwright.data.pipeline.samples import Group
+from modelwright.data.pipeline.shard import (
+    CLEAN_PHASE,
+    DOCUMENTS,
+    DROPPED,
+    WRITE_PHASE,
+    Shard,
+    check_shard,
+    make_shard,
+    shard_folder,
+)
 from modelwright.data.pipeline.tally import Tally
-from modelwright.data.split import Side, side_of
-from modelwright.data.steps import chain
+from modelwright.data.split import SIDES, side_of
+from modelwright.data.steps import Record, chain
 
-WRITE = "modelwright.data.pipeline.write:write"
-WRITTEN = "write"
-SIDES: tuple[Side, ...] = ("train", "validation")
+SHOWN = 8
+"""Documents of the corpus that its report shows."""
 
 
 def write(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
     """Write one unit's part of the corpus; its counts."""
     plan, _ = read_plan(folder)
     unit = read_unit(folder, number)
-    shard = check_shard(shard_folder(folder, PHASE, number))
+    shard = check_shard(shard_folder(folder, CLEAN_PHASE, number))
     settings = {
         "decontaminate": plan.decontaminate.model_dump(),
         "forget": sorted(plan.forget),
         "validation_fraction": plan.validation_fraction,
         "keep": plan.keep_dropped,
     }
+    items = (folder / ITEMS_FILE).is_file()
     decided = [resolve_folder(folder), *([repeats_folder(folder)] if plan.duplicates.within else [])]
-    made_from = [settings, shard.mark, *(check_shard(place).mark for place in decided), _index_mark(folder)]
+    made_from = [
+        settings,
+        shard.mark,
+        *(check_shard(place).mark for place in decided),
+        load_index(folder)[1] if items else "",
+    ]
 
     def make(target: Path) -> tuple[int, int, int, dict[str, Any]]:
         return _make(folder, plan, number, shard, beat, target)
 
     mark = sha256_text(canonical_json(made_from))
-    written = make_shard(shard_folder(folder, WRITTEN, number), mark, make)
+    written = make_shard(shard_folder(folder, WRITE_PHASE, number), mark, make)
     beat.advance(unit.num_bytes)
     return {"rows_in": written.rows_in, "rows_out": written.rows_out}
 
@@ -56,23 +70,27 @@ def _make(
     folder: Path, plan: Plan, number: int, shard: Shard, beat: Beat, target: Path
 ) -> tuple[int, int, int, dict[str, Any]]:
     tallies = {side: Tally() for side in SIDES}
-    source = shard_folder(folder, PHASE, number)
+    shown, hits = Group(SHOWN), dict[str, Group]()
+    source = shard_folder(folder, CLEAN_PHASE, number)
     with (
         write_dropped(target / DROPPED, plan.keep_dropped) as dropped,
         DocumentsFile(target / "train.parquet") as train,
         DocumentsFile(target / "validation.parquet") as validation,
     ):
         raw = _noted(read_documents(source / DOCUMENTS), beat)
-        documents, flows = chain(raw, write_steps(plan, folder, number), dropped)
+        documents, flows = chain(raw, write_steps(plan, folder, number), _by_suite(dropped, hits))
         for document in documents:
             side = side_of(document.id, plan.validation_fraction)
             (train if side == "train" else validation).add(document)
             tallies[side].add(document)
+            shown.add(document)
     check_documents(source, shard.rows_out, flows[0].documents)
     about = {
         "flows": [{"step": f.step, "documents": f.documents, "bytes": f.bytes} for f in flows],
         "dropped": dict(sorted(dropped.counts.items())),
-        "samples": dropped.samples(),
+        "rules": dropped.rules(),
+        "hits": {suite: group.as_json() for suite, group in sorted(hits.items())},
+        "shown": shown.as_json(),
         "tallies": {side: tally.as_json() for side, tally in tallies.items()},
     }
     rows_out = sum(tally.documents for tally in tallies.values())
@@ -88,8 +106,8 @@ def write_steps(plan: Plan, folder: Path, number: int) -> list[tuple[str, Step]]
     if plan.duplicates.within:
         removal = plan.duplicates.removal
         steps.append(("repeats", without_repeats(folder, number, verdicts.kept(), removal)))
-    if (folder / INDEX_FILE).is_dir() and not is_atlas:
-        steps.append(("decontaminate", decontamination.step(_index(folder / INDEX_FILE))))
+    if (folder / ITEMS_FILE).is_file() and not is_atlas:
+        steps.append(("decontaminate", decontamination.step(load_index(folder)[0])))
     if plan.forget:
         steps.append(("forget", forgetting(plan.forget)))
     return steps
@@ -128,18 +146,19 @@ def forgetting(names: tuple[str, ...]) -> Step:
     return step
 
 
+def _by_suite(dropped: Dropped, hits: dict[str, Group]) -> Record:
+    """Also groups what is contaminated by the suite whose item stands in it."""
+
+    def record(step: str, document: Document, reason: Reason) -> None:
+        dropped(step, document, reason)
+        if reason.rule == decontamination.RULE:
+            suite = reason.says.partition("/")[0]
+            hits.setdefault(suite, Group(dropped.keeps)).add(document, reason)
+
+    return record
+
+
 def _noted(documents: Iterator[Document], beat: Beat) -> Iterator[Document]:
     for number, document in enumerate(documents):
         beat.at(number)
         yield document
-
-
-@cache
-def _index_mark(folder: Path) -> str:
-    """Changes with the evaluation items that the corpus is held against."""
-    return sha256_text("".join(file.sha256 for file in describe((folder / INDEX_FILE).glob("*"))))
-
-
-@cache
-def _index(folder: Path) -> Index:
-    return Index.load(folder)
