@@ -135,6 +135,32 @@ def _interval(dot: Dot, across: Callable[[float], float], y: float) -> str:
     )
 
 
+def histogram(bins: Sequence[tuple[str, float]], x_label: str, y_label: str, title: str) -> str:
+    """A column for each (name, count), the count above it, on a linear axis."""
+    most = max((count for _, count in bins), default=0)
+    if most <= 0:
+        return ""
+    height, bottom = 240, 240 - BOTTOM
+    step = (WIDTH - 2 * RIGHT) / len(bins)
+    wide = min(step * 0.8, 64)
+    parts = [_open(WIDTH, height, title)]
+    for number, (name, count) in enumerate(bins):
+        middle = RIGHT + step * (number + 0.5)
+        tall = (bottom - TOP - 16) * count / most
+        parts.append(
+            f'<g class="s2"><title>{escape(name)}: {count:,}</title>'
+            f'<rect class="fill" x="{middle - wide / 2:.1f}" y="{bottom - tall:.1f}" width="{wide:.1f}" height="{tall:.1f}"/></g>'
+            f'<text x="{middle:.1f}" y="{bottom - tall - 5:.1f}" text-anchor="middle">{short(count)}</text>'
+            f'<text x="{middle:.1f}" y="{bottom + 17}" text-anchor="middle">{escape(name)}</text>'
+        )
+    parts.append(
+        f'<line class="axis" x1="{RIGHT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>'
+        f'<text class="label" x="{WIDTH - RIGHT}" y="{height - 6}" text-anchor="end">{escape(x_label)}</text>'
+        f'<text class="label" x="4" y="12">{escape(y_label)}</text>'
+    )
+    return "".join(parts) + "</svg>"
+
+
 def mark(model: int, x: float, y: float) -> str:
     """The shape that stands for a model, centred on (x, y)."""
     shape = MARKS[model % len(MARKS)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -35,17 +36,20 @@ from modelwright.data.pipeline.plan import (
     write_plan,
 )
 from modelwright.data.pipeline.shard import CLEAN_PHASE, DROPPED, WRITE_PHASE, Shard, read_shard, shard_folder
+from modelwright.data.pipeline.sides import fill_the_empty_side
 from modelwright.data.pipeline.tally import Tally
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.units import units
 from modelwright.data.sources import describe, mark, stated, statements
-from modelwright.data.split import SIDES, fill_the_empty_side
+from modelwright.data.split import SIDES
 from modelwright.environments.task import all_tasks
+from modelwright.stages.corpus_report import Findings, funnel, write_report
 
 INPUTS: tuple[str, ...] = ()
 
-WORK, DROPPED_FOLDER, SOURCES_FILE = "work", "dropped", "sources.json"
-"""Unfinished units; what went, as Parquet; path, size and sha256 of every raw file that was read."""
+WORK, DROPPED_FOLDER, SOURCES_FILE, REPORT = "work", "dropped", "sources.json", "report.html"
+"""Unfinished units; what went, as Parquet; path, size and sha256 of every raw file that was read; what became
+of it all, for the eye."""
 
 
 class Config(Plan):
@@ -98,14 +102,27 @@ def run(config: Config, run: Run) -> Artifact:
     if indexed:
         metrics |= {"evaluation_items": indexed["items"], "decontamination": indexed["recall"]}
     say_where_they_went(run, metrics)
+    total_tally = Tally.total(tally for shard in written for tally in shard.about["tallies"].values())
+    brought = Provenance.tally(total_tally.provenance_rows()).stating(statements(config.sources))
+    findings = Findings(
+        plan=config,
+        seed=run.seed,
+        source_of=[unit.source for unit in planned],
+        cleaned=cleaned,
+        written=written,
+        resolved=resolved,
+        metrics=metrics,
+        provenance=brought,
+        suites=items_by_suite(folder),
+    )
+    write_report(run.dir / REPORT, findings)
     if not metrics["train_documents"] + metrics["validation_documents"]:
         raise UserError(f"no document is left to train on.\n{table(metrics)}")
     assemble(config, run, folder, len(planned))
     write_json(run.dir / SOURCES_FILE, files_read)
-    total_tally = Tally.total(tally for shard in written for tally in shard.about["tallies"].values())
-    run.brings_in(Provenance.tally(total_tally.provenance_rows()).stating(statements(config.sources)))
+    run.brings_in(brought)
     shutil.rmtree(folder)
-    return run.finish([*SIDES, DROPPED_FOLDER, SOURCES_FILE], metrics)
+    return run.finish([*SIDES, DROPPED_FOLDER, SOURCES_FILE, REPORT], metrics)
 
 
 def lay_down_items(config: Config, folder: Path) -> bool:
@@ -116,6 +133,13 @@ def lay_down_items(config: Config, folder: Path) -> bool:
     sets = (item for path in config.decontaminate.sets for item in read_items(Path(path)))
     write_items(folder, chain(known_items(), sets))
     return True
+
+
+def items_by_suite(folder: Path) -> Counter[str]:
+    """How many items the corpus was held against, by suite."""
+    path = folder / ITEMS_FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return Counter(json.loads(line)[0] for line in lines)
 
 
 def say_recall(run: Run, indexed: dict[str, Any]) -> None:
@@ -138,17 +162,14 @@ def known_items() -> Iterator[EvalItem]:
 
 def summary(cleaned: Sequence[Shard], written: Sequence[Shard], resolved: dict[str, Any]) -> dict[str, Any]:
     """The figures of the manifest."""
-    flows: dict[str, dict[str, int]] = {}
-    for shard, skip in ((s, k) for shards, k in ((cleaned, 0), (written, 1)) for s in shards for k in [k]):
-        for flow in shard.about["flows"][skip:]:
-            known = flows.setdefault(flow["step"], {"documents": 0, "bytes": 0})
-            known["documents"] += flow["documents"]
-            known["bytes"] += flow["bytes"]
+    near = resolved.get("near")
     metrics: dict[str, Any] = {
-        "steps": [{"step": step, **counts} for step, counts in flows.items()],
+        "steps": [
+            {name: flow[name] for name in ("step", "documents", "bytes")} for flow in funnel(cleaned, written)
+        ],
         "dropped": added(shard.about["dropped"] for shard in (*cleaned, *written)),
         "skipped": added(shard.about["skipped"] for shard in cleaned),
-        "near_duplicates": resolved.get("near"),
+        "near_duplicates": {key: value for key, value in near.items() if key != "largest"} if near else None,
     }
     for side in SIDES:
         tally = Tally.total(shard.about["tallies"][side] for shard in written)

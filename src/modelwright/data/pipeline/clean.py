@@ -22,7 +22,7 @@ from modelwright.data.dedup.exact import HASH_BYTES
 from modelwright.data.execution.beat import Beat
 from modelwright.data.pipeline.dropped import Dropped, write_dropped
 from modelwright.data.pipeline.plan import Duplicates, Plan, clean_mark, named_filters, read_plan, read_unit
-from modelwright.data.pipeline.samples import place_of
+from modelwright.data.pipeline.samples import cover_of, place_of
 from modelwright.data.pipeline.shard import (
     BANDS,
     CLEAN_PHASE,
@@ -69,11 +69,12 @@ def _make(
             tally.add(document)
             signatures.add(document)
     signatures.write(target)
+    unread = faults.counts + faults.passed_over
     about = {
         "flows": [{"step": f.step, "documents": f.documents, "bytes": f.bytes} for f in flows],
-        "dropped": dict(sorted((dropped.counts - faults.counts).items())),
-        "skipped": dict(sorted(faults.counts.items())),
-        "rules": dropped.rules(),
+        "dropped": dict(sorted((dropped.counts - unread).items())),
+        "skipped": dict(sorted(unread.items())),
+        "rules": dropped.rules(cover_of(plan.filters)),
         "unread": dropped.not_read(),
         "tally": tally.as_json(),
     }

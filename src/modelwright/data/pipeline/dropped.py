@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modelwright.base.schema import Document, Reason
-from modelwright.data.pipeline.samples import SAMPLES, Group, place_of
+from modelwright.data.pipeline.samples import SAMPLES, Cover, Group, place_of
 
 SCHEMA = pa.schema(
     [
@@ -56,11 +56,11 @@ class Dropped:
         self._group(self._unread, reason.rule).add_unread(where, reason)
         self._count("read", None, "", where, reason, None)
 
-    def rules(self) -> list[dict[str, Any]]:
+    def rules(self, cover: Cover = str) -> list[dict[str, Any]]:
         """Step, rule, counts and a few samples of the documents that went; samples only where something may
-        be kept of them."""
+        be kept of them, covered by `cover`."""
         return [
-            {"step": step, "rule": rule, **group.as_json()}
+            {"step": step, "rule": rule, **group.as_json(cover)}
             for (step, rule), group in sorted(self._rules.items())
         ]
 

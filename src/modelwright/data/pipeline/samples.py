@@ -5,16 +5,21 @@ Which texts are shown thus depends on the corpus alone, neither on the number of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from modelwright.base.schema import Document, Reason
+from modelwright.data.privacy.finding import DEFAULT_KINDS, Kind
+from modelwright.data.privacy.mask import mask
 from modelwright.data.split import position
 
-SAMPLES, CHARACTERS = 3, 1200
-"""Of each kind. The text is longer than what a report shows, so that a finding at the end of what is shown
-can be masked whole."""
+SAMPLES, CHARACTERS = 3, 400
+"""Of each kind, and of each text."""
+_HELD = 4 * CHARACTERS
+"""More is held, so that personal data at the end of what is shown is masked whole."""
+
+Cover = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -36,9 +41,9 @@ class Sample:
         """What tells it from others: its text's id, or its place where it never became a document."""
         return self.id or self.place
 
-    def as_json(self) -> dict[str, Any]:
-        """What `json.dumps` takes."""
-        return {name: getattr(self, name) for name in self.__slots__}
+    def as_json(self, cover: Cover) -> dict[str, Any]:
+        """What `json.dumps` takes, the text covered and cut to what is shown."""
+        return asdict(self) | {"text": cover(self.text)[:CHARACTERS]}
 
 
 @dataclass(slots=True)
@@ -70,9 +75,9 @@ class Group:
         others = [each for each in self.samples if each.names != sample.names]
         self.samples = sorted([*others, min([sample, *same])])[: self.keeps]
 
-    def as_json(self) -> dict[str, Any]:
-        """What `json.dumps` takes."""
-        samples = [sample.as_json() for sample in self.samples]
+    def as_json(self, cover: Cover = str) -> dict[str, Any]:
+        """What `json.dumps` takes; `cover` masks what must not be shown."""
+        samples = [sample.as_json(cover) for sample in self.samples]
         return {"documents": self.documents, "bytes": self.bytes, "samples": samples}
 
     @classmethod
@@ -94,9 +99,18 @@ def _sample(place: float, document: Document, reason: Reason | None) -> Sample:
         document.source,
         place_of(document),
         str(reason) if reason else "",
-        document.text[:CHARACTERS],
+        document.text[:_HELD],
         str(document.meta.get("whole", "")),
     )
+
+
+def cover_of(filters: Sequence[Mapping[str, Any]]) -> Cover:
+    """Masks personal data where the filters look for it: what went before they came to it has its own."""
+    kinds: list[Kind] = []
+    for settings in filters:
+        if settings.get("name") == "privacy":
+            kinds += settings.get("kinds", DEFAULT_KINDS)
+    return (lambda text: mask(text, kinds)[0]) if kinds else str
 
 
 def place_of(document: Document) -> str:
