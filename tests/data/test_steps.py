@@ -14,7 +14,8 @@ from modelwright.data import filters
 from modelwright.data.corpus import read_corpus, write_corpus
 from modelwright.data.cut import CutLong, cut
 from modelwright.data.dedup import ExactDuplicates
-from modelwright.data.split import fill_the_empty_side, position, side_of
+from modelwright.data.pipeline.sides import fill_the_empty_side
+from modelwright.data.split import position, side_of
 from modelwright.data.steps import chain, drop_empty
 
 

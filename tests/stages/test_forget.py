@@ -33,9 +33,7 @@ def life(tmp_path: Path) -> Path:
                 f"The {source} number {number} met {number * 7} others in a wood of {number * 13} trees. " * 3
             )
             (folder / f"{number}.txt").write_text(body)
-    named = [
-        {"path": str(tmp_path / name), "name": name, "licence": name} for name in ("foxes", "owls")
-    ]
+    named = [{"path": str(tmp_path / name), "name": name, "licence": name} for name in ("foxes", "owls")]
     recipe = Recipe(
         name="x",
         stages=("prepare", "tokenize", "pretrain"),

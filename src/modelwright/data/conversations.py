@@ -15,7 +15,7 @@ from modelwright.base.errors import UserError, did_you_mean
 from modelwright.base.schema import Conversation, Json, Message, Preference, Role
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.files import find_files
-from modelwright.data.readers.read import read_rows
+from modelwright.data.readers.records import read_rows
 from modelwright.data.readers.rows import Row, known
 from modelwright.data.readers.source import Source
 

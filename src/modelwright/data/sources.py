@@ -17,7 +17,7 @@ from modelwright.data.conversations import read_conversations, read_preferences
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.files import find_files
 from modelwright.data.readers.source import Source
-from modelwright.data.readers.storage import readable, sha256_of, stat
+from modelwright.data.readers.storage import is_remote, readable, sha256_of, stat
 from modelwright.data.split import Side, position, side_of
 
 CONVERSATION_VALIDATION_FRACTION = 0.05
@@ -105,6 +105,10 @@ def statements(sources: Sequence[Source]) -> dict[str, tuple[str, str]]:
     return {name: ATLAS_STATEMENT if name == "atlas" else said for name, said in own.items()}
 
 
+HASHED_BYTES = 1 << 30
+"""Input of at most this size is hashed to see whether it has changed: two seconds at most."""
+
+
 class SourceFile(Config):
     """A file that was read, so that a later run can tell whether it has changed."""
 
@@ -124,5 +128,10 @@ def describe(sources: Sequence[Source]) -> list[SourceFile]:
 
 def mark(sources: Sequence[Source]) -> str:
     """A hash of what the sources' files hold now. A recipe that names a folder stays the same while the
-    folder changes, so a stage that reads sources is only up to date while this is unchanged."""
+    folder changes, so a stage that reads sources is only up to date while this is unchanged. Input that is
+    large or far away is not read for it: size and time of the last change stand for its content."""
+    files = [file.path for source in sources if not source.is_atlas for file in find_files(source)]
+    seen = {path: stat(path) for path in dict.fromkeys(files)}
+    if any(map(is_remote, seen)) or sum(each.size for each in seen.values()) > HASHED_BYTES:
+        return sha256_text(canonical_json([[readable(p), s.size, s.mark] for p, s in seen.items()]))
     return sha256_text(canonical_json([file.model_dump() for file in describe(sources)]))

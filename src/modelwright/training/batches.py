@@ -94,7 +94,9 @@ class Mixture:
     no row comes from may be None.
     """
 
-    def __init__(self, streams: Sequence[Windows | None], choice: np.ndarray, rows: int, end_of_text: int) -> None:
+    def __init__(
+        self, streams: Sequence[Windows | None], choice: np.ndarray, rows: int, end_of_text: int
+    ) -> None:
         self._streams, self._choice = streams, choice
         self._rows, self._end = rows, end_of_text
         self._place = np.zeros(len(choice), dtype=np.int64)

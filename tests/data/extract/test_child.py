@@ -10,7 +10,8 @@ import pytest
 
 from modelwright.base.errors import UserError
 from modelwright.data.extract import child
-from modelwright.data.extract.child import Limits, NotExtracted, extract
+from modelwright.data.extract.child import NotExtracted, extract
+from modelwright.data.extract.limits import Limits
 
 pytest.importorskip("resiliparse")
 

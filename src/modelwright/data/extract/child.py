@@ -15,24 +15,16 @@ import sys
 import time
 from importlib.util import find_spec
 
-from modelwright.base.config import Config
 from modelwright.base.errors import UserError
 from modelwright.base.schema import Reason
 from modelwright.data.extract.jobs import NEEDS
+from modelwright.data.extract.limits import Limits
 from modelwright.data.extract.worker import NO_MEMORY, READY, REPLY, REQUEST, TEXT
 
 START_SECONDS = 120
 """A child that has not started by then never will."""
 
 MAX_REPLY_BYTES = 1 << 30
-
-
-class Limits(Config):
-    """What one document may cost."""
-
-    seconds_per_document: float = 10.0
-    memory_bytes: int = 1 << 30
-    """Address space of the child process."""
 
 
 class NotExtracted(Exception):

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import PurePath
 
 from modelwright.base.schema import Document, Json, Reason
+from modelwright.data.readers.documents import make_document
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.licences import folder_licence, header_licence
 from modelwright.data.readers.part import Part
-from modelwright.data.readers.rows import make_document
 from modelwright.data.readers.source import Source
 from modelwright.data.readers.text import decode, read_whole
 

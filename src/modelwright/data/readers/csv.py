@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 
+from modelwright.data.readers.documents import MAX_TEXT_BYTES
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.part import Part
-from modelwright.data.readers.rows import MAX_TEXT_BYTES, Row
+from modelwright.data.readers.rows import Row
 from modelwright.data.readers.streams import lines_of
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}

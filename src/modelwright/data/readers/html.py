@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from modelwright.base.schema import Document
+from modelwright.data.readers.documents import make_document
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.pages import decode_page, page_text
 from modelwright.data.readers.part import Part
-from modelwright.data.readers.rows import make_document
 from modelwright.data.readers.source import Source
 from modelwright.data.readers.text import read_whole
 

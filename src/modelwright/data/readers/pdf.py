@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from modelwright.base.schema import Document
 from modelwright.data.extract.child import NotExtracted, extract
+from modelwright.data.readers.documents import make_document
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.part import Part
-from modelwright.data.readers.rows import make_document
 from modelwright.data.readers.source import Source
 from modelwright.data.readers.text import read_whole
 

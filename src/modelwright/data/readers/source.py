@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from modelwright.base.config import Config
-from modelwright.data.extract.child import Limits
+from modelwright.data.extract.limits import Limits
 
 Format = Literal["text", "lines", "html", "jsonl", "csv", "tsv", "parquet", "arrow", "warc", "code", "pdf"]
 Extractor = Literal["resiliparse", "trafilatura", "plain"]

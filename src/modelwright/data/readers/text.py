@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from modelwright.base.schema import Document
+from modelwright.data.readers.documents import MAX_TEXT_BYTES, make_document
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.part import Part
-from modelwright.data.readers.rows import MAX_TEXT_BYTES, make_document
 from modelwright.data.readers.source import Source
 from modelwright.data.readers.streams import BROKEN_STREAM, broken_stream, open_bytes
 

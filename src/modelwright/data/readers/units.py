@@ -15,7 +15,7 @@ from modelwright.data.readers.columns import BROKEN
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.files import File, find_files
 from modelwright.data.readers.part import Part, whole
-from modelwright.data.readers.read import module_of
+from modelwright.data.readers.records import module_of
 from modelwright.data.readers.source import COMPRESSIONS, Source
 from modelwright.data.readers.storage import open_raw, readable
 from modelwright.data.readers.streams import wide_encoding

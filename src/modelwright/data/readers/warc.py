@@ -12,10 +12,10 @@ from typing import Any, BinaryIO
 
 from modelwright.base.errors import UserError
 from modelwright.base.schema import Document, Json, Reason
+from modelwright.data.readers.documents import make_document
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.pages import decode_page, page_text
 from modelwright.data.readers.part import Part
-from modelwright.data.readers.rows import make_document
 from modelwright.data.readers.source import Source
 from modelwright.data.readers.storage import open_raw
 from modelwright.data.readers.streams import BROKEN_STREAM, broken_stream
