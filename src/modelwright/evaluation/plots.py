@@ -40,20 +40,23 @@ WIDTH, HEIGHT = 760, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 30, 44
 
 
-def line_chart(lines: Sequence[Line], x_label: str, y_label: str, title: str) -> str:
-    """Curves over a linear x and a logarithmic y: losses fall by factors."""
+def line_chart(
+    lines: Sequence[Line], x_label: str, y_label: str, title: str, *, linear: bool = False
+) -> str:
+    """Curves over a linear x and a logarithmic y, since losses fall by factors, or a `linear` one from 0."""
     lines = [line for line in lines if any(y > 0 for _, y in line.points)]
     if not lines:
         return ""
     xs = [x for line in lines for x, _ in line.points]
-    ys = [y for line in lines for _, y in line.points if y > 0]
+    ys = [y for line in lines for _, y in line.points if linear or y > 0]
     x_high = max(max(xs), 1e-9)
-    y_ticks = _log_ticks(min(ys), max(ys))
-    low, high = math.log(min(y_ticks[0], min(ys))), math.log(max(y_ticks[-1], max(ys)))
+    y_ticks = _ticks(max(ys)) if linear else _log_ticks(min(ys), max(ys))
+    scale = float if linear else math.log
+    low, high = scale(min(y_ticks[0], min(ys))), scale(max(y_ticks[-1], max(ys)))
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = LEFT + (WIDTH - LEFT - RIGHT) * x / x_high
-        return across, TOP + (HEIGHT - TOP - BOTTOM) * (high - math.log(y)) / max(high - low, 1e-9)
+        return across, TOP + (HEIGHT - TOP - BOTTOM) * (high - scale(y)) / max(high - low, 1e-9)
 
     parts = [_open(WIDTH, HEIGHT, title)]
     for tick in y_ticks:
@@ -61,7 +64,7 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, title: str) ->
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
     for tick in _ticks(x_high):
-        x, _ = place(tick, math.exp(low))
+        x, _ = place(tick, max(ys))
         parts.append(
             f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{short(tick)}</text>'
         )
@@ -69,10 +72,10 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, title: str) ->
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')
     parts.append(
         f'<text class="label" x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{escape(x_label)}</text>'
-        f'<text class="label" x="4" y="12">{escape(y_label)}, logarithmic</text>'
+        f'<text class="label" x="4" y="12">{escape(y_label)}{"" if linear else ", logarithmic"}</text>'
     )
     for number, line in enumerate(lines, 1):
-        places = [place(x, y) for x, y in line.points if y > 0]
+        places = [place(x, y) for x, y in line.points if linear or y > 0]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline class="curve s{number}" points="{path}"/>')
         if line.dots:
@@ -149,7 +152,8 @@ def histogram(bins: Sequence[tuple[str, float]], x_label: str, y_label: str, tit
         tall = (bottom - TOP - 16) * count / most
         parts.append(
             f'<g class="s2"><title>{escape(name)}: {count:,}</title>'
-            f'<rect class="fill" x="{middle - wide / 2:.1f}" y="{bottom - tall:.1f}" width="{wide:.1f}" height="{tall:.1f}"/></g>'
+            f'<rect class="fill" x="{middle - wide / 2:.1f}" y="{bottom - tall:.1f}"'
+            f' width="{wide:.1f}" height="{tall:.1f}"/></g>'
             f'<text x="{middle:.1f}" y="{bottom - tall - 5:.1f}" text-anchor="middle">{short(count)}</text>'
             f'<text x="{middle:.1f}" y="{bottom + 17}" text-anchor="middle">{escape(name)}</text>'
         )

@@ -17,9 +17,11 @@ from markupsafe import Markup
 
 from modelwright.base.files import write_text
 from modelwright.base.provenance import UNKNOWN, Facts, Provenance
+from modelwright.data.decontaminate import inject
 from modelwright.data.pipeline.plan import Plan
 from modelwright.data.pipeline.shard import Shard
 from modelwright.data.pipeline.tally import Tally
+from modelwright.data.readers.source import Source
 from modelwright.data.sources import stated
 from modelwright.evaluation.page import template
 from modelwright.evaluation.plots import Dot, histogram, interval_chart
@@ -28,6 +30,10 @@ SAMPLES, SHOWN = 3, 8
 """Of each rule; of the corpus."""
 MANY = 20
 """More languages than this are summed up."""
+
+
+ASKED: Mapping[str, float] = {str(disguise): bar for disguise, bar in inject.BARS.items()}
+"""Disguise -> the recall that is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +107,9 @@ def funnel(cleaned: Sequence[Shard], written: Sequence[Shard]) -> list[dict[str,
         previous = rows[-1] if rows else count
         rows.append({"step": step, "documents": count["documents"], "bytes": count["bytes"]})
         for name in ("documents", "bytes"):
-            rows[-1][f"{name}_change"] = rows[-1][name] / (previous[name] or 1) - 1 if previous[name] else 0.0
-            rows[-1][f"{name}_share"] = rows[-1][name] / (max(row[name] for row in rows) or 1)
-    return rows
+            rows[-1][f"{name}_change"] = rows[-1][name] / previous[name] - 1 if previous[name] else 0.0
+    most = {name: max((row[name] for row in rows), default=0) or 1 for name in ("documents", "bytes")}
+    return [row | {f"{name}_share": row[name] / most[name] for name in most} for row in rows]
 
 
 def _longest(flows: Iterable[Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -159,7 +165,20 @@ def unread(findings: Findings) -> list[dict[str, Any]]:
     )
     grouped = groupby(rows, lambda row: row["rule"])
     found = [{"rule": rule, **total(group, SAMPLES)} for rule, group in grouped]
+    for row in found:
+        row["samples"] = [
+            each | {"place": _within(each["place"], findings.plan.sources)} for each in row["samples"]
+        ]
     return sorted(found, key=lambda row: (-row["documents"], row["rule"]))
+
+
+def _within(place: str, sources: Sequence[Source]) -> str:
+    """A place by its source's name and the path below it, so that where the source lay does not matter."""
+    for source in sources:
+        folder = source.path.rstrip("/")
+        if place.startswith(folder):
+            return f"{source.name}: {place[len(folder) :].lstrip('/')}".removesuffix(": ")
+    return place
 
 
 def sources(findings: Findings) -> list[dict[str, Any]]:
@@ -265,7 +284,7 @@ def recall(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The injection test: what was planted and found, by disguise."""
     found = metrics.get("decontamination") or {}
     return [
-        {"kind": kind, "share": each["found"] / each["planted"], **each}
+        {"kind": kind, "share": each["found"] / each["planted"], "asked": ASKED.get(kind), **each}
         for kind, each in found.items()
         if isinstance(each, Mapping) and each.get("planted")
     ]

@@ -18,6 +18,8 @@ from modelwright.terminal.runs import duration, is_run, named, size
 
 MANY = 12
 """More entries than this are summed up."""
+CHARACTERS = 100
+"""Of one metric in words."""
 
 
 def show_manifests(path: Path, *, verify: bool = False, as_json: bool = False) -> None:
@@ -53,7 +55,7 @@ def describe(artifact: Artifact) -> str:
         or "outside",
         "cost": f"{duration(cost.seconds)}, {cost.tokens:,} tokens, {cost.flops:.3g} FLOPs, "
         f"{size(cost.peak_memory_bytes)} peak memory, about {cost.energy_wh:.2f} Wh",
-        "metrics": dict(manifest.metrics),
+        "metrics": {name: brief(value) for name, value in manifest.metrics.items()},
         "settings": {"seed": manifest.seed, **manifest.config},
         "files": _files(artifact) | {"in all": f"{len(manifest.files)} files, {size(total)}"},
         "learned from": {"in all": artifact.texts_behind(), **provenance_summary(manifest.provenance)},
@@ -62,6 +64,37 @@ def describe(artifact: Artifact) -> str:
     return f"{artifact.path}\n" + _indented(
         yaml.safe_dump(parts, sort_keys=False, allow_unicode=True, width=100)
     )
+
+
+def brief(value: Any, depth: int = 0) -> Any:
+    """A metric for the eye: rows of figures in a line each, long lists and texts cut, with how much is left
+    out. `--json` has it all."""
+    if isinstance(value, str):
+        return printable(value, CHARACTERS)
+    if isinstance(value, Mapping):
+        if depth and all(isinstance(each, int | float) for each in value.values()) and len(value) <= 4:
+            return ", ".join(f"{name} {each:,}" for name, each in value.items())
+        shown = {name: brief(each, depth + 1) for name, each in list(value.items())[:MANY]}
+        rest = len(value) - MANY
+        return shown | ({"...": f"{rest} more"} if rest > 0 else {})
+    if isinstance(value, list | tuple):
+        if not value:
+            return "none"
+        if all(isinstance(each, int | float) for each in value) and len(value) <= MANY:
+            return ", ".join(f"{each:,}" for each in value)
+        shown = [_line(each) if depth < 2 else brief(each, depth + 1) for each in value[:MANY]]
+        return [*shown, *([f"{len(value) - MANY} more"] if len(value) > MANY else [])]
+    return value
+
+
+def _line(value: Any) -> Any:
+    """A row of a table: `read, documents 42, bytes 1,234`."""
+    if not isinstance(value, Mapping):
+        return brief(value, 2)
+    parts = [
+        f"{name} {each:,}" if isinstance(each, int | float) else f"{each}" for name, each in value.items()
+    ]
+    return printable(", ".join(parts), CHARACTERS)
 
 
 def _files(artifact: Artifact) -> dict[str, str]:
