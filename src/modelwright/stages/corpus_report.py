@@ -151,7 +151,7 @@ def rules(findings: Findings) -> list[tuple[str, list[dict[str, Any]]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for (_, step, rule), group in groupby(sorted(rows, key=key), key):
         made = shown(total(group, SAMPLES), findings.plan)
-        found.setdefault(step, []).append({"rule": rule, **made})
+        found.setdefault(step, []).append({"rule": rule.removeprefix(f"{step}: "), **made})
     return [
         (step, sorted(group, key=lambda row: (-row["documents"], row["rule"])))
         for step, group in found.items()
