@@ -269,6 +269,27 @@ def study(
     print((folder / "study.json").read_text(encoding="utf-8") if as_json else made.path / "study.html")
 
 
+@app.command(rich_help_panel=STATION)
+def quality(
+    good: Annotated[str, typer.Argument(help="Text that you want: a file, a folder or a glob.")],
+    ordinary: Annotated[str, typer.Argument(help="Text as it comes.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the model and its page.")] = Path(
+        "quality-model"
+    ),
+    max_documents: Annotated[int, typer.Option(min=50, help="Of each kind, the first ones.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Chooses what is held out.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Learn a quality model from two kinds of text, for the filter `quality`."""
+    from modelwright.base.progress import choose_view
+    from modelwright.life import stage_module
+
+    settings = {"max_documents": max_documents, "seed": seed}
+    learned = stage_module("quality").learn([good], [ordinary], out, choose_view(quiet), **settings)
+    print(learned.summary)
+    print(f"the page: {out / 'report.html'}", file=sys.stderr)
+
+
 @app.command(rich_help_panel=LOOK)
 def ls(
     folder: Annotated[Path, typer.Argument(help="Where runs lie.")] = Path("runs"), as_json: AsJson = False

@@ -40,9 +40,7 @@ WIDTH, HEIGHT = 760, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 30, 44
 
 
-def line_chart(
-    lines: Sequence[Line], x_label: str, y_label: str, title: str, *, linear: bool = False
-) -> str:
+def line_chart(lines: Sequence[Line], x_label: str, y_label: str, title: str, *, linear: bool = False) -> str:
     """Curves over a linear x and a logarithmic y, since losses fall by factors, or a `linear` one from 0."""
     lines = [line for line in lines if any(y > 0 for _, y in line.points)]
     if not lines:

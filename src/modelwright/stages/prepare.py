@@ -15,7 +15,7 @@ from pydantic import Field
 
 from modelwright.base.artifact import Artifact
 from modelwright.base.errors import UserError
-from modelwright.base.files import atomic_directory, write_json
+from modelwright.base.files import atomic_directory, sha256_text, write_json
 from modelwright.base.policy import refuse
 from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
@@ -32,6 +32,7 @@ from modelwright.data.pipeline.plan import (
     WRITE,
     Plan,
     named_filters,
+    outside,
     write_items,
     write_plan,
 )
@@ -60,8 +61,9 @@ class Config(Plan):
 
 
 def sources(config: Config) -> str:
-    """A mark of what the sources hold now: when it changes, the stage runs anew."""
-    return mark(config.sources)
+    """A mark of what the sources hold now, and what filters and evaluation sets read beside them: when it
+    changes, the stage runs anew."""
+    return sha256_text(mark(config.sources) + outside(config))
 
 
 def facts(config: Config) -> Provenance:

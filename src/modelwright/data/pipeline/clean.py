@@ -48,7 +48,7 @@ def clean(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
     def make(target: Path) -> tuple[int, int, int, dict[str, Any]]:
         return _make(plan, seed, unit, beat, target)
 
-    shard = make_shard(shard_folder(folder, CLEAN_PHASE, number), clean_mark(plan, seed, unit), make)
+    shard = make_shard(shard_folder(folder, CLEAN_PHASE, number), clean_mark(folder, number), make)
     return {"rows_in": shard.rows_in, "rows_out": shard.rows_out}
 
 

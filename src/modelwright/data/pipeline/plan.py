@@ -11,9 +11,17 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from modelwright import __version__
 from modelwright.base import config
 from modelwright.base.config import validate
-from modelwright.base.files import atomic_path, canonical_json, read_json, sha256_text, write_json
+from modelwright.base.files import (
+    atomic_path,
+    canonical_json,
+    read_json,
+    sha256_file,
+    sha256_text,
+    write_json,
+)
 from modelwright.base.policy import Policy
 from modelwright.data import filters
 from modelwright.data.decontaminate import settings as decontamination
@@ -105,7 +113,8 @@ class Plan(config.Config):
 
 def write_plan(folder: Path, plan: Plan, seed: int, units: Sequence[Unit]) -> None:
     """Lay down what the phases read. What an earlier plan has left becomes invalid by its mark."""
-    write_json(folder / PLAN_FILE, {"plan": plan.model_dump(mode="json"), "seed": seed})
+    found = {"plan": plan.model_dump(mode="json"), "seed": seed, "outside": outside(plan)}
+    write_json(folder / PLAN_FILE, found)
     with atomic_path(folder / UNITS_FILE) as path, path.open("w", encoding="utf-8") as file:
         for unit in units:
             file.write(json.dumps(unit.as_json()) + "\n")
@@ -120,16 +129,16 @@ def write_items(folder: Path, items: Iterable[EvalItem]) -> None:
 
 
 @cache
-def _read(folder: Path) -> tuple[Plan, int, tuple[Unit, ...]]:
+def _read(folder: Path) -> tuple[Plan, int, tuple[Unit, ...], str]:
     found = read_json(folder / PLAN_FILE)
     lines = (folder / UNITS_FILE).read_text(encoding="utf-8").splitlines()
     units = tuple(Unit.from_json(json.loads(line)) for line in lines)
-    return validate(Plan, found["plan"], str(folder / PLAN_FILE)), found["seed"], units
+    return validate(Plan, found["plan"], str(folder / PLAN_FILE)), found["seed"], units, found["outside"]
 
 
 def read_plan(folder: Path) -> tuple[Plan, int]:
     """The plan and the seed."""
-    plan, seed, _ = _read(folder)
+    plan, seed, _, _ = _read(folder)
     return plan, seed
 
 
@@ -138,13 +147,27 @@ def read_unit(folder: Path, number: int) -> Unit:
     return _read(folder)[2][number]
 
 
-def clean_mark(plan: Plan, seed: int, unit: Unit) -> str:
-    """Changes with anything that the clean phase makes of a unit depends on."""
+def clean_mark(folder: Path, number: int) -> str:
+    """Changes with anything that what the clean phase makes of a unit depends on."""
+    plan, seed, units, beside = _read(folder)
     after = {"duplicates", "decontaminate", "forget", "validation_fraction", "memory_bytes", "sources"}
     settings = plan.model_dump(mode="json", exclude=after)
     near = plan.duplicates.near.model_dump() if plan.duplicates.near else None
     keeps = plan.duplicates.min_similarity > 0
-    return sha256_text(canonical_json([settings, near, keeps, seed, unit.id]))
+    return sha256_text(canonical_json([settings, near, keeps, seed, units[number].id, beside, __version__]))
+
+
+def outside(plan: Plan) -> str:
+    """A hash of the files that filters and evaluation sets read: quality models, lists of problems."""
+    named = [settings["model"] for settings in plan.filters if isinstance(settings.get("model"), str)]
+    files = [file for name in (*named, *plan.decontaminate.sets) for file in _files(Path(name))]
+    return sha256_text(canonical_json([[file.as_posix(), sha256_file(file)] for file in files]))
+
+
+def _files(path: Path) -> list[Path]:
+    """What is missing is found missing by who reads it."""
+    found = path.rglob("*") if path.is_dir() else [path]
+    return sorted(file for file in found if file.is_file())
 
 
 def named_filters(plan: Plan) -> Iterator[tuple[str, Any]]:
