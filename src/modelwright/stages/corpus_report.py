@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from modelwright.base.files import write_text
 from modelwright.base.provenance import UNKNOWN, Facts, Provenance
-from modelwright.data.decontaminate import inject
+from modelwright.data.decontaminate.settings import BARS
 from modelwright.data.pipeline.plan import Plan
 from modelwright.data.pipeline.shard import Shard
 from modelwright.data.pipeline.tally import Tally
@@ -30,10 +30,6 @@ SAMPLES, SHOWN = 3, 8
 """Of each rule; of the corpus."""
 MANY = 20
 """More languages than this are summed up."""
-
-
-ASKED: Mapping[str, float] = {str(disguise): bar for disguise, bar in inject.BARS.items()}
-"""Disguise -> the recall that is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,7 +280,7 @@ def recall(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The injection test: what was planted and found, by disguise."""
     found = metrics.get("decontamination") or {}
     return [
-        {"kind": kind, "share": each["found"] / each["planted"], "asked": ASKED.get(kind), **each}
+        {"kind": kind, "share": each["found"] / each["planted"], "asked": BARS.get(kind), **each}
         for kind, each in found.items()
         if isinstance(each, Mapping) and each.get("planted")
     ]

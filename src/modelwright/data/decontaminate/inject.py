@@ -17,9 +17,7 @@ from modelwright.base.schema import Json
 from modelwright.data.decontaminate.disguise import DISGUISES, Disguise, plant
 from modelwright.data.decontaminate.index import Hit, Index
 from modelwright.data.decontaminate.items import EvalItem
-
-BARS: dict[Disguise, float] = {"verbatim": 0.98, "re-wrapped": 0.98, "embedded": 0.95, "edited": 0.8}
-"""The recall asked for. Questions without their answers have no bar; they are reported."""
+from modelwright.data.decontaminate.settings import BARS
 
 MAX_FALSE_SHARE = 1e-4
 _Z = 1.959964  # 95 %
@@ -67,9 +65,9 @@ class Recall:
     def below_bar(self) -> list[str]:
         """The bars that were missed, in words."""
         short = [
-            f"{disguise}: recall {self.found[disguise].value:.3f}, {bar} asked"
-            for disguise, bar in BARS.items()
-            if self.found[disguise].value < bar
+            f"{disguise}: recall {self.found[disguise].value:.3f}, {BARS[disguise]} asked"
+            for disguise in DISGUISES
+            if disguise in BARS and self.found[disguise].value < BARS[disguise]
         ]
         if self.false_hits.value > MAX_FALSE_SHARE:
             short.append(f"false hits: {self.false_hits.value:.2g} of documents, {MAX_FALSE_SHARE:g} asked")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import Field
 
 from modelwright.base import config
+
+BARS: Mapping[str, float] = {"verbatim": 0.98, "re-wrapped": 0.98, "embedded": 0.95, "edited": 0.8}
+"""Disguise -> the recall asked for. Questions without their answers have no bar; they are reported."""
 
 
 class Config(config.Config):
