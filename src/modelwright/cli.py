@@ -243,12 +243,8 @@ def study(
     out: Out = None,
     overrides: Overrides = None,
     sizes: Annotated[str, typer.Option(help="Vocabulary sizes to compare.")] = "1024,2048,4096,8192",
-    parallel: Annotated[
-        Path | None, typer.Option(help="The same text in many languages, as JSON Lines.")
-    ] = None,
-    train_bytes: Annotated[
-        int, typer.Option(min=0, help="Text that a small model of each size reads; 0 trains none.")
-    ] = 2_000_000,
+    parallel: Annotated[Path | None, typer.Option(help="One text in many languages, JSON Lines.")] = None,
+    train_bytes: Annotated[int, typer.Option(min=0, help="Text a model reads; 0: no models.")] = 2_000_000,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -277,15 +273,14 @@ def quality(
         "quality-model"
     ),
     max_documents: Annotated[int, typer.Option(min=50, help="Of each kind, the first ones.")] = 20_000,
-    seed: Annotated[int, typer.Option(help="Chooses what is held out.")] = 0,
     quiet: Quiet = False,
 ) -> None:
     """Learn a quality model from two kinds of text, for the filter `quality`."""
     from modelwright.base.progress import choose_view
     from modelwright.life import stage_module
 
-    settings = {"max_documents": max_documents, "seed": seed}
-    learned = stage_module("quality").learn([good], [ordinary], out, choose_view(quiet), **settings)
+    stage, view = stage_module("quality"), choose_view(quiet)
+    learned = stage.learn([good], [ordinary], out, view, max_documents=max_documents)
     print(learned.summary)
     print(f"the page: {out / 'report.html'}", file=sys.stderr)
 
@@ -330,13 +325,9 @@ def trace(
     from modelwright.terminal import lineage
 
     if step is not None:
-        from dataclasses import astuple
+        from modelwright.life import read_at_step
 
-        from modelwright.life import stage_module
-        from modelwright.terminal.runs import named
-
-        reading = stage_module("reading").reading_of(path, named(path)[-1].ancestry())
-        lineage.show_step(path, step, [astuple(piece) for piece in reading.of_step(step)], as_json)
+        lineage.show_step(path, step, read_at_step(lineage.named(path)[-1], step), as_json)
     elif document is not None:
         lineage.show_document(path, document, as_json=as_json)
     elif token is not None:

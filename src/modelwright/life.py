@@ -17,6 +17,7 @@ import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import astuple
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -235,6 +236,12 @@ def forget(folder: Path, names: Sequence[str], view: View, *, yes: bool) -> list
     finally:
         stage.remove([folder / REPLACED])
     return seen
+
+
+def read_at_step(artifact: Artifact, step: int) -> list[tuple[int, str, str, int, int]]:
+    """What a step of the pre-training above an artifact read: (row, document, source, first token, tokens)."""
+    reading = stage_module("reading").reading_of(artifact.path, artifact.ancestry())
+    return [astuple(piece) for piece in reading.of_step(step)]
 
 
 def load_given(role: str, path: Path) -> Artifact:

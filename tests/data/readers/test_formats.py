@@ -14,7 +14,8 @@ from pyarrow import feather
 
 from modelwright.base.errors import DamagedFile, UserError
 from modelwright.base.schema import Document
-from modelwright.data.readers import rows, streams
+from modelwright.data.readers import documents as document_reader
+from modelwright.data.readers import streams
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.files import find_files
 from modelwright.data.readers.read import read, read_part
@@ -153,7 +154,7 @@ def test_reading_goes_on_behind_a_line_without_end(tmp_path: Path, monkeypatch: 
 
 
 def test_texts_beyond_all_measure_are_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "MAX_TEXT_BYTES", 10)
+    monkeypatch.setattr(document_reader, "MAX_TEXT_BYTES", 10)
     put(tmp_path / "a.jsonl", b'{"text": "12345678901"}\n{"text": "1234567890"}\n')
     faults = Faults("skip")
     assert len(documents(tmp_path, faults)) == 1 and faults.counts == {"text too long": 1}
