@@ -239,7 +239,7 @@ def forget(folder: Path, names: Sequence[str], view: View, *, yes: bool) -> list
 
 
 def read_at_step(artifact: Artifact, step: int) -> list[tuple[int, str, str, int, int]]:
-    """What a step of the pre-training above an artifact read: (row, document, source, first token, tokens)."""
+    """What a step of the pre-training above an artifact read: (row, document, source, first, tokens)."""
     reading = stage_module("reading").reading_of(artifact.path, artifact.ancestry())
     return [astuple(piece) for piece in reading.of_step(step)]
 

@@ -78,7 +78,8 @@ def run(config: Config, run: Run) -> Artifact:
     refuse(config.policy.breaches(facts(config)), "prepare")
     list(named_filters(config))  # a filter with a mistake fails before any work
     folder = run.dir / WORK
-    faults = Faults(config.on_error)
+    unread: list[tuple[str, Reason]] = []
+    faults = Faults(config.on_error, lambda where, reason: unread.append((where, reason)))
     planned = list(units(config.sources, config.unit_bytes, faults))
     folder.mkdir(exist_ok=True)
     write_plan(folder, config, run.seed, planned)
