@@ -24,7 +24,7 @@ from modelwright.base.errors import UserError, did_you_mean
 from modelwright.base.files import atomic_path, write_json
 from modelwright.base.provenance import Provenance
 from modelwright.data.corpus import read_documents
-from modelwright.stages.prepare import DROPPED_FOLDER, REPORT
+from modelwright.data.pipeline.plan import DROPPED_FOLDER, REPORT_FILE
 from modelwright.tokenizer.shards import TokenShards
 
 SIDES = ("train", "validation")
@@ -183,9 +183,9 @@ def edit_corpus(corpus: Artifact, target: Target, config: Config, seed: int) -> 
     metrics = {key: value for key, value in corpus.metrics.items() if key != "near_duplicates"}
     metrics |= {key: metrics[key] - count for key, count in removed.items()}
     metrics["dropped"] = {**metrics.get("dropped", {}), "forgotten": _forgotten(metrics, removed)}
-    (corpus.path / REPORT).unlink(missing_ok=True)  # it shows samples of the texts, and counts them
+    (corpus.path / REPORT_FILE).unlink(missing_ok=True)  # it shows samples of the texts, and counts them
     kept = dict.fromkeys(file.path.split("/")[0] for file in corpus.manifest.files)
-    files = describe_files(corpus.path, [name for name in kept if name != REPORT])
+    files = describe_files(corpus.path, [name for name in kept if name != REPORT_FILE])
     mark = fingerprint("prepare", config, seed, (), __version__)
     manifest = corpus.manifest.model_copy(
         update={

@@ -25,9 +25,11 @@ from modelwright.data.decontaminate.items import EvalItem, read_items
 from modelwright.data.execution import Execution, Performer
 from modelwright.data.pipeline.plan import (
     CLEAN,
+    DROPPED_FOLDER,
     INDEX,
     ITEMS_FILE,
     REPEATS,
+    REPORT_FILE,
     RESOLVE,
     WRITE,
     Plan,
@@ -48,9 +50,11 @@ from modelwright.stages.corpus_report import Findings, funnel, write_report
 
 INPUTS: tuple[str, ...] = ()
 
-WORK, DROPPED_FOLDER, SOURCES_FILE, REPORT = "work", "dropped", "sources.json", "report.html"
-"""Unfinished units; what went, as Parquet; path, size and sha256 of every raw file that was read; what became
-of it all, for the eye."""
+WORK, SOURCES_FILE = "work", "sources.json"
+"""Unfinished units; path, size and sha256 of every raw file that was read."""
+UNLISTED_FILE = "_unlisted.json"
+"""In the folder of what went: files that were passed over before they were read. Who reads the folder as
+Parquet does not see it."""
 
 
 class Config(Plan):
@@ -78,10 +82,10 @@ def run(config: Config, run: Run) -> Artifact:
     refuse(config.policy.breaches(facts(config)), "prepare")
     list(named_filters(config))  # a filter with a mistake fails before any work
     folder = run.dir / WORK
-    unread: list[tuple[str, Reason]] = []
-    faults = Faults(config.on_error, lambda where, reason: unread.append((where, reason)))
-    planned = list(units(config.sources, config.unit_bytes, faults))
     folder.mkdir(exist_ok=True)
+    unlisted: list[dict[str, str]] = []
+    faults = Faults(config.on_error, lambda where, why: unlisted.append({"file": where, "why": str(why)}))
+    planned = list(units(config.sources, config.unit_bytes, faults))
     write_plan(folder, config, run.seed, planned)
     files_read = [file.model_dump() for file in describe(config.sources)]
     total = sum(unit.num_bytes or config.atlas_size_bytes for unit in planned)
@@ -102,6 +106,7 @@ def run(config: Config, run: Run) -> Artifact:
         for phase in (CLEAN_PHASE, WRITE_PHASE)
     )
     metrics = summary(cleaned, written, resolved)
+    metrics["skipped"] = added([metrics["skipped"], faults.counts, faults.passed_over])
     if indexed:
         metrics |= {"evaluation_items": indexed["items"], "decontamination": indexed["recall"]}
     say_where_they_went(run, metrics)
@@ -118,14 +123,14 @@ def run(config: Config, run: Run) -> Artifact:
         provenance=brought,
         suites=items_by_suite(folder),
     )
-    write_report(run.dir / REPORT, findings)
+    write_report(run.dir / REPORT_FILE, findings)
     if not metrics["train_documents"] + metrics["validation_documents"]:
         raise UserError(f"no document is left to train on.\n{table(metrics)}")
-    assemble(config, run, folder, len(planned))
+    assemble(config, run, folder, len(planned), unlisted)
     write_json(run.dir / SOURCES_FILE, files_read)
     run.brings_in(brought)
     shutil.rmtree(folder)
-    return run.finish([*SIDES, DROPPED_FOLDER, SOURCES_FILE, REPORT], metrics)
+    return run.finish([*SIDES, DROPPED_FOLDER, SOURCES_FILE, REPORT_FILE], metrics)
 
 
 def lay_down_items(config: Config, folder: Path) -> bool:
@@ -188,7 +193,7 @@ def added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
-def assemble(config: Config, run: Run, folder: Path, num_units: int) -> None:
+def assemble(config: Config, run: Run, folder: Path, num_units: int, unlisted: list[dict[str, str]]) -> None:
     """The units' files as one corpus, without a copy where the disk can link."""
     for side in SIDES:
         with atomic_directory(run.dir / side) as target:
@@ -198,6 +203,7 @@ def assemble(config: Config, run: Run, folder: Path, num_units: int) -> None:
                 )
     fill_the_empty_side(run.dir / "train", run.dir / "validation", config.validation_fraction)
     with atomic_directory(run.dir / DROPPED_FOLDER) as target:
+        write_json(target / UNLISTED_FILE, unlisted)
         for phase in (CLEAN_PHASE, WRITE_PHASE):
             for number in range(num_units):
                 name = f"{phase}-{shard_name(number)}"

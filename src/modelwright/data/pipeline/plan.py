@@ -32,6 +32,8 @@ from modelwright.data.readers.source import Source
 from modelwright.data.readers.units import Unit
 
 PLAN_FILE = "plan.json"
+DROPPED_FOLDER, REPORT_FILE = "dropped", "report.html"
+"""In the finished corpus: what went, as Parquet, and the page."""
 UNITS_FILE = "units.jsonl"
 ITEMS_FILE = "items.jsonl"
 CLEAN = "modelwright.data.pipeline.clean:clean"
