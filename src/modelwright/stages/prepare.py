@@ -164,8 +164,16 @@ def known_items() -> Iterator[EvalItem]:
     for name, task in all_tasks().items():
         for problem in task.problems(derive(0, "decontaminate", name)):
             prompt = problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1].content
-            answer = problem.target if isinstance(problem.target, str) else ""
-            yield EvalItem(name, problem.id, prompt, answer)
+            yield EvalItem(name, problem.id, prompt, answer_of(problem.target))
+
+
+def answer_of(target: Any) -> str:
+    """The right answer as text, of what a verifier compares with; "" where there is none."""
+    if isinstance(target, dict) and "choices" in target:
+        return str(target["choices"][target["answer"]]).strip()
+    if isinstance(target, list):
+        return str(target[0]) if target else ""
+    return str(target) if isinstance(target, str | int | float) else ""
 
 
 def summary(cleaned: Sequence[Shard], written: Sequence[Shard], resolved: dict[str, Any]) -> dict[str, Any]:
