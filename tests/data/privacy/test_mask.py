@@ -66,6 +66,12 @@ def test_masking_twice_changes_nothing(text: str, style) -> None:
     assert bool(counts) == (masked != text)
 
 
+def test_a_stand_in_that_is_taken_for_a_number_gives_way_to_a_tag() -> None:
+    text = "8.8.8.8a8Fk2Lm9Qz4Xw7RtDE89370400440532013000@+44 20 7946 0958"  # found by hypothesis
+    masked, _ = mask(text, KINDS, "fixed")
+    assert "7946" not in masked and mask(masked, KINDS, "fixed") == (masked, {})
+
+
 def document(text: str) -> Document:
     return Document(text=text, id=sha256_text(text), source="a", meta={"page": 1})
 

@@ -17,7 +17,8 @@ _FIXED: dict[Kind, str] = {"email": "email@example.com", "phone": "+1 202 555 01
 """Reserved for examples: RFC 2606, the North American 555-01xx numbers, RFC 5737. Other kinds have no
 reserved values, and get their tag."""
 
-_MAX_PASSES = 8
+_MAX_PASSES, _STYLED_PASSES = 8, 2
+"""A stand-in that forms a new number with what is around it, again and again, gives way to a tag."""
 
 
 def mask(
@@ -33,7 +34,7 @@ def mask(
     if style == "pseudonym" and not salt:
         raise ConfigError("masking by pseudonym needs a salt: a text that nobody outside knows.")
     counts: Counter[str] = Counter()
-    for _ in range(_MAX_PASSES):
+    for number in range(_MAX_PASSES):
         findings = find(text, kinds)
         if not findings:
             break
@@ -41,7 +42,8 @@ def mask(
         end = 0
         for finding in findings:
             value = text[finding.start : finding.end]
-            pieces += (text[end : finding.start], _replacement(finding.kind, value, style, salt))
+            stand_in = _replacement(finding.kind, value, style if number < _STYLED_PASSES else "tag", salt)
+            pieces += (text[end : finding.start], stand_in)
             end = finding.end
             counts[finding.kind] += 1
         text = "".join([*pieces, text[end:]])
