@@ -74,6 +74,7 @@ class Life:
         stages = {verb: stage_module(verb) for verb in verbs}
         configs = {verb: stage_config(self.recipe, verb) for verb in verbs}
         with nothing_left_behind(self.folder), locked(self.folder):
+            self._stay_forgotten(configs)
             self._check_inputs(stages)
             self._check_policy(stages, configs)
             write_text(self.folder / RECIPE_FILE, self.recipe.to_yaml())
@@ -145,6 +146,21 @@ class Life:
                 if not have & ({*MODEL_ROLES, "model"} if role in ("model", "models") else {role}):
                     raise UserError(self._missing(verb, role))
             planned.add(STATION[verb].role)
+
+    def _stay_forgotten(self, configs: dict[str, Config]) -> None:
+        """What was once forgotten in this directory stays so, whatever recipe it is given next."""
+        file = self.folder / RECIPE_FILE
+        if not file.is_file() or "prepare" not in configs:
+            return
+        before = load_recipe(str(file), environment={}).data.get("forget", ())
+        new = sorted({*before} - {*self.recipe.data.get("forget", ())})
+        if new:
+            self.view.log(
+                f"Forgotten here before, and left out again: {', '.join(each[:16] for each in new)}"
+            )
+            data = {**self.recipe.data, "forget": sorted({*before, *self.recipe.data.get("forget", ())})}
+            self.recipe = self.recipe.model_copy(update={"data": data})
+            configs["prepare"] = stage_config(self.recipe, "prepare")
 
     def _check_policy(self, stages: Mapping[str, ModuleType], configs: Mapping[str, Config]) -> None:
         """Refuse before any work what the recipe's policy does not allow: what sources say of themselves,

@@ -145,7 +145,9 @@ def edit_recipe(recipe: Settings, target: Target) -> Settings:
     """The recipe without the source, or with the document's ids on the list of what prepare leaves out."""
     edited = {key: dict(value) if isinstance(value, dict) else value for key, value in recipe.items()}
     data = edited.setdefault("data", {})
-    if target.source is None:
+    if target.source is not None:
+        data["forget"] = sorted({*data.get("forget", ()), target.source})
+    else:
         data["forget"] = sorted({*data.get("forget", ()), *target.documents})
         return edited
     sections = {"prepare": "data", "finetune": "finetune", "align": "align"}

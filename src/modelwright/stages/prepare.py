@@ -22,6 +22,7 @@ from modelwright.base.run import Run
 from modelwright.base.seeding import derive
 from modelwright.data.corpus import shard_name
 from modelwright.data.decontaminate.items import EvalItem, read_items
+from modelwright.data.decontaminate.settings import BARS
 from modelwright.data.execution import Execution, Performer
 from modelwright.data.pipeline.plan import (
     CLEAN,
@@ -80,7 +81,10 @@ def run(config: Config, run: Run) -> Artifact:
     if not config.sources:
         raise UserError("data.sources is empty: name at least one file, folder or glob, or 'atlas'")
     refuse(config.policy.breaches(facts(config)), "prepare")
-    list(named_filters(config))  # a filter with a mistake fails before any work
+    list(named_filters(config))  # what a filter lacks is said before any work
+    for path in config.decontaminate.sets:
+        if not Path(path).exists():
+            raise UserError(f"data.decontaminate.sets: there is no '{path}'")
     folder = run.dir / WORK
     folder.mkdir(exist_ok=True)
     unlisted: list[dict[str, str]] = []
@@ -109,6 +113,10 @@ def run(config: Config, run: Run) -> Artifact:
     metrics["skipped"] = added([metrics["skipped"], faults.counts, faults.passed_over])
     if indexed:
         metrics |= {"evaluation_items": indexed["items"], "decontamination": indexed["recall"]}
+    left = metrics["train_documents"] + metrics["validation_documents"]
+    if left:
+        for key, change in assemble(config, run, folder, len(planned), unlisted).items():
+            metrics[key] += change
     say_where_they_went(run, metrics)
     total_tally = Tally.total(tally for shard in written for tally in shard.about["tallies"].values())
     brought = Provenance.tally(total_tally.provenance_rows()).stating(statements(config.sources))
@@ -124,9 +132,8 @@ def run(config: Config, run: Run) -> Artifact:
         suites=items_by_suite(folder),
     )
     write_report(run.dir / REPORT_FILE, findings)
-    if not metrics["train_documents"] + metrics["validation_documents"]:
+    if not left:
         raise UserError(f"no document is left to train on.\n{table(metrics)}")
-    assemble(config, run, folder, len(planned), unlisted)
     write_json(run.dir / SOURCES_FILE, files_read)
     run.brings_in(brought)
     shutil.rmtree(folder)
@@ -154,9 +161,15 @@ def say_recall(run: Run, indexed: dict[str, Any]) -> None:
     """What this run's own injection test found, for the log."""
     counts = "; ".join(f"{kind} {count:,}" for kind, count in indexed["items"].items())
     run.log(f"evaluation items: {counts}")
-    shares = {kind: f"{each['found'] / each['planted']:.1%}" for kind, each in indexed["recall"].items()}
-    said = "; ".join(f"{kind} {share}" for kind, share in shares.items()) or indexed.get("says", "")
-    run.log(f"of usable items planted in texts of this corpus are found: {said}")
+    if "says" in indexed:
+        run.log(indexed["says"])
+        return
+    found = {kind: each["found"] / each["planted"] for kind, each in indexed["recall"].items()}
+    said = (
+        f"{kind} {share:.1%}" + (f" (LOW: {BARS[kind]:.0%} asked)" if share < BARS.get(kind, 0) else "")
+        for kind, share in found.items()
+    )
+    run.log(f"of usable items planted in texts of this corpus are found: {'; '.join(said)}")
 
 
 def known_items() -> Iterator[EvalItem]:
@@ -201,21 +214,25 @@ def added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
-def assemble(config: Config, run: Run, folder: Path, num_units: int, unlisted: list[dict[str, str]]) -> None:
-    """The units' files as one corpus, without a copy where the disk can link."""
+def assemble(
+    config: Config, run: Run, folder: Path, num_units: int, unlisted: list[dict[str, str]]
+) -> dict[str, int]:
+    """The units' files as one corpus, without a copy where the disk can link; what changed sides."""
     for side in SIDES:
         with atomic_directory(run.dir / side) as target:
             for number in range(num_units):
                 link(
                     shard_folder(folder, WRITE_PHASE, number) / f"{side}.parquet", target / shard_name(number)
                 )
-    fill_the_empty_side(run.dir / "train", run.dir / "validation", config.validation_fraction)
+    fraction = config.validation_fraction
+    moved = fill_the_empty_side(run.dir / "train", run.dir / "validation", fraction)
     with atomic_directory(run.dir / DROPPED_FOLDER) as target:
         write_json(target / UNLISTED_FILE, unlisted)
         for phase in (CLEAN_PHASE, WRITE_PHASE):
             for number in range(num_units):
                 name = f"{phase}-{shard_name(number)}"
                 link(shard_folder(folder, phase, number) / DROPPED, target / name)
+    return moved
 
 
 def link(source: Path, target: Path) -> None:

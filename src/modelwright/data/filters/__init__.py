@@ -45,16 +45,22 @@ def names() -> list[str]:
 
 def build(settings: Mapping[str, Any]) -> tuple[str, Step]:
     """`{"name": "length", "min_characters": 200}` -> the filter's name and its Step."""
+    name, module, config, only = check(settings)
+    step: Step = module.step(config)
+    return name, step if only is None else _restricted(step, only)
+
+
+def check(settings: Mapping[str, Any]) -> tuple[str, Any, Config, Only | None]:
+    """The filter's name, module, settings and restriction, not yet built; `ConfigError` for mistakes."""
     name = settings.get("name")
     if not isinstance(name, str) or name not in names():
         received = f"'{name}'" if name else f"settings without a name: {dict(settings)}"
         raise ConfigError(f"data.filters: no filter {received}.{did_you_mean(str(name), names())}")
     module = import_module(f"{__name__}.{name}")
     rest = {key: value for key, value in settings.items() if key not in ("name", "only")}
-    step: Step = module.step(validate(module.Config, rest, f"filter '{name}'"))
-    if "only" not in settings:
-        return name, step
-    return name, _restricted(step, validate(Only, settings["only"], f"'only' of filter '{name}'"))
+    config = validate(module.Config, rest, f"filter '{name}'")
+    only = validate(Only, settings["only"], f"'only' of filter '{name}'") if "only" in settings else None
+    return name, module, config, only
 
 
 def _restricted(step: Step, only: Only) -> Step:

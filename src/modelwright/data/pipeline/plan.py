@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from modelwright import __version__
 from modelwright.base import config
@@ -106,6 +106,12 @@ class Plan(config.Config):
     """Input that is worked on in one go."""
     memory_bytes: int = Field(default=1 << 28, ge=1 << 20)
     """What sorting over all documents may take; the rest goes to the disk."""
+
+    @model_validator(mode="after")
+    def _filters_exist(self) -> Self:
+        for settings in self.filters:
+            filters.check(settings)
+        return self
 
     @property
     def masks(self) -> bool:

@@ -13,21 +13,35 @@ from modelwright.data.corpus import DocumentsFile, read_documents
 from modelwright.data.split import position
 
 
-def fill_the_empty_side(train: Path, validation: Path, validation_fraction: float) -> None:
+def fill_the_empty_side(train: Path, validation: Path, validation_fraction: float) -> dict[str, int]:
     """A tiny corpus may leave a side without documents. It then gets the one document nearest to it; an only
-    document is for training. The folders hold `data.corpus` shards."""
+    document is for training. The folders hold `data.corpus` shards. The answer is what changes, by the names
+    of the metrics."""
     for_training, for_validation = _num_documents(train), _num_documents(validation)
     if for_validation and not for_training:
-        _move(max(_places(validation)), train)
+        return _moved(_move(max(_places(validation)), train), "validation", "train")
     elif for_training > 1 and not for_validation and validation_fraction > 0:
-        _move(min(_places(train)), validation)
+        return _moved(_move(min(_places(train)), validation), "train", "validation")
+    return {}
 
 
-def _move(place: tuple[float, str, Path], empty: Path) -> None:
+def _moved(size: int, full: str, empty: str) -> dict[str, int]:
+    return {
+        f"{full}_documents": -1,
+        f"{full}_bytes": -size,
+        f"{empty}_documents": 1,
+        f"{empty}_bytes": size,
+    }
+
+
+def _move(place: tuple[float, str, Path], empty: Path) -> int:
+    """Move a document to the other side; its bytes."""
     _, identity, path = place
     documents = list(read_documents(path))
+    moving = [document for document in documents if document.id == identity]
     _rewrite(path, [document for document in documents if document.id != identity])
-    _rewrite(empty / path.name, [document for document in documents if document.id == identity])
+    _rewrite(empty / path.name, moving)
+    return sum(len(document.text.encode()) for document in moving)
 
 
 def _num_documents(folder: Path) -> int:

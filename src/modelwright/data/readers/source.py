@@ -72,6 +72,16 @@ class Source(Config):
             return {**settings, "name": settings["path"]}
         return settings
 
+    @field_validator("retention", mode="before")
+    @classmethod
+    def _from_date(cls, value: Any) -> Any:
+        return value.isoformat() if isinstance(value, date) else value  # YAML reads 2030-12-31 as a date
+
+    @field_validator("jurisdiction", mode="before")
+    @classmethod
+    def _from_norway(cls, value: Any) -> Any:
+        return "NO" if value is False else value  # YAML reads NO as a boolean
+
     @field_validator("retention")
     @classmethod
     def _is_a_day(cls, value: str) -> str:
