@@ -77,7 +77,7 @@ def _all_ranges(plan: Plan, texts: Sequence[Texts], target: Path) -> Iterator[Ra
     found: list[Iterable[Ranges]] = []
     if plan.duplicates.lines:
         config = plan.duplicates.lines.model_copy(update={"memory_bytes": plan.memory_bytes})
-        pieces = [lines.find_pieces(_strings(unit), config) for unit in texts]
+        pieces = [_pieces(unit, config, target / f"texts-pieces-{n:06d}.npy") for n, unit in enumerate(texts)]
         stays = lines.too_many([unit.key for unit in pieces], config, target)
         found.append(lines.ranges_of(unit, stay) for unit, stay in zip(pieces, stays, strict=True))
     if plan.duplicates.passages:
@@ -85,6 +85,15 @@ def _all_ranges(plan: Plan, texts: Sequence[Texts], target: Path) -> Iterator[Ra
         found.append(substring.repeated(texts, config, target))
     for ranges in zip(*found, strict=True):
         yield merged(*(np.concatenate([getattr(each, name) for each in ranges]) for name in _COLUMNS))
+
+
+def _pieces(unit: Texts, config: lines.Config, path: Path) -> lines.Pieces:
+    """A unit's pieces, 32 bytes each, on disk: all units' together may be more than memory holds."""
+    found = lines.find_pieces(_strings(unit), config)
+    columns = (found.key.view(np.int64), found.document, found.start, found.end)
+    np.save(path, np.stack(columns), allow_pickle=False)
+    mapped = np.load(path, mmap_mode="r", allow_pickle=False) if len(found) else np.stack(columns)
+    return lines.Pieces(mapped[0].view(np.uint64), mapped[1], mapped[2], mapped[3])
 
 
 def _strings(unit: Texts) -> Iterator[str]:
