@@ -82,6 +82,12 @@ class Life:
                 self.view.log(note)
             return [self._station(verb, stages[verb], configs[verb], force) for verb in verbs]
 
+    def is_up_to_date(self, verb: str) -> bool:
+        """Whether a station that needs no inputs was made from what the recipe and its sources are now."""
+        stage, config = stage_module(verb), stage_config(self.recipe, verb)
+        mark = started_mark(verb, stage, config, derive(self.recipe.seed, verb), {})
+        return read_mark(self.folder / verb) == mark
+
     def edit_corpus(self, stage: ModuleType, targets: Sequence[Any]) -> None:
         """Take texts out of the finished corpus, so that it is what the recipe asks for now."""
         folder = self.folder / "prepare"
@@ -244,8 +250,10 @@ def forget(folder: Path, names: Sequence[str], view: View, *, yes: bool) -> list
     changed = validate(Recipe, settings, f"the recipe of {folder}")
     life = Life(changed, folder, view)
     with locked(folder):
+        as_before = Life(recipe, folder, view).is_up_to_date("prepare")
         write_text(folder / RECIPE_FILE, changed.to_yaml())
-        life.edit_corpus(stage, targets)
+        if as_before and all(target.source is None for target in targets):
+            life.edit_corpus(stage, targets)
         stage.remove([folder / REPLACED])
     try:
         life.run([made.stage for made in artifacts])

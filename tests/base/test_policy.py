@@ -67,6 +67,9 @@ def test_a_larger_region_and_single_countries() -> None:
         ("CC0-1.0", set()),
         ("Apache-2.0 WITH LLVM-exception", set()),
         ("unknown", {"share_alike", "non_commercial", "no_derivatives"}),
+        ("NOASSERTION AND MIT", {"share_alike", "non_commercial", "no_derivatives"}),
+        ("CDLA-Sharing-1.0", {"share_alike"}),
+        ("CC BY SA 4.0", {"share_alike"}),
         (PER_DOCUMENT, set()),
     ],
 )

@@ -98,3 +98,13 @@ def test_retention_that_is_over_is_always_refused(texts: Path, tmp_path: Path) -
     source = {"path": str(texts), "name": "web", "retention": "2020-01-31"}
     with pytest.raises(GateRefused, match="retention until 2020-01-31, which is over"):
         Life(recipe(source, {}), tmp_path / "run", QUIET).run(["prepare"])
+
+
+def test_a_row_cannot_say_of_itself_that_it_was_masked(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "Mail me at ann@mail.org, any day.", "masked": true, "language": "en"}\n')
+    source = {"path": str(path), "name": "web", "personal_data": False}
+    (made,) = Life(recipe(source, {}), tmp_path / "run", QUIET).run(["prepare"])
+    (document,) = list(read_corpus(made.file("train")))
+    assert "masked" not in document.meta and document.meta["row_masked"] is True
+    assert document.meta["row_language"] == "en"

@@ -26,7 +26,11 @@ EU = frozenset(
 REGIONS = {"EU": EU | {"EU"}, "EEA": EU | {"EU", "EEA", "IS", "LI", "NO"}}
 """Names that stand for several ISO 3166-1 codes."""
 
-_SHARE_ALIKE = re.compile(r"-SA\b|share-?alike|GPL|GFDL|ODbL|MPL-|EPL-|EUPL-|OSL-|CDDL-", re.I)
+_SHARE_ALIKE = re.compile(
+    r"[- ]SA\b|share-?alike|CDLA-Sharing|GPL|GFDL|ODbL|MPL|EPL-|EUPL-|OSL-|CDDL-|CECILL-[12]|MS-RL|SSPL", re.I
+)
+UNSTATED = frozenset(["unknown", "noassertion", "none", "other", "proprietary", ""])
+"""Words in the place of a licence that allow nothing, whatever else they mean."""
 _NON_COMMERCIAL = re.compile(r"\bNC\b|non-?commercial", re.I)
 _NO_DERIVATIVES = re.compile(r"\bND\b|no-?deriv", re.I)
 
@@ -95,7 +99,7 @@ class Policy(Config):
         if licence == PER_DOCUMENT:
             return
         found = f"licence '{licence}'"
-        unknown = licence == UNKNOWN
+        unknown = not accepts(licence, lambda part: part.lower() not in UNSTATED)
         if self.licences is not None and not accepts(licence, lambda part: part in (self.licences or ())):
             yield "licences", found, f"allowed: {', '.join(self.licences)}"
         for rule, pattern, what in (

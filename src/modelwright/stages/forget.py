@@ -1,8 +1,10 @@
 """forget: take a source or a document out of a run's corpus, and out of all that was made from it.
 
-The corpus is edited where it lies: only the shards that hold the texts are written anew, and what remains
-is what preparing again without them would give, since what repeated a forgotten text stays out too.
-Everything that descends from it is then made again by the life, which skips what does not.
+For a document the corpus is edited where it lies: only the shards that hold it are written anew, and what
+remains is what preparing again would give, since what repeated a forgotten text stays out too. For a source,
+and where the corpus is not up to date, it is prepared again, because texts that were left out as repetitions
+of a forgotten source's may stand in others. Everything that descends from it is then made again by the life,
+which skips what does not.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from modelwright.base.errors import UserError
 from modelwright.data.execution.beat import forget_deaths
 from modelwright.data.execution.cluster import RayCluster
 from modelwright.data.execution.local import LocalProcesses
-from modelwright.data.execution.worker import NOTES, work
+from modelwright.data.execution.worker import NOTES, allow_many_files, work
 
 SMALL_BYTES = 1 << 24
 """Less input than this is not worth a process of its own, and is worked on in this one."""
@@ -50,6 +50,7 @@ class Performer:
         self._execution, self._folder = execution, folder
         self._here = execution.engine == "local" and input_bytes < SMALL_BYTES
         self._log = log
+        allow_many_files()
         self._stack = ExitStack()
         self._processes: LocalProcesses | None = None
         self._ray: RayCluster | None = None

@@ -7,9 +7,12 @@ from a worker that was working on hostile input is data and nothing else.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
+import resource
+import signal
 import sys
 import time
 import traceback
@@ -29,8 +32,9 @@ _SECONDS_BETWEEN_MESSAGES = 0.2
 def work(function: str, folder: Path, number: int, advance: Callable[[int], None]) -> dict[str, Any]:
     """Do one unit; {"done": result}, or {"failed": what went wrong} in words that outlive the process."""
     module, _, name = function.partition(":")
-    beat = Beat(notes_of(function, folder), number, advance)
+    beat: Beat | None = None
     try:
+        beat = Beat(notes_of(function, folder), number, advance)
         return {"done": getattr(import_module(module), name)(folder, number, beat)}
     except UserError as error:
         return {"failed": {"kind": type(error).__name__, "says": str(error)}}
@@ -42,7 +46,8 @@ def work(function: str, folder: Path, number: int, advance: Callable[[int], None
     except Exception:
         return {"failed": {"kind": "", "says": traceback.format_exc()}}
     finally:
-        beat.done()
+        if beat:
+            beat.done()
 
 
 def notes_of(function: str, folder: Path) -> Path:
@@ -62,6 +67,8 @@ def disk_full(folder: Path) -> str:
 
 def main() -> None:
     """Serve until standard input ends."""
+    end_with_the_parent()
+    allow_many_files()
     messages: TextIO = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints goes to standard error
     for line in sys.stdin:
@@ -70,6 +77,18 @@ def main() -> None:
         answer = work(asked["function"], Path(asked["folder"]), asked["unit"], counter)
         counter.say()
         messages.write(json.dumps(answer) + "\n")
+
+
+def end_with_the_parent() -> None:
+    """A worker whose parent was killed would go on with a unit that the next run takes up: it ends too."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def allow_many_files() -> None:
+    """Every unit's arrays are mapped at once where all are looked at: as many files as the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class _Counter:

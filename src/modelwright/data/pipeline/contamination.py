@@ -24,7 +24,7 @@ from modelwright.data.pipeline.plan import ITEMS_FILE, Plan, read_plan
 from modelwright.data.pipeline.shard import (
     CLEAN_PHASE,
     DOCUMENTS,
-    check_shard,
+    check_once,
     make_shard,
     read_shard,
     shard_folder,
@@ -58,7 +58,7 @@ def index_folder(folder: Path) -> Path:
 
 def load_index(folder: Path) -> tuple[Index, str]:
     """The index and its mark, mapped into memory once a process."""
-    mark = check_shard(index_folder(folder)).mark
+    mark = check_once(index_folder(folder)).mark
     return _loaded(index_folder(folder), mark), mark
 
 

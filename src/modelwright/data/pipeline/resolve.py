@@ -25,11 +25,10 @@ from modelwright.data.pipeline.shard import (
     SIGNATURES,
     check_shard,
     make_shard,
-    read_shard,
     shard_folder,
 )
 
-FATES, FIRSTS = "fates.npy", "firsts.npy"
+FATES, FIRSTS, OFFSETS = "fates.npy", "firsts.npy", "offsets.npy"
 KEPT, EXACT, NEAR = 0, 1, 2
 """What becomes of a document."""
 
@@ -62,6 +61,7 @@ def _make(
     fates = np.lib.format.open_memmap(target / FATES, "w+", np.uint8, (total,))
     firsts = np.lib.format.open_memmap(target / FIRSTS, "w+", np.int64, (total,))
     fates[:] = KEPT
+    np.save(target / OFFSETS, np.cumsum([0, *sizes]), allow_pickle=False)
     about: dict[str, Any] = {}
     if plan.duplicates.near and total:
         found = _near(plan.duplicates, plan.memory_bytes, places, target)
@@ -76,12 +76,12 @@ def _make(
             part = fates[done : done + len(keep)]
             part[~keep] = EXACT
             done += len(keep)
-    counts = np.bincount(fates, minlength=3)
-    about |= {"exact duplicates": int(counts[EXACT]), "near duplicates": int(counts[NEAR])}
+    counts = [int(np.count_nonzero(fates == fate)) for fate in (KEPT, EXACT, NEAR)]
+    about |= {"exact duplicates": counts[EXACT], "near duplicates": counts[NEAR]}
     for mapped in (fates, firsts):
         mapped.flush()
     (target / "clusters.int64").unlink(missing_ok=True)
-    return total, int(counts[KEPT]), 0, about
+    return total, counts[KEPT], 0, about
 
 
 def _near(settings: Duplicates, memory_bytes: int, places: Sequence[Path], target: Path) -> cluster.Clusters:
@@ -119,13 +119,10 @@ class Verdicts:
 
     def __init__(self, folder: Path, number: int) -> None:
         place = resolve_folder(folder)
-        shards = [read_shard(shard_folder(folder, CLEAN_PHASE, unit)) for unit in range(number + 1)]
-        sizes = [shard.rows_out for shard in shards]
-        start = sum(sizes[:number])
-        rows = slice(start, start + sizes[number])
+        self._begins = np.load(place / OFFSETS, allow_pickle=False)
+        rows = slice(int(self._begins[number]), int(self._begins[number + 1]))
         self.fates: Fates = np.load(place / FATES, mmap_mode="r", allow_pickle=False)[rows]
         self._firsts = np.load(place / FIRSTS, mmap_mode="r", allow_pickle=False)[rows]
-        self._begins = np.cumsum([0, *sizes])
         self._folder = folder
 
     def __iter__(self) -> Iterator[int]:

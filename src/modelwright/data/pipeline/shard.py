@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,16 @@ def check_shard(target: Path) -> Shard:
     if problem:
         raise DamagedFile(f"{target / problem}. Give the same command again: the unit is made anew.")
     return shard
+
+
+def check_once(target: Path) -> Shard:
+    """`check_shard`, once a process for as long as the manifest stays as it is: for what every unit reads."""
+    return _checked(target, (target / SHARD_FILE).stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _checked(target: Path, written: int) -> Shard:
+    return check_shard(target)
 
 
 def damage(target: Path, shard: Shard) -> str | None:

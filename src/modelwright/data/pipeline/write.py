@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from modelwright.data.pipeline.shard import (
     DROPPED,
     WRITE_PHASE,
     Shard,
+    check_once,
     check_shard,
     make_shard,
     shard_folder,
@@ -53,7 +55,7 @@ def write(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
     made_from = [
         settings,
         shard.mark,
-        *(check_shard(place).mark for place in decided),
+        *(check_once(place).mark for place in decided),
         load_index(folder)[1] if items else "",
     ]
 
@@ -141,7 +143,7 @@ def forgetting(names: tuple[str, ...]) -> Step:
             if hit is None:
                 yield document
             else:
-                drop(document, Reason("forgotten", str(hit), "by request"))
+                drop(replace(document, text=""), Reason("forgotten", str(hit), "by request"))
 
     return step
 

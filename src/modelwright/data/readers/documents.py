@@ -16,6 +16,12 @@ MAX_TEXT_BYTES = 1 << 27
 """The largest text that is read as one piece."""
 
 
+RESERVED = frozenset(
+    ["masked", "whole", "piece", "language", "language_score", "personal_data", "quality", "removed_lines"]
+) | {"decontaminated", "file", "line", "row", "record"}
+"""What steps and readers write into `meta`, and later ones believe."""
+
+
 def row_documents(rows: Iterator[Row], source: Source, faults: Faults) -> Iterator[Document]:
     """The documents of rows whose texts stand in the source's `text_field`."""
     for row in rows:
@@ -64,9 +70,10 @@ def make_document(
 
 
 def _meta(row: Row, source: Source) -> dict[str, Json]:
-    """The row's place and its short fields: titles, addresses, scores."""
+    """The row's place and its short fields: titles, addresses, scores. A field of a name that our own steps
+    give a meaning to becomes `row_...`: a row must not say of itself that it was masked."""
     kept = {
-        name: value
+        f"row_{name}" if name in RESERVED else name: value
         for name, value in row.fields.items()
         if name != source.text_field
         and (isinstance(value, bool | int | float) or (isinstance(value, str) and is_short(value)))
