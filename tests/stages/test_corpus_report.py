@@ -84,7 +84,7 @@ def test_it_says_where_all_went_and_hostile_text_stays_text(source: Path, tmp_pa
 def test_the_same_page_for_any_number_of_workers_and_any_place(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings: dict[str, Any] = {"unit_bytes": 8000, "decontaminate": {"on": False}}
+    settings: dict[str, Any] = {"unit_bytes": 8000, "decontaminate": {"enabled": False}}
     pages = [work(tmp_path / "here", source, **settings).file("report.html").read_bytes()]
     monkeypatch.setattr(execution, "SMALL_BYTES", 0)
     moved = source.rename(tmp_path / "elsewhere")
@@ -93,7 +93,7 @@ def test_the_same_page_for_any_number_of_workers_and_any_place(
 
 
 def test_what_is_forgotten_or_not_to_be_kept_is_not_shown(source: Path, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"decontaminate": {"on": False}, "duplicates": {"near": {}}}
+    settings: dict[str, Any] = {"decontaminate": {"enabled": False}, "duplicates": {"near": {}}}
     shown = read(work(tmp_path / "a", source, **settings).file("report.html"))[1]
     assert story(4)[:60] in shown
     forget = [sha256_text(story(4)), sha256_text(story(3))]
@@ -118,7 +118,7 @@ def test_the_embedded_corpus_passes_by_the_suites(tmp_path: Path, source: Path) 
 
 
 def test_show_is_brief(source: Path, tmp_path: Path) -> None:
-    made = work(tmp_path / "p", source, decontaminate={"on": False})
+    made = work(tmp_path / "p", source, decontaminate={"enabled": False})
     said = manifests.describe(made)
     assert "read, documents 37, bytes" in said and story(4)[:40] not in said
     metrics = manifests.brief(

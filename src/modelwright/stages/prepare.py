@@ -143,7 +143,7 @@ def run(config: Config, run: Run) -> Artifact:
 def lay_down_items(config: Config, folder: Path) -> bool:
     """Write what the corpus is held against; False where there is nothing to hold against it."""
     (folder / ITEMS_FILE).unlink(missing_ok=True)
-    if not config.decontaminate.on or all(source.is_atlas for source in config.sources):
+    if not config.decontaminate.enabled or all(source.is_atlas for source in config.sources):
         return False
     sets = (item for path in config.decontaminate.sets for item in read_items(Path(path)))
     write_items(folder, chain(known_items(), sets))

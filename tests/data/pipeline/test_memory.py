@@ -26,7 +26,7 @@ stages: [prepare]
 data:
   sources: [{{path: {folder}, name: large, licence: CC0-1.0}}]
   duplicates: {{near: {{}}}}
-  decontaminate: {{on: false}}
+  decontaminate: {{enabled: false}}
   max_document_characters: 0
 """
 

@@ -61,7 +61,7 @@ SETTINGS: dict[str, Any] = {
     "duplicates": {"near": {}, "lines": {}, "passages": {}},
     "filters": [{"name": "length", "min_characters": 100}],
     "validation_fraction": 0.1,
-    "decontaminate": {"on": False},
+    "decontaminate": {"enabled": False},
 }
 
 

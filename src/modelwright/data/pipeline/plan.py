@@ -69,7 +69,7 @@ class Duplicates(config.Config):
 class Decontaminate(config.Config):
     """Which evaluation sets the corpus must not hold."""
 
-    on: bool = True
+    enabled: bool = True
     """Every suite that the project knows, and `sets`."""
     sets: tuple[str, ...] = ()
     """Files or folders of further evaluation sets."""
