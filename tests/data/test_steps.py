@@ -13,7 +13,6 @@ from modelwright.base.schema import Document, Reason
 from modelwright.data import filters
 from modelwright.data.corpus import read_corpus, write_corpus
 from modelwright.data.cut import CutLong, cut
-from modelwright.data.dedup import ExactDuplicates
 from modelwright.data.pipeline.sides import fill_the_empty_side
 from modelwright.data.split import position, side_of
 from modelwright.data.steps import chain, drop_empty
@@ -25,19 +24,6 @@ def document(text: str, source: str = "a.txt") -> Document:
 
 def no_drop(document: Document, reason: Reason) -> None:
     raise AssertionError(f"dropped {document.text}: {reason}")
-
-
-def test_duplicates_go_and_say_what_they_repeat() -> None:
-    dropped: list[tuple[str, str]] = []
-    texts = [("x", "a"), ("y", "b"), ("x", "c"), ("y", "b"), ("x ", "d")]
-    kept = ExactDuplicates()(
-        (document(t, s) for t, s in texts), lambda d, why: dropped.append((d.source, str(why)))
-    )
-    assert [(d.text, d.source) for d in kept] == [("x", "a"), ("y", "b"), ("x ", "d")]
-    assert dropped == [
-        ("c", f"exact duplicate: {sha256_text('x')}, first seen in a"),
-        ("b", f"exact duplicate: {sha256_text('y')}, first seen in b"),
-    ]
 
 
 def test_pieces_join_to_the_whole_and_know_it() -> None:
@@ -64,18 +50,16 @@ def test_flows_add_up() -> None:
     texts = ["abc", "", "é", "abc", "long enough"]
     steps = [
         ("empty", drop_empty),
-        ("duplicates", ExactDuplicates()),
         filters.build({"name": "length", "min_characters": 2}),
     ]
     stream, flows = chain(map(document, texts), steps, lambda step, d, why: went.append((step, why.rule)))
-    assert [d.text for d in stream] == ["abc", "long enough"]
+    assert [d.text for d in stream] == ["abc", "abc", "long enough"]
     assert [(f.step, f.documents, f.bytes, f.dropped) for f in flows] == [
         ("read", 5, 19, 0),
         ("empty", 4, 19, 1),
-        ("duplicates", 3, 16, 1),
-        ("length", 2, 14, 1),
+        ("length", 3, 17, 1),
     ]
-    assert went == [("empty", "empty"), ("length", "too short"), ("duplicates", "exact duplicate")]
+    assert went == [("empty", "empty"), ("length", "too short")]
 
 
 def test_filters_are_found_by_their_file_name() -> None:

@@ -12,7 +12,3 @@ Each looks at units, the parts of a corpus that worker processes have read, in t
 with what to keep or to cut. What stands first in the corpus stays. No result depends on how many units
 or workers there were, and memory is bounded by a setting.
 """
-
-from modelwright.data.dedup.exact import ExactDuplicates
-
-__all__ = ["ExactDuplicates"]

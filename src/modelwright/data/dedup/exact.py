@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from modelwright.base.schema import Document, Reason
-from modelwright.base.seams import Drop
 from modelwright.data.dedup.normal import normalise
 from modelwright.data.dedup.settings import MEMORY_BYTES
 from modelwright.data.dedup.sorting import RECORD, Records, Sorter
@@ -106,30 +104,3 @@ def split_units(blocks: Iterator[Records], sizes: Sequence[int]) -> Iterator[NDA
             waiting = np.ascontiguousarray(block["key"])
         yield keep
         start += size
-
-
-class ExactDuplicates:
-    """A Step that keeps the first document of each text. Memory: about 100 bytes a document."""
-
-    def __init__(self) -> None:
-        self._first: dict[bytes, int] = {}
-        self._numbers: dict[str, int] = {}
-        self._sources: list[str] = []
-
-    def __call__(self, documents: Iterator[Document], drop: Drop) -> Iterator[Document]:
-        """Documents out are distinct; the reason for a dropped one names the one it repeats."""
-        for document in documents:
-            text_hash = bytes.fromhex(document.id)
-            first = self._first.get(text_hash)
-            if first is None:
-                self._first[text_hash] = self._number_of(document.source)
-                yield document
-            else:
-                source = self._sources[first]
-                drop(document, Reason("exact duplicate", document.id, f"first seen in {source}"))
-
-    def _number_of(self, source: str) -> int:
-        number = self._numbers.setdefault(source, len(self._sources))
-        if number == len(self._sources):
-            self._sources.append(source)
-        return number
