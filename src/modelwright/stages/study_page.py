@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
+from markupsafe import Markup
+
+from modelwright.evaluation.page import template
 from modelwright.evaluation.plots import Line, line_chart
 from modelwright.stages.study_findings import Findings, Language, Size
 
@@ -31,24 +34,6 @@ LANGUAGE_COLUMNS: dict[str, Callable[[Language], str]] = {
 SHOWN = 15
 """Languages at each end of the page's list; study.json has all."""
 
-_STYLE = """
-:root { color-scheme: light dark; --paper: #fdfdfc; --ink: #1c1d20; --soft: #62656d; --line: #dcdde1;
-  --c1: #1f6feb; --c2: #c2500a; --c3: #1a7f5a; --c4: #8a3fb5; --c5: #6b7280; }
-@media (prefers-color-scheme: dark) { :root { --paper: #16181c; --ink: #e4e6ea; --soft: #9aa0ab;
-  --line: #33373f; --c1: #6aa7ff; --c2: #f2935c; --c3: #4fc79a; --c4: #c48bea; --c5: #9aa3b0; } }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 62rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; } thead th { color: var(--soft); font-weight: 500; }
-tr.chosen td { font-weight: 600; } .soft { color: var(--soft); } figure { margin: 1.5rem 0; }
-svg.plot { width: 100%; height: auto; display: block; font: 12px system-ui, sans-serif; }
-svg.plot text { fill: var(--soft); } svg .grid { stroke: var(--line); } svg .axis { stroke: var(--soft); }
-svg .curve { fill: none; stroke: currentColor; stroke-width: 1.8; } svg .fill { fill: currentColor; }
-.s1 { color: var(--c1); } .s2 { color: var(--c2); } .s3 { color: var(--c3); } .s4 { color: var(--c4); }
-.s5 { color: var(--c5); }
-"""
-
 
 def table(findings: Findings) -> list[str]:
     """The sizes in columns, as lines of text."""
@@ -64,18 +49,14 @@ def render(findings: Findings, depth: int) -> str:
         ([show(size) for show in COLUMNS.values()], size.vocab_size == chosen) for size in findings.sizes
     ]
     reasons = "".join(f"<p>{escape(reason)}</p>" for reason in findings.recommendation.reasons)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>How large a vocabulary</title><style>{_STYLE}</style></head><body>"
+    body = (
         f"<h1>How large a vocabulary: {chosen:,} ids</h1>{reasons}"
         f"<h2>Sizes</h2>{_table(list(COLUMNS), sizes)}"
         '<p class="soft">On held-out text. Coverage: share of the text in tokens of whole characters. '
         f"Unused: tokens that do not occur in it. Embedding: for a target of {depth} layers.</p>"
-        f"{_plots(findings)}{_languages(findings, chosen)}</body></html>\n"
+        f"{_plots(findings)}{_languages(findings, chosen)}"
     )
+    return template("modelwright.stages", "study.html.jinja").render(body=Markup(body))
 
 
 def _plots(findings: Findings) -> str:
