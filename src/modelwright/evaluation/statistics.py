@@ -13,6 +13,8 @@ from statistics import NormalDist, fmean, stdev
 
 import numpy
 
+from modelwright.base import intervals
+
 EXACT_FLIPS = 14
 """Up to this many non-zero differences all 2^n sign patterns are counted; above it, a sample is."""
 
@@ -52,8 +54,7 @@ class Difference:
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """The mean of `values` with its interval.
 
-    0/1 scores get Wilson's interval (Wilson 1927), which stays within [0, 1] and is honest at 0 %
-    and at 100 %, where the usual formula claims certainty. Other numbers get Student's t interval.
+    0/1 scores get Wilson's interval (`base.intervals`), other numbers Student's t interval.
     Measurements that are not scores (words, nats) take `t_interval`, even if all happen to be 0 or 1.
     """
     numbers = _checked(values, confidence)
@@ -64,13 +65,8 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     """Wilson's score interval for a share of `successes` in `n` trials."""
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == n else min(1.0, centre + half)
-    return Interval(mean=share, low=low, high=high, n=n)
+    low, high = intervals.wilson(successes, n, confidence)
+    return Interval(mean=successes / n, low=low, high=high, n=n)
 
 
 def paired_difference(

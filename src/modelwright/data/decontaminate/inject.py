@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from modelwright.base.errors import UserError
+from modelwright.base.intervals import wilson
 from modelwright.base.schema import Json
 from modelwright.data.decontaminate.disguise import DISGUISES, Disguise, plant
 from modelwright.data.decontaminate.index import Hit, Index
@@ -20,7 +21,6 @@ from modelwright.data.decontaminate.items import EvalItem
 from modelwright.data.decontaminate.settings import BARS
 
 MAX_FALSE_SHARE = 1e-4
-_Z = 1.959964  # 95 %
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,7 @@ class Share:
     @property
     def interval(self) -> tuple[float, float]:
         """(low, high), which also holds where the count is none or all."""
-        if not self.total:
-            return 0.0, 1.0
-        n, p = self.total, self.value
-        middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-        half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-        return max(0.0, middle - half), min(1.0, middle + half)
+        return wilson(self.count, self.total)
 
     def __str__(self) -> str:
         low, high = self.interval
