@@ -134,7 +134,7 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(tmp_path: Path) -> None:
     import signal, sys, time, types
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with it ignored
-    from modelwright import life
+    from modelwright.life import loading
     from modelwright.base.config import Config
     from modelwright.cli import main
 
@@ -142,7 +142,7 @@ def test_ctrl_c_exits_130_and_says_how_to_go_on(tmp_path: Path) -> None:
         print("working", flush=True)
         time.sleep(60)
 
-    life.stage_module = lambda verb: types.SimpleNamespace(Config=Config, INPUTS=(), run=run)
+    loading.stage_module = lambda verb: types.SimpleNamespace(Config=Config, INPUTS=(), run=run)
     sys.exit(main(["prepare", sys.argv[1], "--out", sys.argv[2]]))
     """
     (tmp_path / "empty.yaml").write_text("seed: 1")

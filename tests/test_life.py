@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from modelwright import life as life_module
 from modelwright.base.artifact import Artifact
 from modelwright.base.config import Config
 from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.progress import PlainView
 from modelwright.base.run import Run
-from modelwright.life import Life, locked
+from modelwright.life import Life, loading, locked
 from modelwright.recipes.recipe import Recipe
 
 INPUTS = {
@@ -70,7 +69,7 @@ class Stations:
 @pytest.fixture
 def stations(monkeypatch: pytest.MonkeyPatch) -> Stations:
     fake = Stations()
-    monkeypatch.setattr(life_module, "stage_module", fake.module)
+    monkeypatch.setattr(loading, "stage_module", fake.module)
     return fake
 
 

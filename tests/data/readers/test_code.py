@@ -122,5 +122,5 @@ def test_our_own_tree() -> None:
     if not (REPOSITORY / ".git").exists():
         pytest.skip("no git work tree")
     found = [file for file in find_files(Source(path=str(REPOSITORY), format="code"))]
-    assert "src/modelwright/cli.py" in [file.name for file in found]
+    assert "src/modelwright/__main__.py" in [file.name for file in found]
     assert folder_licence(str(REPOSITORY / "src" / "modelwright")) == "Apache-2.0"

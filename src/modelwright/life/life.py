@@ -1,48 +1,41 @@
-"""A life: the stations in order, what is done already, and what has to run.
+"""A recipe lived in a run directory, one folder per station.
 
-A recipe says how to live; a run directory holds what came of it, one folder per station. A station
-whose settings and inputs are unchanged and whose files are intact is skipped. One that was
+A station whose settings and inputs are unchanged and whose files are intact is skipped. One that was
 interrupted goes on from its last checkpoint. Nothing is thrown away: what a changed setting makes
 obsolete moves to `replaced/`.
-
-Stage modules are imported when they are needed, because they bring torch with them and
-`modelwright --help` must not wait for it (design/0002).
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import astuple
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from modelwright import __version__
-from modelwright.base.artifact import FULL_PRECISION_MODELS, MANIFEST, Artifact, Parent, fingerprint
+from modelwright.base.artifact import MANIFEST, Artifact
 from modelwright.base.config import Config, validate
 from modelwright.base.errors import ConfigError, UserError
-from modelwright.base.files import read_json, write_json, write_text
+from modelwright.base.files import write_json, write_text
 from modelwright.base.policy import Policy, refuse
 from modelwright.base.progress import View
 from modelwright.base.run import Run
 from modelwright.base.seeding import derive
+from modelwright.life import loading
+from modelwright.life.folder import (
+    REPLACED,
+    STARTED,
+    has_work,
+    is_unfinished,
+    locked,
+    nothing_left_behind,
+    read_mark,
+    started_mark,
+)
+from modelwright.life.inputs import MODEL_ROLES, load_given, select
 from modelwright.recipes.recipe import RECIPE_FILE, Recipe, load_recipe
 from modelwright.recipes.stations import STATION, VERBS
-
-STARTED = "started.json"
-"""Written when a station starts: the settings and inputs that its unfinished work is good for."""
-REPLACED = "replaced"
-"""Where folders go that changed settings or inputs have made obsolete."""
-LOCK = ".lock"
-BOOKKEEPING = (LOCK, RECIPE_FILE, STARTED, "log.txt", "timing.jsonl", "plan.json", "units.jsonl")
-"""What stands in a run directory before a station has made anything."""
-MODEL_ROLES = (*FULL_PRECISION_MODELS, "int8")
 
 
 class Life:
@@ -71,20 +64,20 @@ class Life:
 
     def run(self, verbs: Sequence[str], *, force: bool = False) -> list[Artifact]:
         """Live these stations. Every setting is checked, and every input found, before any work."""
-        stages = {verb: stage_module(verb) for verb in verbs}
-        configs = {verb: stage_config(self.recipe, verb) for verb in verbs}
+        stages = {verb: loading.stage_module(verb) for verb in verbs}
+        configs = {verb: loading.stage_config(self.recipe, verb) for verb in verbs}
         with nothing_left_behind(self.folder), locked(self.folder):
             self._stay_forgotten(configs)
             self._check_inputs(stages)
             self._check_policy(stages, configs)
             write_text(self.folder / RECIPE_FILE, self.recipe.to_yaml())
-            if note := taught_from_atlas(self.recipe, configs):
+            if note := loading.taught_from_atlas(self.recipe, configs):
                 self.view.log(note)
             return [self._station(verb, stages[verb], configs[verb], force) for verb in verbs]
 
     def is_up_to_date(self, verb: str) -> bool:
         """Whether a station that needs no inputs was made from what the recipe and its sources are now."""
-        stage, config = stage_module(verb), stage_config(self.recipe, verb)
+        stage, config = loading.stage_module(verb), loading.stage_config(self.recipe, verb)
         mark = started_mark(verb, stage, config, derive(self.recipe.seed, verb), {})
         return read_mark(self.folder / verb) == mark
 
@@ -93,14 +86,16 @@ class Life:
         folder = self.folder / "prepare"
         if not (folder / MANIFEST).is_file():
             return
-        config, seed = stage_config(self.recipe, "prepare"), derive(self.recipe.seed, "prepare")
+        config, seed = loading.stage_config(self.recipe, "prepare"), derive(self.recipe.seed, "prepare")
         for target in targets:
             stage.edit_corpus(Artifact.load(folder), target, config, seed)
-        write_json(folder / STARTED, started_mark("prepare", stage_module("prepare"), config, seed, {}))
+        write_json(
+            folder / STARTED, started_mark("prepare", loading.stage_module("prepare"), config, seed, {})
+        )
 
     def finish(self) -> None:
         """Write the report, and say what can be done with the model now."""
-        report = write_report(self.folder)
+        report = loading.write_report(self.folder)
         here = shlex.quote(str(self.folder))
         self.view.log(
             f"\nThe report:       {report}\n"
@@ -166,7 +161,7 @@ class Life:
             )
             data = {**self.recipe.data, "forget": sorted({*before, *self.recipe.data.get("forget", ())})}
             self.recipe = self.recipe.model_copy(update={"data": data})
-            configs["prepare"] = stage_config(self.recipe, "prepare")
+            configs["prepare"] = loading.stage_config(self.recipe, "prepare")
 
     def _check_policy(self, stages: Mapping[str, ModuleType], configs: Mapping[str, Config]) -> None:
         """Refuse before any work what the recipe's policy does not allow: what sources say of themselves,
@@ -233,166 +228,3 @@ class Life:
         aside.parent.mkdir(exist_ok=True)
         os.replace(folder, aside)
         self.view.log(f"  settings or inputs have changed; the earlier result is kept as {aside}")
-
-
-def forget(folder: Path, names: Sequence[str], view: View, *, yes: bool) -> list[Any]:
-    """Where sources or documents of a run are and what saw them; with `yes` they are taken out of its recipe
-    and corpus, and what was made from them is made again."""
-    stage, recipe = stage_module("forget"), load_recipe(str(folder), environment={})
-    artifacts = [Artifact.load(folder / v) for v in recipe.stages if (folder / v / MANIFEST).is_file()]
-    targets = [stage.find_target(name, artifacts) for name in names]
-    seen = [stage.look(target, artifacts, folder) for target in targets]
-    if not yes:
-        return seen
-    settings = recipe.model_dump(mode="json")
-    for target in targets:
-        settings = stage.edit_recipe(settings, target)
-    changed = validate(Recipe, settings, f"the recipe of {folder}")
-    life = Life(changed, folder, view)
-    with locked(folder):
-        as_before = Life(recipe, folder, view).is_up_to_date("prepare")
-        write_text(folder / RECIPE_FILE, changed.to_yaml())
-        if as_before and all(target.source is None for target in targets):
-            life.edit_corpus(stage, targets)
-        stage.remove([folder / REPLACED])
-    try:
-        life.run([made.stage for made in artifacts])
-    finally:
-        stage.remove([folder / REPLACED])
-    return seen
-
-
-def read_at_step(artifact: Artifact, step: int) -> list[tuple[int, str, str, int, int]]:
-    """What a step of the pre-training above an artifact read: (row, document, source, first, tokens)."""
-    reading = stage_module("reading").reading_of(artifact.path, artifact.ancestry())
-    return [astuple(piece) for piece in reading.of_step(step)]
-
-
-def load_given(role: str, path: Path) -> Artifact:
-    """The stage folder that was named to serve as `role`, if it can."""
-    artifact = Artifact.load(path)
-    fitting = FULL_PRECISION_MODELS if role == "model" else (role,)
-    if artifact.role not in fitting:
-        raise ConfigError(
-            f"--input {role}={path}: that is '{artifact.role}', made by '{artifact.stage}'; expected"
-            f" {' or '.join(fitting)}"
-        )
-    return artifact
-
-
-def select(role: str, have: Mapping[str, Artifact]) -> dict[str, Artifact]:
-    """What serves as `role`: "model" is the latest full-precision model, "models" is every model."""
-    if role == "models":
-        return {made.role: made for made in have.values() if made.role in MODEL_ROLES}
-    if role == "model" and role not in have:
-        latest = [have[name] for name in FULL_PRECISION_MODELS if name in have]
-        return {role: latest[-1]} if latest else {}
-    return {role: have[role]} if role in have else {}
-
-
-def stage_module(verb: str) -> ModuleType:
-    """`modelwright.stages.<verb>`: Config, INPUTS, run."""
-    return import_module(f"modelwright.stages.{verb}")
-
-
-def stage_config(recipe: Recipe, verb: str) -> Config:
-    """A station's settings, validated by the stage itself."""
-    where = f"section '{STATION[verb].section}' of recipe '{recipe.name}'"
-    return validate(stage_module(verb).Config, recipe.section(verb), where)
-
-
-def taught_from_atlas(recipe: Recipe, configs: Mapping[str, Config]) -> str:
-    """A line for who pre-trains on texts of their own, where later stations teach from the embedded corpus
-    all the same; "" where that is not the case."""
-    teaching = [verb for verb, config in configs.items() if verb != "prepare" and reads_atlas(config)]
-    if not teaching or "prepare" not in recipe.stages:
-        return ""
-    if reads_atlas(stage_config(recipe, "prepare")) is not False:
-        return ""
-    return (
-        f"Note: pretrain reads your texts, but what {' and '.join(teaching)} teach comes from the embedded"
-        " corpus, atlas. For a model of your texts alone: modelwright run text --set data.sources=[...]"
-    )
-
-
-def reads_atlas(config: Config) -> bool | None:
-    """Whether a station's sources hold the embedded corpus; None where it has none."""
-    sources = getattr(config, "sources", ())
-    return any(source.is_atlas for source in sources) if sources else None
-
-
-def resolved(recipe: Recipe) -> dict[str, Any]:
-    """The recipe with every default filled in."""
-    settings = recipe.model_dump(mode="json")
-    for verb in recipe.stages:
-        settings[STATION[verb].section] = stage_config(recipe, verb).model_dump(mode="json")
-    settings["model"] = settings["pretrain"].pop("model", settings["model"])
-    return settings
-
-
-def write_report(folder: Path) -> Path:
-    """The self-contained page over a run directory."""
-    return import_module("modelwright.stages.report").write_report(Path(folder))
-
-
-def started_mark(
-    verb: str, stage: ModuleType, config: Config, seed: int, inputs: Mapping[str, Artifact]
-) -> dict[str, str]:
-    """All that decides what a station makes. A stage that reads files from outside the run directory
-    has `sources(config) -> str`, a mark that changes when their content does."""
-    parents = [Parent(role=role, id=made.id, path="") for role, made in inputs.items()]
-    return {
-        "fingerprint": fingerprint(verb, config, seed, parents, __version__),
-        "sources": stage.sources(config) if hasattr(stage, "sources") else "",
-    }
-
-
-def read_mark(folder: Path) -> Any:
-    """What `started_mark` gave when the folder's work began; None where that is not known."""
-    file = folder / STARTED
-    return read_json(file) if file.is_file() else None
-
-
-def is_unfinished(folder: Path, mark: Mapping[str, str]) -> bool:
-    """Whether the folder holds unfinished work that the same settings and inputs began."""
-    return read_mark(folder) == mark and not (folder / MANIFEST).exists()
-
-
-@contextmanager
-def nothing_left_behind(folder: Path) -> Iterator[None]:
-    """A failure before anything was made takes the folders with it that were not there before."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        yield
-    except Exception:
-        if new and not has_work(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):  # somebody else has put something there
-                for path in new[1:]:
-                    path.rmdir()
-        raise
-
-
-def has_work(folder: Path) -> bool:
-    """Whether a run directory holds anything but what every station begins with."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return any(file.name not in BOOKKEEPING and file.stat().st_size for file in files)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process at a time works on a run directory. The system drops the lock with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise UserError(
-                f"process {owner} is working on {folder}. Wait for it, stop it, or choose another --out."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

@@ -1,0 +1,62 @@
+"""Commands that live a recipe: all of it, or one station."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from modelwright.cli.app import LIFE, STATION, Force, Inputs, Out, Overrides, Quiet, RecipeName, app
+from modelwright.recipes.stations import STATIONS, Station
+
+
+@app.command(rich_help_panel=LIFE)
+def run(
+    recipe: RecipeName,
+    out: Out = None,
+    overrides: Overrides = None,
+    inputs: Inputs = None,
+    start: Annotated[str | None, typer.Option("--from", help="Begin at this station.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Stop after this station.")] = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Live a whole recipe: skip what is done, resume what was interrupted, run the rest."""
+    life = open_life(recipe, out, overrides, inputs, quiet)
+    life.run(life.between(start, until), force=force)
+    if until is None or until == life.recipe.stages[-1]:
+        life.finish()
+
+
+def open_life(
+    recipe: str, out: Path | None, overrides: list[str] | None, inputs: list[str] | None, quiet: bool
+) -> Any:
+    """The life of a recipe as the options of a command describe it."""
+    from modelwright.base.progress import choose_view
+    from modelwright.life import Life
+    from modelwright.recipes.recipe import load_recipe, parse_inputs, run_directory
+
+    loaded = load_recipe(recipe, overrides or ())
+    folder = out or run_directory(recipe, loaded)
+    return Life(loaded, folder, choose_view(quiet), parse_inputs(inputs or ()))
+
+
+def _station_command(station: Station) -> Callable[..., None]:
+    def command(
+        recipe: RecipeName,
+        out: Out = None,
+        overrides: Overrides = None,
+        inputs: Inputs = None,
+        force: Force = False,
+        quiet: Quiet = False,
+    ) -> None:
+        open_life(recipe, out, overrides, inputs, quiet).run([station.verb], force=force)
+
+    command.__doc__ = f"{station.about[0].upper()}{station.about[1:]}."
+    return command
+
+
+for _station in STATIONS:
+    app.command(_station.verb, rich_help_panel=STATION)(_station_command(_station))

@@ -1,0 +1,90 @@
+"""A run directory: who works on it, what its unfinished work is good for, what is left in it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from modelwright import __version__
+from modelwright.base.artifact import MANIFEST, Artifact, Parent, fingerprint
+from modelwright.base.config import Config
+from modelwright.base.errors import UserError
+from modelwright.base.files import read_json
+from modelwright.recipes.recipe import RECIPE_FILE
+
+STARTED = "started.json"
+"""Written when a station starts: the settings and inputs that its unfinished work is good for."""
+REPLACED = "replaced"
+"""Where folders go that changed settings or inputs have made obsolete."""
+LOCK = ".lock"
+BOOKKEEPING = (LOCK, RECIPE_FILE, STARTED, "log.txt", "timing.jsonl", "plan.json", "units.jsonl")
+"""What stands in a run directory before a station has made anything."""
+
+
+def started_mark(
+    verb: str, stage: ModuleType, config: Config, seed: int, inputs: Mapping[str, Artifact]
+) -> dict[str, str]:
+    """All that decides what a station makes. A stage that reads files from outside the run directory
+    has `sources(config) -> str`, a mark that changes when their content does."""
+    parents = [Parent(role=role, id=made.id, path="") for role, made in inputs.items()]
+    return {
+        "fingerprint": fingerprint(verb, config, seed, parents, __version__),
+        "sources": stage.sources(config) if hasattr(stage, "sources") else "",
+    }
+
+
+def read_mark(folder: Path) -> Any:
+    """What `started_mark` gave when the folder's work began; None where that is not known."""
+    file = folder / STARTED
+    return read_json(file) if file.is_file() else None
+
+
+def is_unfinished(folder: Path, mark: Mapping[str, str]) -> bool:
+    """Whether the folder holds unfinished work that the same settings and inputs began."""
+    return read_mark(folder) == mark and not (folder / MANIFEST).exists()
+
+
+@contextmanager
+def nothing_left_behind(folder: Path) -> Iterator[None]:
+    """A failure before anything was made takes the folders with it that were not there before."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except Exception:
+        if new and not has_work(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # somebody else has put something there
+                for path in new[1:]:
+                    path.rmdir()
+        raise
+
+
+def has_work(folder: Path) -> bool:
+    """Whether a run directory holds anything but what every station begins with."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return any(file.name not in BOOKKEEPING and file.stat().st_size for file in files)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time works on a run directory. The system drops the lock with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise UserError(
+                f"process {owner} is working on {folder}. Wait for it, stop it, or choose another --out."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
