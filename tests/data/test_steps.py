@@ -138,7 +138,8 @@ def sides(tmp_path: Path) -> Sides:
         folders = {side: tmp_path / side for side in ("train", "validation")}
         with write_corpus(folders["train"]) as train, write_corpus(folders["validation"]) as validation:
             for each in documents:
-                (train if side_of(each.id, fraction) == "train" else validation).add(each)
+                key = str(each.meta.get("whole", each.id))
+                (train if side_of(key, fraction) == "train" else validation).add(each)
         fill_the_empty_side(folders["train"], folders["validation"], fraction)
         return {each.text: side for side, folder in folders.items() for each in read_corpus(folder)}
 
@@ -163,6 +164,30 @@ def test_a_tiny_corpus_still_gets_both_sides(sides: Sides) -> None:
     for fraction in (0.0001, 0.9999999):
         assert sides(two[:1], fraction) == {"one": "train"}
     assert sides([], 0.1) == {}
+
+
+def pieces(books: int) -> list[Document]:
+    """Twenty pieces of each of so many books."""
+    return [
+        replace(document(f"book {book}, page {page}"), meta={"whole": sha256_text(f"book {book}")})
+        for book in range(books)
+        for page in range(20)
+    ]
+
+
+def test_pieces_of_a_document_stay_together(sides: Sides) -> None:
+    split = sides(pieces(60), 0.2)
+    books = {book: {side for text, side in split.items() if text.startswith(book + ",")}
+             for book in (f"book {number}" for number in range(60))}  # fmt: skip
+    assert all(len(found) == 1 for found in books.values())
+    assert 0 < sum(found == {"validation"} for found in books.values()) < 30
+
+
+def test_pieces_part_where_a_side_would_be_empty(sides: Sides) -> None:
+    whole = next(n for n in range(99) if side_of(sha256_text(f"book {n}"), 0.2) == "train")
+    book = [each for each in pieces(99) if each.text.startswith(f"book {whole},")]
+    assert sides(book, 0.2) == {each.text: side_of(each.id, 0.2) for each in book}
+    assert set(sides(book, 0.2).values()) == {"train", "validation"}
 
 
 def full(number: int) -> Document:

@@ -116,7 +116,7 @@ def run(config: Config, run: Run) -> Artifact:
     left = metrics["train_documents"] + metrics["validation_documents"]
     if left:
         for key, change in assemble(config, run, folder, len(planned), unlisted).items():
-            metrics[key] += change
+            metrics[key] = metrics.get(key, 0) + change
     say_where_they_went(run, metrics)
     total_tally = Tally.total(tally for shard in written for tally in shard.about["tallies"].values())
     brought = Provenance.tally(total_tally.provenance_rows()).stating(statements(config.sources))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.base.files import sha256_text
-from modelwright.data.dedup.exact import keep_first, text_hash
+from modelwright.data.dedup.exact import first_places, keep_first, text_hash
 
 
 def hashes(texts: list[str], normalised: bool = False) -> np.ndarray:
@@ -63,3 +63,11 @@ def test_hashes_begin_the_id_and_may_be_of_words_only() -> None:
     assert sha256_text("Hé").startswith(text_hash("Hé").hex())
     assert text_hash("The  End, 1984!\n", normalised=True) == text_hash("the énd: 2001", normalised=True)
     assert text_hash("the end", normalised=True) != text_hash("theend", normalised=True)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.sampled_from("abcdef"), max_size=60), st.sampled_from([1, 1 << 20]))
+def test_every_copy_leads_to_the_first(texts: list[str], memory_bytes: int) -> None:
+    units = np.split(hashes(texts), [min(7, len(texts)), min(30, len(texts))])
+    found = np.concatenate([*first_places(units, memory_bytes), np.empty(0, np.int64)])
+    assert found.tolist() == [texts.index(text) for text in texts]

@@ -21,6 +21,7 @@ from modelwright.data.dedup import minhash
 from modelwright.data.dedup.exact import HASH_BYTES
 from modelwright.data.execution.beat import Beat
 from modelwright.data.pipeline.dropped import Dropped, write_dropped
+from modelwright.data.pipeline.places import PlacesFile
 from modelwright.data.pipeline.plan import Duplicates, Plan, clean_mark, named_filters, read_plan, read_unit
 from modelwright.data.pipeline.samples import cover_of, place_of
 from modelwright.data.pipeline.shard import (
@@ -58,14 +59,16 @@ def _make(
     tally = Tally()
     signatures = _Signatures(plan.duplicates)
     with (
-        write_dropped(target / DROPPED, plan.keep_dropped) as dropped,
+        write_dropped(target / DROPPED, plan.keep_dropped, plan.forget) as dropped,
         DocumentsFile(target / DOCUMENTS) as out,
+        PlacesFile(target) as places,
     ):
         faults = Faults(plan.on_error, dropped.unread)
         raw = _read(plan, seed, unit, faults, beat, dropped)
         documents, flows = chain(raw, clean_steps(plan), dropped)
         for document in documents:
             out.add(document)
+            places.add(document)
             tally.add(document)
             signatures.add(document)
     signatures.write(target)

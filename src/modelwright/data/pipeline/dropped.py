@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,21 +12,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modelwright.base.schema import Document, Reason
+from modelwright.data.pipeline.forgotten import Forgotten, earlier_of
 from modelwright.data.pipeline.samples import SAMPLES, Cover, Group, place_of
 
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string()),
+        pa.field("whole", pa.string()),
         pa.field("source", pa.string(), nullable=False),
         pa.field("place", pa.string(), nullable=False),
         pa.field("step", pa.string(), nullable=False),
         pa.field("rule", pa.string(), nullable=False),
         pa.field("value", pa.float64()),
         pa.field("says", pa.string(), nullable=False),
+        pa.field("earlier", pa.string()),
         pa.field("text", pa.string()),
     ]
 )
-"""`place` is file and line; `value` what was measured where that is a number; `says` the reason in words."""
+"""`whole` is the id of the document that it was cut from; `place` file and line; `value` what was measured
+where that is a number; `says` the reason in words; `earlier` the id of the document that it repeats, or its
+first letters."""
 
 _GROUP_ROWS = 4096
 
@@ -36,8 +41,8 @@ Key = TypeVar("Key")
 class Dropped:
     """Collects what goes. Made by `write_dropped`."""
 
-    def __init__(self, keep: str, writer: pq.ParquetWriter) -> None:
-        self._keep, self._writer = keep, writer
+    def __init__(self, keep: str, writer: pq.ParquetWriter, forget: Iterable[str] = ()) -> None:
+        self._keep, self._writer, self._forgotten = keep, writer, Forgotten(forget)
         self._rows: list[dict[str, Any]] = []
         self.keeps = 0 if keep == "nothing" else SAMPLES
         """How many samples of a kind."""
@@ -46,15 +51,18 @@ class Dropped:
         self._unread: dict[str, Group] = {}
 
     def __call__(self, step: str, document: Document, reason: Reason) -> None:
-        """A document goes."""
+        """A document goes. Of what is forgotten, and of what repeats it, no text is kept."""
+        if self._forgotten.hides(document, reason):
+            self._group(self._rules, (step, reason.rule)).add(document, reason, shows=False)
+            self._count(step, document, reason, "")
+            return
         self._group(self._rules, (step, reason.rule)).add(document, reason)
-        place = place_of(document)
-        self._count(step, document.id, document.source, place, reason, document.text)
+        self._count(step, document, reason, document.text)
 
     def unread(self, where: str, reason: Reason) -> None:
         """Input that could not be read, or was passed over."""
         self._group(self._unread, reason.rule).add_unread(where, reason)
-        self._count("read", None, "", where, reason, None)
+        self._count("read", None, reason, None, where)
 
     def rules(self, cover: Cover = str) -> list[dict[str, Any]]:
         """Step, rule, counts and a few samples of the documents that went; samples only where something may
@@ -75,20 +83,22 @@ class Dropped:
         self._rows = []
 
     def _count(
-        self, step: str, identity: str | None, source: str, place: str, reason: Reason, text: str | None
+        self, step: str, document: Document | None, reason: Reason, text: str | None, where: str = ""
     ) -> None:
         self.counts[reason.rule] += 1
         if self._keep == "nothing":
             return
         self._rows.append(
             {
-                "id": identity,
-                "source": source,
-                "place": place,
+                "id": document and document.id,
+                "whole": document and document.meta.get("whole"),
+                "source": document.source if document else "",
+                "place": place_of(document) if document else where,
                 "step": step,
                 "rule": reason.rule,
                 "value": reason.value if isinstance(reason.value, int | float) else None,
                 "says": str(reason),
+                "earlier": earlier_of(reason),
                 "text": text if self._keep == "texts" else None,
             }
         )
@@ -100,9 +110,9 @@ class Dropped:
 
 
 @contextmanager
-def write_dropped(path: Path, keep: str) -> Generator[Dropped]:
-    """Collects what goes into the Parquet file `path`."""
+def write_dropped(path: Path, keep: str, forget: Iterable[str] = ()) -> Generator[Dropped]:
+    """Collects what goes into the Parquet file `path`; `forget` names what leaves no text behind."""
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
-        dropped = Dropped(keep, writer)
+        dropped = Dropped(keep, writer, forget)
         yield dropped
         dropped.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from modelwright.data.corpus import read_documents
 from modelwright.data.dedup import lines, substring
 from modelwright.data.dedup.ranges import Ranges, Removal, Texts, merged, remove
 from modelwright.data.execution.beat import Beat
+from modelwright.data.pipeline.forgotten import UNCUT
 from modelwright.data.pipeline.plan import Plan, read_plan
 from modelwright.data.pipeline.resolve import KEPT, Verdicts, resolve_folder
 from modelwright.data.pipeline.shard import (
@@ -110,7 +112,9 @@ def without_repeats(folder: Path, unit: int, rows: Iterable[int], removal: Remov
             left = remove(document, ranges.of(row), removal)
             if isinstance(left, Reason):
                 drop(document, left)
-            else:
+            elif left is document:
                 yield left
+            else:
+                yield replace(left, meta={**left.meta, UNCUT: document.id})
 
     return step

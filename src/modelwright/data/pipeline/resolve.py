@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from modelwright.base.files import canonical_json, sha256_text
 from modelwright.data.dedup import cluster
-from modelwright.data.dedup.exact import keep_first
+from modelwright.data.dedup.exact import first_places
 from modelwright.data.dedup.report import report
 from modelwright.data.execution.beat import Beat
+from modelwright.data.pipeline.places import read_place
 from modelwright.data.pipeline.plan import Duplicates, Plan, read_plan
 from modelwright.data.pipeline.shard import (
     BANDS,
@@ -72,10 +73,10 @@ def _make(
     if plan.duplicates.exact and total:
         hashes = [np.load(place / HASHES, mmap_mode="r", allow_pickle=False) for place in places]
         done = 0
-        for keep in keep_first(hashes, plan.memory_bytes, target):
-            part = fates[done : done + len(keep)]
-            part[~keep] = EXACT
-            done += len(keep)
+        for found in first_places(hashes, plan.memory_bytes, target):
+            rows = np.flatnonzero(found != np.arange(done, done + len(found)))
+            fates[done + rows], firsts[done + rows] = EXACT, found[rows]
+            done += len(found)
     counts = [int(np.count_nonzero(fates == fate)) for fate in (KEPT, EXACT, NEAR)]
     about |= {"exact duplicates": counts[EXACT], "near duplicates": counts[NEAR]}
     for mapped in (fates, firsts):
@@ -132,11 +133,10 @@ class Verdicts:
         """The rows of the unit that stay."""
         return np.flatnonzero(np.asarray(self.fates) == KEPT).tolist()
 
-    def first_of(self, row: int) -> str:
-        """The beginning of the id of the document that a near duplicate repeats."""
+    def first_of(self, row: int) -> tuple[str, str]:
+        """Of the document that a duplicate repeats: how its id begins, and where it stood."""
         place = int(self._firsts[row])
         unit = int(np.searchsorted(self._begins, place, side="right")) - 1
-        hashes = np.load(
-            shard_folder(self._folder, CLEAN_PHASE, unit) / HASHES, mmap_mode="r", allow_pickle=False
-        )
-        return bytes(hashes[place - int(self._begins[unit])]).hex()
+        folder, number = shard_folder(self._folder, CLEAN_PHASE, unit), place - int(self._begins[unit])
+        hashes = np.load(folder / HASHES, mmap_mode="r", allow_pickle=False)
+        return bytes(hashes[number]).hex(), read_place(folder, number)

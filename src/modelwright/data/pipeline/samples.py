@@ -56,13 +56,13 @@ class Group:
     samples: list[Sample] = field(default_factory=list)
     """The smallest first; a text that comes again and again is one of them at most."""
 
-    def add(self, document: Document, reason: Reason | None = None) -> None:
-        """One more document."""
+    def add(self, document: Document, reason: Reason | None = None, shows: bool = True) -> None:
+        """One more document; its sample has no text unless it `shows`."""
         self.documents += 1
         self.bytes += len(document.text.encode())
         place = position(document.id, "sample")
         if self.keeps and (len(self.samples) < self.keeps or place <= self.samples[-1].position):
-            self.put(_sample(place, document, reason))
+            self.put(_sample(place, document, reason, shows))
 
     def add_unread(self, where: str, reason: Reason) -> None:
         """One more piece of input that never became a document."""
@@ -92,14 +92,14 @@ class Group:
         return total
 
 
-def _sample(place: float, document: Document, reason: Reason | None) -> Sample:
+def _sample(place: float, document: Document, reason: Reason | None, shows: bool) -> Sample:
     return Sample(
         place,
         document.id,
         document.source,
         place_of(document),
         str(reason) if reason else "",
-        document.text[:_HELD],
+        document.text[:_HELD] if shows else "",
         str(document.meta.get("whole", "")),
     )
 

@@ -16,6 +16,7 @@ from modelwright.data.execution.beat import Beat
 from modelwright.data.pipeline.clean import check_documents
 from modelwright.data.pipeline.contamination import load_index
 from modelwright.data.pipeline.dropped import Dropped, write_dropped
+from modelwright.data.pipeline.forgotten import Forgotten
 from modelwright.data.pipeline.plan import ITEMS_FILE, Plan, read_plan, read_unit
 from modelwright.data.pipeline.repeats import repeats_folder, without_repeats
 from modelwright.data.pipeline.resolve import EXACT, KEPT, Verdicts, resolve_folder
@@ -75,14 +76,14 @@ def _make(
     shown, hits = Group(SHOWN), dict[str, Group]()
     source = shard_folder(folder, CLEAN_PHASE, number)
     with (
-        write_dropped(target / DROPPED, plan.keep_dropped) as dropped,
+        write_dropped(target / DROPPED, plan.keep_dropped, plan.forget) as dropped,
         DocumentsFile(target / "train.parquet") as train,
         DocumentsFile(target / "validation.parquet") as validation,
     ):
         raw = _noted(read_documents(source / DOCUMENTS), beat)
         documents, flows = chain(raw, write_steps(plan, folder, number), _by_suite(dropped, hits))
         for document in documents:
-            side = side_of(document.id, plan.validation_fraction)
+            side = side_of(str(document.meta.get("whole", document.id)), plan.validation_fraction)
             (train if side == "train" else validation).add(document)
             tallies[side].add(document)
             shown.add(document)
@@ -122,28 +123,25 @@ def without_duplicates(verdicts: Verdicts) -> Step:
         for row, (document, fate) in enumerate(zip(documents, verdicts, strict=True)):
             if fate == KEPT:
                 yield document
-            elif fate == EXACT:
-                drop(document, Reason("exact duplicate", document.id, "of an earlier document"))
-            else:
-                drop(
-                    document, Reason("near duplicate", verdicts.first_of(row), "begins the earlier one's id")
-                )
+                continue
+            earlier, where = verdicts.first_of(row)
+            rule = "exact duplicate" if fate == EXACT else "near duplicate"
+            drop(document, Reason(rule, earlier, f"of {where}"))
 
     return step
 
 
 def forgetting(names: tuple[str, ...]) -> Step:
     """A Step that leaves out sources by name, and documents by id or by that of what they were cut from."""
-    wanted = frozenset(names)
+    forgotten = Forgotten(names)
 
     def step(documents: Iterator[Document], drop: Drop) -> Iterator[Document]:
         for document in documents:
-            known = (document.source, document.id, document.meta.get("whole"))
-            hit = next((name for name in known if name in wanted), None)
+            hit = forgotten.name_of(document)
             if hit is None:
                 yield document
             else:
-                drop(replace(document, text=""), Reason("forgotten", str(hit), "by request"))
+                drop(replace(document, text=""), Reason("forgotten", hit, "by request"))
 
     return step
 
