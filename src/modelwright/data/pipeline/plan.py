@@ -158,7 +158,7 @@ def read_unit(folder: Path, number: int) -> Unit:
 def clean_mark(folder: Path, number: int) -> str:
     """Changes with anything that what the clean phase makes of a unit depends on."""
     plan, seed, units, beside = _read(folder)
-    after = {"duplicates", "decontaminate", "forget", "validation_fraction", "memory_bytes", "sources"}
+    after = {"duplicates", "decontaminate", "validation_fraction", "memory_bytes", "sources"}
     settings = plan.model_dump(mode="json", exclude=after)
     near = plan.duplicates.near.model_dump() if plan.duplicates.near else None
     keeps = plan.duplicates.min_similarity > 0
