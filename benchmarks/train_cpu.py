@@ -80,7 +80,8 @@ def run_ours(optimizer: Literal["adamw", "muon"], compiled: bool) -> None:
     compile_blocks(model.model.layers, compute, device, 0.0, lambda _: None)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), "pretrain", "base", config, seed=0)
-        train(model, NextToken(), Paced(), STEPS, config, run, validate=dict, matmul_dtype=device.dtype)
+        plan = config.plan(STEPS)
+        train(model, NextToken(), Paced(), plan, config, run, validate=dict, matmul_dtype=device.dtype)
 
 
 class Turns(TrainerCallback):

@@ -40,7 +40,7 @@ def test_the_pieces_of_a_step_are_its_tokens(mix: dict[str, Any] | None, tmp_pat
     tokenizer = BPETokenizer.load(folder / "tokenize" / "tokenizer")
     tokens = {d.id: [*tokenizer.encode(d.text), 0] for d in read_corpus(folder / "prepare" / "train")}
     seen: set[str] = set()
-    for step in range(1, reading.steps + 1):
+    for step in range(1, reading.plan.steps + 1):
         rows: dict[int, list[int]] = {}
         for piece in reading.of_step(step):
             assert len(tokens[piece.document]) >= piece.first + piece.tokens
@@ -58,6 +58,6 @@ def test_the_pieces_of_a_step_are_its_tokens(mix: dict[str, Any] | None, tmp_pat
     if mix:
         assert abs(groups["foxes"]["share"] - 0.75) < 0.02 and abs(groups["owls"]["share"] - 0.25) < 0.02
     else:
-        assert groups["all"]["epochs"] == pytest.approx(reading.steps * 144 / groups["all"]["tokens"])
+        assert groups["all"]["epochs"] == pytest.approx(reading.plan.steps * 144 / groups["all"]["tokens"])
     with pytest.raises(UserError, match="it has steps 1 to"):
-        list(reading.of_step(reading.steps + 1))
+        list(reading.of_step(reading.plan.steps + 1))

@@ -24,6 +24,7 @@ from modelwright.objectives.next_token import NextToken
 from modelwright.training import checkpoint as checkpoint_module
 from modelwright.training import loop
 from modelwright.training.checkpoint import Checkpoints
+from modelwright.training.guard import GuardConfig
 from modelwright.training.loop import LoopConfig, train
 from modelwright.training.optimizer import Optimizer, OptimizerConfig
 
@@ -31,16 +32,17 @@ STEPS = 12
 CONFIG = LoopConfig(checkpoint_every=4, validate_every=3, accumulation=2, keep_checkpoints=2)
 
 
-def train_tiny(folder: Path, steps: int = STEPS) -> None:
+def train_tiny(folder: Path, steps: int = STEPS, config: LoopConfig = CONFIG) -> None:
     torch.set_num_threads(1)
     model = make_model()
-    run = make_run(folder, CONFIG)
+    run = make_run(folder, config)
 
     def validate() -> dict[str, float]:
         return {"norm": float(sum(p.square().sum() for p in model.parameters()))}
 
     try:
-        trained = train(model, NextToken(), make_windows(), steps, CONFIG, run, validate=validate)
+        plan = config.plan(steps * config.accumulation)
+        trained = train(model, NextToken(), make_windows(), plan, config, run, validate=validate)
     finally:
         run.close()
     ema = {f"ema {name}": tensor for name, tensor in trained.ema.items()}
@@ -184,9 +186,9 @@ def test_divergence_says_what_to_do_and_keeps_the_checkpoints(tmp_path, monkeypa
     def explode(*args, **kwargs):
         calls["n"] += 1
         values = original(*args, **kwargs)
-        return values | {"loss": float("nan")} if calls["n"] == 6 else values
+        return values | {"loss": float("nan")} if calls["n"] >= 6 else values
 
     monkeypatch.setattr(loop, "_accumulate", explode)
-    with pytest.raises(UserError, match="diverged at step 5"):
-        train_tiny(tmp_path)
+    with pytest.raises(UserError, match=r"diverged at step 8.*lower the learning rate"):
+        train_tiny(tmp_path, config=CONFIG.model_copy(update={"guard": GuardConfig(max_rollbacks=0)}))
     assert [c.step for c in Checkpoints(tmp_path / "checkpoints", keep=9).all()] == [4]

@@ -45,11 +45,20 @@ def make_windows(rows: int = 2, length: int = 16, seed: int = 3) -> Windows:
     return Windows(Tokens(), rows, length, seed, end_of_text=0)
 
 
-def train_in(folder: Path, model: Transformer, objective, batches, steps: int, config: LoopConfig) -> Trained:
+def train_in(
+    folder: Path,
+    model: Transformer,
+    objective,
+    batches,
+    steps: int,
+    config: LoopConfig,
+    micro_batches: int = 0,
+) -> Trained:
     """Train without held-out data, and leave no file open."""
     run = make_run(folder, config)
     try:
-        return train(model, objective, batches, steps, config, run, validate=dict)
+        plan = config.plan(micro_batches or steps * config.accumulation)
+        return train(model, objective, batches, plan, config, run, validate=dict)
     finally:
         run.close()
 

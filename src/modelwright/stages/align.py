@@ -48,16 +48,16 @@ def run(config: Config, run: Run) -> Artifact:
     model.compute_dtype = device.dtype
     batches = config.pair_up("train", model, tokenizer, run, run.seed)
     validate = config.measure(model, model, tokenizer, run, run.seed)
-    steps = -(-len(batches) // config.accumulation)
+    plan = config.plan(len(batches))
     per_token = training_flops_per_token(model.config, batches.length)
     flops = per_token * batches.num_tokens * 4 / 3  # the reference's forward pass is a third of a step
-    run.log(f"{steps:,} steps of up to {config.rows * config.accumulation} pairs")
+    run.log(f"{plan.steps:,} steps of up to {config.rows * config.accumulation} pairs")
     run.computes_with("row kernels", native.describe(device.name, device.dtype))
     compile_blocks(model.model.layers, config.compute, device, flops, run.log)
     trained = train(
-        model, config.loss(), batches, steps, config, run, validate=validate, matmul_dtype=device.dtype
+        model, config.loss(), batches, plan, config, run, validate=validate, matmul_dtype=device.dtype
     )
     with atomic_directory(run.dir / "model") as folder:
         save_model(folder, model, parent)
-    metrics = {"steps": steps, **trained.metrics}
+    metrics = {"steps": plan.steps, **trained.metrics}
     return run.finish(["model", "metrics.jsonl"], metrics, tokens=trained.tokens, flops=flops)

@@ -45,16 +45,16 @@ def run(config: Config, run: Run) -> Artifact:
     model.compute_dtype = device.dtype
     batches = config.pack("train", tokenizer, run, run.seed)
     validate = config.measure(model, tokenizer, run, run.seed)
-    steps = -(-len(batches) // config.accumulation)
-    step_tokens = config.rows * config.context * config.accumulation
-    flops = training_flops_per_token(model.config, config.context) * steps * step_tokens
-    run.log(f"{steps:,} steps of {step_tokens:,} tokens")
+    plan = config.plan(len(batches))
+    tokens = len(batches) * config.rows * config.context
+    flops = training_flops_per_token(model.config, config.context) * tokens
+    run.log(f"{plan.steps:,} steps, {tokens:,} tokens")
     run.computes_with("row kernels", native.describe(device.name, device.dtype))
     compile_blocks(model.model.layers, config.compute, device, flops, run.log)
     trained = train(
-        model, NextToken(), batches, steps, config, run, validate=validate, matmul_dtype=device.dtype
+        model, NextToken(), batches, plan, config, run, validate=validate, matmul_dtype=device.dtype
     )
     with atomic_directory(run.dir / "model") as folder:
         save_model(folder, model, parent)
-    metrics = {"steps": steps, **trained.metrics}
+    metrics = {"steps": plan.steps, **trained.metrics}
     return run.finish(["model", "metrics.jsonl"], metrics, tokens=trained.tokens, flops=flops)

@@ -20,6 +20,7 @@ from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.shards import TokenShards
 from modelwright.training.compute import ComputeConfig, compile_blocks, resolve
 from modelwright.training.loop import LoopConfig, train
+from modelwright.training.step_plan import StepPlan
 
 INPUTS: tuple[str, ...] = ("tokens",)
 TOKENS_PER_PARAMETER = 20
@@ -36,6 +37,11 @@ class Config(LoopConfig, TextView):
     compute: ComputeConfig = ComputeConfig()
     """Device, number format, compilation."""
 
+    def plan_for(self, tokens: int) -> StepPlan:
+        """The steps that read a number of tokens, in whole batches; at least one."""
+        step_tokens = self.rows * self.context * self.accumulation
+        return self.plan(max(1, tokens // step_tokens) * self.accumulation)
+
 
 def run(config: Config, run: Run) -> Artifact:
     """Train from random weights; leave a Hugging Face folder and the last checkpoints."""
@@ -47,13 +53,13 @@ def run(config: Config, run: Run) -> Artifact:
     initialize(model, derive(run.seed, "init"))
     model.to(device.name)
     tokens = config.tokens or TOKENS_PER_PARAMETER * model.num_parameters()
-    step_tokens = config.rows * config.context * config.accumulation
-    steps = max(1, tokens // step_tokens)
-    flops = training_flops_per_token(shape, config.context) * steps * step_tokens
+    plan = config.plan_for(tokens)
+    read = plan.micro_batches * config.rows * config.context
+    flops = training_flops_per_token(shape, config.context) * read
     run.log(describe(shape, model.num_parameters()))
-    run.log(f"{steps:,} steps of {step_tokens:,} tokens, {flops / 1e12:,.0f} TFLOPs")
+    run.log(f"{plan.steps:,} steps, {read:,} tokens, {flops / 1e12:,.0f} TFLOPs")
     shards, order = TokenShards.open(source.file("train")), derive(run.seed, "batches")
-    rows = steps * config.rows * config.accumulation
+    rows = plan.micro_batches * config.rows
     reading = config.order(shards, order, rows)
     for line in reading.describe(rows):
         run.log(line)
@@ -61,11 +67,11 @@ def run(config: Config, run: Run) -> Artifact:
     compile_blocks(model.model.layers, config.compute, device, flops, run.log)
     validate = config.measure(model, TokenShards.open(source.file("validation")), tokenizer)
     trained = train(
-        model, NextToken(), reading.batches, steps, config, run, validate=validate, matmul_dtype=device.dtype
+        model, NextToken(), reading.batches, plan, config, run, validate=validate, matmul_dtype=device.dtype
     )
     with atomic_directory(run.dir / "model") as folder:
         save_model(folder, model, source.file("tokenizer"))
-    metrics = {"parameters": model.num_parameters(), "steps": steps, **trained.metrics}
+    metrics = {"parameters": model.num_parameters(), "steps": plan.steps, **trained.metrics}
     metrics["read"] = [
         {"group": g.name, "tokens": g.tokens, "share": g.rows / rows, "epochs": g.epochs}
         for g in reading.groups

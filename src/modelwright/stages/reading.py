@@ -15,6 +15,7 @@ from modelwright.base.seeding import derive
 from modelwright.stages import pretrain
 from modelwright.stages.text_view import Order
 from modelwright.tokenizer.shards import TokenShards
+from modelwright.training.step_plan import StepPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +39,19 @@ class Reading:
     shards: TokenShards
     order: Order
     context: int
-    step_rows: int
-    steps: int
+    rows: int
+    """In a micro-batch."""
+    plan: StepPlan
 
     def of_step(self, step: int) -> Iterator[Read]:
         """What step `step` (from 1, as in metrics.jsonl) was trained on, row by row."""
-        if not 1 <= step <= self.steps:
-            raise UserError(f"step {step} of {self.model.path}: it has steps 1 to {self.steps}")
-        for row in range(self.step_rows):
-            for start, length in self.order.spans((step - 1) * self.step_rows + row, self.context):
-                yield from self._pieces(row, start, length)
+        if not 1 <= step <= self.plan.steps:
+            raise UserError(f"step {step} of {self.model.path}: it has steps 1 to {self.plan.steps}")
+        micro = self.plan.of_step(step - 1)
+        first = micro.start * self.rows
+        for row in range(first, micro.stop * self.rows):
+            for start, length in self.order.spans(row, self.context):
+                yield from self._pieces(row - first, start, length)
 
     def _pieces(self, row: int, start: int, length: int) -> Iterator[Read]:
         edges = self.shards.boundaries
@@ -63,8 +67,8 @@ class Reading:
         edges = self.shards.boundaries
         wanted = [(int(edges[n]), int(edges[n + 1])) for n in self.shards.find(document)]
         found = {
-            row // self.step_rows + 1
-            for row in range(self.steps * self.step_rows if wanted else 0)
+            self.plan.step_of(row // self.rows) + 1
+            for row in range(self.plan.micro_batches * self.rows if wanted else 0)
             for start, length in self.order.spans(row, self.context)
             if any(start < end and first < start + length for first, end in wanted)
         }
@@ -83,6 +87,6 @@ def reading_of(path: Path, ancestors: list[Artifact]) -> Reading:
     if tokens is None:
         raise UserError(f"the token shards that {model.path} was trained on are gone or have been made anew")
     shards = TokenShards.open(tokens.file("train"))
-    steps, step_rows = int(model.metrics["steps"]), config.rows * config.accumulation
-    order = config.order(shards, derive(model.manifest.seed, "batches"), steps * step_rows)
-    return Reading(model, shards, order, config.context, step_rows, steps)
+    plan = config.plan_for(config.tokens or pretrain.TOKENS_PER_PARAMETER * int(model.metrics["parameters"]))
+    order = config.order(shards, derive(model.manifest.seed, "batches"), plan.micro_batches * config.rows)
+    return Reading(model, shards, order, config.context, config.rows, plan)

@@ -73,9 +73,11 @@ class Checkpoints:
         for old in self.all()[: -self.keep]:
             shutil.rmtree(old.path)
 
-    def newest_whole(self, log: Callable[[str], None]) -> Checkpoint | None:
-        """The newest undamaged checkpoint; damaged ones are reported and removed."""
+    def newest_whole(self, log: Callable[[str], None], before: int | None = None) -> Checkpoint | None:
+        """The newest undamaged checkpoint, of a step below `before`; damaged ones are said and removed."""
         for checkpoint in reversed(self.all()):
+            if before is not None and checkpoint.step >= before:
+                continue
             try:
                 checkpoint.verify()
             except DamagedFile as error:

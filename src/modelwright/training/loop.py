@@ -7,9 +7,8 @@ a function of the step, and a checkpoint holds all that the next step depends on
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,10 +22,13 @@ from modelwright.base.run import Run
 from modelwright.base.schema import Batch
 from modelwright.base.seams import Objective, Output
 from modelwright.training.batches import Batches, FiniteBatches
-from modelwright.training.checkpoint import Checkpoints
+from modelwright.training.checkpoint import Checkpoint, Checkpoints
+from modelwright.training.diagnose import first_nonfinite
 from modelwright.training.ema import WeightAverage
+from modelwright.training.guard import Action, Guard, GuardConfig, Verdict
 from modelwright.training.optimizer import Optimizer, OptimizerConfig
 from modelwright.training.schedule import ScheduleConfig, make_schedule
+from modelwright.training.step_plan import BatchRampConfig, StepPlan
 
 Validate = Callable[[], dict[str, float]]
 """Measures the model on held-out data. Called with gradients off and compilation off."""
@@ -57,6 +59,10 @@ class LoopConfig(Config):
     """Shape of the learning rate over the run."""
     accumulation: int = Field(default=1, gt=0)
     """Micro-batches per step. Changes memory and speed, not the gradient."""
+    batch_ramp: BatchRampConfig | None = None
+    """Smaller batches at first. None: all steps take the same."""
+    guard: GuardConfig = GuardConfig()
+    """What is done about spikes, and about values that are not finite."""
     validate_every: int = Field(default=100, gt=0)
     """Steps between measurements on held-out data; the end is always measured."""
     checkpoint_every: int = Field(default=100, gt=0)
@@ -65,6 +71,10 @@ class LoopConfig(Config):
     """How many stay on disk, for resuming and for averaging."""
     ema_half_life: float = Field(default=0.03, gt=0, le=1)
     """Half-life of the averaged weights as a fraction of the run."""
+
+    def plan(self, micro_batches: int) -> StepPlan:
+        """The steps that a number of micro-batches comes to."""
+        return StepPlan(micro_batches, self.accumulation, self.batch_ramp)
 
 
 @dataclass(slots=True)
@@ -76,66 +86,87 @@ class Trained:
     ema: dict[str, Tensor] = field(repr=False)
 
 
-@dataclass(slots=True)
-class _Progress:
-    """What a checkpoint must hold besides tensors."""
+class _State:
+    """All that the next step depends on: what a checkpoint holds."""
 
-    step: int = 0
-    tokens: int = 0
+    def __init__(self, model: Trainable, optimizer: Optimizer, ema: WeightAverage, guard: Guard) -> None:
+        self.model, self.optimizer, self.ema, self.guard = model, optimizer, ema, guard
+        self.step = 0
+        self.tokens = 0
+
+    def save(self, checkpoints: Checkpoints) -> None:
+        weights = dict(self.model.named_parameters())
+        parts = {"model": weights, "optimizer": self.optimizer.state(), "ema": self.ema.state()}
+        small = {"tokens": self.tokens, "ema_decay": self.ema.decay, "guard": self.guard.state()}
+        checkpoints.save(self.step, parts, small)
+
+    def load_weights(self, checkpoint: Checkpoint) -> None:
+        """Weights, averages and the optimizer's moments, and not how far training has come."""
+        self.model.load_state_dict(checkpoint.tensors("model"), strict=True)
+        self.optimizer.load_state(checkpoint.tensors("optimizer"))
+        self.ema.load_state(checkpoint.tensors("ema"))
+
+    def resume(self, checkpoints: Checkpoints, run: Run) -> None:
+        """Take up the newest whole checkpoint, if there is one, and cut the metrics back to it."""
+        checkpoint = checkpoints.newest_whole(run.log)
+        if checkpoint is not None:
+            self.load_weights(checkpoint)
+            small = checkpoint.state()
+            self.step, self.tokens = checkpoint.step, int(small["tokens"])
+            self.guard.load_state(small["guard"])
+            run.log(f"resuming after step {self.step}")
+        run.metrics.rewind(self.step)
 
 
 def train(
     model: Trainable,
     objective: Objective,
     batches: Batches,
-    steps: int,
+    plan: StepPlan,
     config: LoopConfig,
     run: Run,
     *,
     validate: Validate,
     matmul_dtype: torch.dtype = torch.float32,
 ) -> Trained:
-    """Run `steps` updates on `model`, in place. `model.on_batch(batch)` gives the objective's Output."""
+    """Run the steps of `plan` on `model`, in place. `model.on_batch(batch)` gives the objective's Output."""
     optimizer = Optimizer(model.named_parameters(), config.optimizer, matmul_dtype)
-    ema = WeightAverage(model.named_parameters(), max(1.0, config.ema_half_life * steps))
+    ema = WeightAverage(model.named_parameters(), max(1.0, config.ema_half_life * plan.steps))
+    guard = Guard(config.guard)
     checkpoints = Checkpoints(run.dir / "checkpoints", config.keep_checkpoints)
-    at = _resume(model, optimizer, ema, checkpoints, run)
-    schedule = make_schedule(config.schedule, steps)
+    at = _State(model, optimizer, ema, guard)
+    at.resume(checkpoints, run)
+    schedule = make_schedule(config.schedule, plan.steps)
     device = next(model.parameters()).device
-    measured: dict[str, float] = {}
-    if at.step == steps:
-        measured = _measure(model, validate)
-    with run.progress(run.stage, steps, at.step) as bar:
-        while at.step < steps:
+    measured = _measure(model, validate) if at.step == plan.steps else {}
+    with run.progress(run.stage, plan.steps, at.step) as bar:
+        while at.step < plan.steps:
             start = time.perf_counter()
             factor = schedule(at.step)
-            micro = [batch.to(device) for batch in micro_batches(batches, at.step, config.accumulation)]
+            micro = [batches[index].to(device) for index in plan.of_step(at.step)]
             values = _accumulate(model, objective, micro, optimizer)
-            values["grad_norm"] = optimizer.step(factor)
-            _refuse_nonfinite(values, at.step, config)
-            ema.update()
+            values["grad_norm"] = optimizer.clip()
+            verdict = guard.judge(values)
+            if verdict.action is Action.APPLY:
+                optimizer.step(factor)
+                ema.update()
+            else:
+                _withhold(at, verdict, objective, micro, config, checkpoints, run)
             at.step += 1
             tokens = sum(batch.ids.numel() for batch in micro)
             at.tokens += tokens
             speed = tokens / (time.perf_counter() - start)
-            if at.step % config.validate_every == 0 or at.step == steps:
-                measured = _measure(model, validate)
-            shown = measured if at.step % config.validate_every == 0 or at.step == steps else {}
+            due = at.step % config.validate_every == 0 or at.step == plan.steps
+            shown: dict[str, float | str] = dict(measured := _measure(model, validate)) if due else {}
+            if verdict.reason:
+                shown["event"] = f"{verdict.action.value}: {verdict.reason}"
             rate = factor * config.optimizer.learning_rate
             run.metric(at.step, tokens=at.tokens, learning_rate=rate, **values, **shown)
-            if at.step % config.checkpoint_every == 0 or at.step == steps:
-                _save(model, optimizer, ema, checkpoints, at)
+            if at.step % config.checkpoint_every == 0 or at.step == plan.steps:
+                at.save(checkpoints)
             run.timing(at.step, tokens_per_second=speed)
             bar.advance(1, loss=values["loss"], tokens_per_s=speed)
     return Trained(at.tokens, measured, ema.average())
-
-
-def micro_batches(batches: Batches, step: int, accumulation: int) -> list[Batch]:
-    """The micro-batches of a step; a finite row may end within its last step."""
-    first, last = step * accumulation, (step + 1) * accumulation
-    if isinstance(batches, Sized):
-        last = min(last, len(batches))
-    return [batches[index] for index in range(first, last)]
 
 
 @torch.no_grad()
@@ -173,13 +204,36 @@ def _accumulate(
     return {name: value / count for name, value in sums.items()}
 
 
-def _refuse_nonfinite(values: Mapping[str, float], step: int, config: LoopConfig) -> None:
-    if not all(math.isfinite(value) for value in values.values()):
-        rate = config.optimizer.learning_rate
+def _withhold(
+    at: _State,
+    verdict: Verdict,
+    objective: Objective,
+    micro: list[Batch],
+    config: LoopConfig,
+    checkpoints: Checkpoints,
+    run: Run,
+) -> None:
+    """An update is not applied: say it, say where a value that is not finite came from, and go back to the
+    checkpoint before the trouble if the guard asks for it."""
+    step = at.step + 1
+    run.log(f"step {step}: {verdict.reason}; the update is withheld and its batch passed over")
+    cause = ""
+    if "not finite" in verdict.reason and isinstance(at.model, nn.Module):
+        cause = first_nonfinite(at.model, objective, micro)
+        run.log(f"step {step}: {cause}")
+    at.optimizer.zero_grad()
+    if verdict.action is Action.SKIP:
+        return
+    good = checkpoints.newest_whole(run.log, before=step - at.guard.withheld + 1)
+    if verdict.action is Action.GIVE_UP or good is None:
         raise UserError(
-            f"training diverged at step {step}: {dict(values)}. The checkpoints before it are kept; "
-            f"lower the learning rate (now {rate:g}), or lengthen the warm-up, and run again"
+            f"training diverged at step {step}: {'; '.join(filter(None, (verdict.reason, cause)))}. The "
+            "checkpoints before it are kept; lower the learning rate (now "
+            f"{config.optimizer.learning_rate:g}), or lengthen the warm-up, and run again"
         )
+    at.load_weights(good)
+    at.guard.went_back()
+    run.log(f"step {step}: back to the weights after step {good.step}; training goes on with new text")
 
 
 @torch.no_grad()
@@ -187,27 +241,3 @@ def _measure(model: Trainable, validate: Validate) -> dict[str, float]:
     model.train(False)
     with torch.compiler.set_stance("force_eager"):
         return validate()
-
-
-def _save(
-    model: Trainable, optimizer: Optimizer, ema: WeightAverage, checkpoints: Checkpoints, at: _Progress
-) -> None:
-    weights = dict(model.named_parameters())
-    parts = {"model": weights, "optimizer": optimizer.state(), "ema": ema.state()}
-    checkpoints.save(at.step, parts, {"tokens": at.tokens, "ema_decay": ema.decay})
-
-
-def _resume(
-    model: Trainable, optimizer: Optimizer, ema: WeightAverage, checkpoints: Checkpoints, run: Run
-) -> _Progress:
-    """Take up the newest whole checkpoint, if there is one, and cut the metrics back to it."""
-    checkpoint = checkpoints.newest_whole(run.log)
-    if checkpoint is None:
-        run.metrics.rewind(0)
-        return _Progress()
-    model.load_state_dict(checkpoint.tensors("model"), strict=True)
-    optimizer.load_state(checkpoint.tensors("optimizer"))
-    ema.load_state(checkpoint.tensors("ema"))
-    run.metrics.rewind(checkpoint.step)
-    run.log(f"resuming after step {checkpoint.step}")
-    return _Progress(checkpoint.step, int(checkpoint.state()["tokens"]))

@@ -95,15 +95,18 @@ class Optimizer:
             parameter.grad = None
 
     @torch.no_grad()
-    def step(self, factor: float) -> float:
-        """One update at `factor` times the peak rates. Returns the gradient norm before clipping."""
-        norm = nn.utils.clip_grad_norm_(self._all, self.config.clip_norm or math.inf)
+    def clip(self) -> float:
+        """Cut the gradients to the norm that the settings allow; returns the norm they had."""
+        return float(nn.utils.clip_grad_norm_(self._all, self.config.clip_norm or math.inf))
+
+    @torch.no_grad()
+    def step(self, factor: float) -> None:
+        """One update at `factor` times the peak rates."""
         for group in self._adamw.param_groups:
             group["lr"] = factor * self.config.learning_rate
         self._adamw.step()
         for group in self._by_shape.values():
             self._step_muon(group, factor * self.config.matrix_learning_rate)
-        return float(norm)
 
     def _step_muon(self, group: list[tuple[str, nn.Parameter]], rate: float) -> None:
         """Matrices of one shape, orthogonalised together."""

@@ -1,0 +1,132 @@
+"""Watches losses and gradient norms: an update that looks wrong is not applied, and a run that has gone
+wrong goes back to its last good checkpoint.
+
+A value is a spike when it lies far above the last ones, by their median and median absolute deviation,
+which a single outlier cannot move (the rule of OLMo 2, arXiv 2501.00656, takes mean and standard
+deviation). A batch whose update was withheld is passed over: it is not read again. After several in a row
+the weights go back to the checkpoint before the first of them, and training goes on behind the last (as in
+PaLM, arXiv 2204.02311, section 5.1). All that is decided here follows from the values of the run and is part
+of a checkpoint, so a resumed run decides the same.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal
+
+from pydantic import Field
+
+from modelwright.base.config import Config
+
+WATCHED = {"loss": 0.05, "grad_norm": 0.5}
+"""Value -> the least spread that is believed, as a share of the median: losses are steady, norms are not."""
+
+
+class GuardConfig(Config):
+    """What counts as a spike, and what is done about it."""
+
+    spikes: Literal["skip", "record", "ignore"] = "skip"
+    """skip: the update is withheld. record: it is applied, and said. What is not finite is never applied."""
+    window: int = Field(default=128, ge=8)
+    """Healthy steps that a new one is compared with."""
+    settled: int = Field(default=32, ge=4)
+    """Healthy steps that must be there before a spike is believed."""
+    deviations: float = Field(default=8.0, gt=0)
+    """How far above the median a spike lies, in robust standard deviations."""
+    patience: int = Field(default=3, ge=1)
+    """Withheld updates in a row after which training goes back to a checkpoint."""
+    max_rollbacks: int = Field(default=3, ge=0)
+    """Going back more often than that is a failure: the settings are wrong, not a batch."""
+
+
+class Action(Enum):
+    """What to do with an update."""
+
+    APPLY = "apply"
+    SKIP = "skip"
+    ROLL_BACK = "roll back"
+    GIVE_UP = "give up"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do with an update, and why."""
+
+    action: Action
+    reason: str = ""
+
+
+class Guard:
+    """Judges one step after the other."""
+
+    def __init__(self, config: GuardConfig) -> None:
+        self._config = config
+        self._recent = {name: deque[float](maxlen=config.window) for name in WATCHED}
+        self.withheld = 0
+        """Updates withheld in a row, up to the one judged last."""
+        self.rollbacks = 0
+
+    def judge(self, values: Mapping[str, float]) -> Verdict:
+        """`values` of a step before its update is applied: at least the loss and the gradient norm."""
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        reason = f"{', '.join(broken)} not finite" if broken else self._spike(values)
+        if not broken and (not reason or self._config.spikes != "skip"):
+            self._take_in(values)
+            return Verdict(Action.APPLY, reason)
+        self.withheld += 1
+        if self.withheld < self._config.patience:
+            return Verdict(Action.SKIP, reason)
+        self.rollbacks += 1
+        if self.rollbacks > self._config.max_rollbacks:
+            return Verdict(Action.GIVE_UP, reason)
+        return Verdict(Action.ROLL_BACK, reason)
+
+    def went_back(self) -> None:
+        """The weights are old ones now: what was normal has to be learned anew."""
+        self.withheld = 0
+        for recent in self._recent.values():
+            recent.clear()
+
+    def _take_in(self, values: Mapping[str, float]) -> None:
+        self.withheld = 0
+        for name, recent in self._recent.items():
+            recent.append(values[name])
+
+    def _spike(self, values: Mapping[str, float]) -> str:
+        """Which value lies too far above the recent ones; "" where none does."""
+        if self._config.spikes == "ignore":
+            return ""
+        for name in WATCHED:
+            recent = self._recent[name]
+            if len(recent) >= self._config.settled:
+                limit = self.limit(name)
+                if values[name] > limit:
+                    usual = statistics.median(recent)
+                    return f"{name} {values[name]:.4g}, usual {usual:.4g}, limit {limit:.4g}"
+        return ""
+
+    def limit(self, name: str) -> float:
+        """From where on a value is a spike; infinite until enough steps have been seen."""
+        recent = self._recent[name]
+        if len(recent) < self._config.settled:
+            return math.inf
+        median = statistics.median(recent)
+        spread = 1.4826 * statistics.median(abs(value - median) for value in recent)
+        return median + self._config.deviations * max(spread, WATCHED[name] * abs(median))
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold."""
+        recent = {name: list(values) for name, values in self._recent.items()}
+        return {"recent": recent, "withheld": self.withheld, "rollbacks": self.rollbacks}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        for name, values in self._recent.items():
+            values.clear()
+            values.extend(state["recent"][name])
+        self.withheld, self.rollbacks = int(state["withheld"]), int(state["rollbacks"])
