@@ -1,4 +1,7 @@
-"""Text as hashed word n-grams (the hashing trick, Weinberger et al., arXiv 0902.2206)."""
+"""Text as hashed word n-grams (the hashing trick, Weinberger et al., arXiv 0902.2206).
+
+The counting is compiled where it can be (`features.cpp`); `tokens` and `buckets` say what it counts.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import zlib
 
 import numpy as np
 from numpy.typing import NDArray
+
+from modelwright.data.quality import native
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _MAX_REMEMBERED = 1 << 19
@@ -44,6 +49,9 @@ def buckets(words: list[str], bits: int) -> NDArray[np.int64]:
 def vector(text: str, bits: int) -> Vector:
     """ln(1 + count) by bucket, scaled to length 1, so that long texts weigh no more than short ones. A
     text without words is the empty vector."""
-    found, counts = np.unique(buckets(tokens(text), bits), return_counts=True)
+    if native.library() is None:
+        found, counts = np.unique(buckets(tokens(text), bits), return_counts=True)
+    else:
+        found, counts = native.count_ngrams(text.lower(), bits)
     values = np.log1p(counts).astype(np.float32)
     return found, values / max(float(np.linalg.norm(values)), 1e-12)
