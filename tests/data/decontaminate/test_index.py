@@ -16,7 +16,7 @@ from modelwright.data.decontaminate.index import Config, Index
 from modelwright.data.decontaminate.items import EvalItem, read_items
 from modelwright.data.decontaminate.plain import search
 from modelwright.data.decontaminate.step import step
-from modelwright.data.decontaminate.words import fold, words
+from modelwright.data.decontaminate.words import FILLER, alike, fold, words
 
 
 def words_of(text: str) -> list[str]:
@@ -94,15 +94,24 @@ def test_a_light_question_needs_its_answer() -> None:
 
 
 def test_items_that_cannot_be_found_are_counted() -> None:
-    same = [
-        EvalItem("t", str(n), "Complete the sequence of brackets so that all are closed") for n in range(99)
-    ]
+    turns = [" ".join(["wax", "wane"][n >> bit & 1] for bit in range(8)) for n in range(256)]
+    shared = [EvalItem("t", str(n), turn) for n, turn in enumerate(turns)]
     index = Index.build(
-        [*same, EvalItem("t", "none", "[ ( ) ]"), EvalItem("t", "light", "Yes or no?"), *made_items()]
+        [*shared, EvalItem("t", "none", "[ ( ) ]"), EvalItem("t", "light", "Yes or no?"), *made_items()]
     )
     assert index.coverage() == {
-        "usable": 60, "only words that many items share": 99, "no words": 1, "too generic": 1,
+        "usable": 60, "only words that many items share": 256, "no words": 1, "too generic": 1,
     }  # fmt: skip
+
+
+def test_items_alike_in_words_stand_for_each_other() -> None:
+    brackets = [
+        EvalItem("t", str(n), f"Complete the sequence so that all brackets are closed properly: {'[(' * n}")
+        for n in range(99)
+    ]
+    index = Index.build([*brackets, *made_items()])
+    assert index.coverage() == {"usable": 159}
+    assert str(index.check(f"{CLEAN} {brackets[7].question} {CLEAN}")) == "t/0"
 
 
 def test_saved_and_mapped(index: Index, tmp_path: Path) -> None:
@@ -145,6 +154,68 @@ def test_the_step_drops_or_cuts(index: Index) -> None:
     assert [each.says for each in dropped] == ["sums/0"]
 
 
+SHORT = [
+    EvalItem("qa", "a", "Which mountain has snow at Kilimanjaro?", "Kibo peak"),
+    EvalItem("qa", "b", "Do sardines sleep well?"),
+    *(EvalItem("filler", str(n), f"word{n} and the other word{n + 1}") for n in range(300)),
+]
+
+
+def test_one_edit_does_not_hide_a_short_item() -> None:
+    index = Index.build(SHORT)
+    assert ("qa", "a") not in set(index.fragile()) and ("qa", "b") in set(index.fragile())
+    for edited in (
+        "Which mountain has snow at Kilimanjaro? Kibo summit",  # replaced
+        "Which mountain snow at Kilimanjaro? Kibo peak",  # left out
+        "Which mountain has snow at Kilimanjaro? Kiob peak",  # too short to be told misspelt
+        "Which mountain has fresh snow at Kilimanjaro? Kibo peak",  # put in
+    ):
+        hit = index.check(f"{CLEAN} {edited} {CLEAN}")
+        assert str(hit) == "qa/a", edited
+    misspelt = index.check(f"{CLEAN} Which montain has snwo at Kilimanjaro? Kibo peek {CLEAN}")
+    assert misspelt is not None and misspelt.score == 1.0
+    for other in (
+        "Which peak has snow at Kibo? Kilimanjaro mountain",  # in another order
+        "Which mountain, they asked when they had come so far, has any snow at Kilimanjaro? Kibo peak",
+        f"Which mountain has ice at Kilimanjaro? {CLEAN[:90]} Kibo peak",  # the answer is not beside it
+        "Which hill has ice at Kilimanjaro? Kibo peak",
+    ):
+        assert index.check(f"{CLEAN} {other} {CLEAN}") is None, other
+
+
+@pytest.mark.parametrize(
+    ("word", "other", "same"),
+    [
+        *[("mountain", each, True) for each in ("montain", "moutnain", "mountains", "mauntain")],
+        *[("mountain", each, False) for each in ("fountains", "moutnian", "mount", "ntainmou")],
+        *[("1066", "1067", False), ("and", "adn", False), ("from", "form", True)],
+    ],
+)  # fmt: skip
+def test_misspelt_words(word: str, other: str, same: bool) -> None:
+    assert alike(word.encode(), other.encode()) == alike(other.encode(), word.encode()) == same
+
+
+def distance(one: bytes, two: bytes) -> int:
+    """Optimal string alignment by its definition."""
+    if not one or not two:
+        return len(one) + len(two)
+    ways = [distance(one[1:], two[1:]) + (one[0] != two[0])]
+    ways += [distance(one[1:], two) + 1, distance(one, two[1:]) + 1]
+    if len(one) > 1 and len(two) > 1 and one[0] == two[1] and one[1] == two[0]:
+        ways.append(distance(one[2:], two[2:]) + 1)
+    return min(ways)
+
+
+@given(st.text("ab", min_size=4, max_size=6), st.text("ab", min_size=4, max_size=6))
+def test_alike_is_an_edit_distance_of_one(one: str, two: str) -> None:
+    assert alike(one.encode(), two.encode()) == (distance(one.encode(), two.encode()) <= 1)
+
+
+def test_escapes_are_read() -> None:
+    found = words(fold("Chi\\u0219in\\u0103u\\n\\u56fd\\ud83d x\\uffff"))
+    assert [word for word, _, _ in found] == ["chișinău", "国", "x"]
+
+
 VOCABULARY = [
     *NAMES,
     *THINGS,
@@ -168,7 +239,7 @@ def test_the_compiled_search_finds_the_same(parts: list[tuple[str, str, str]], a
     arrays = Index.build(items, Config(ngram_words=3)).arrays
     find = native.searcher(arrays)
     for text in [asked[0], " ".join([*asked, *parts[0], parts[-1][0]])]:
-        assert find(text, 60) == search(arrays, fold(text), 60)
+        assert find(text, 60, 500) == search(arrays, fold(text), 60, 500)
 
 
 def test_the_same_on_real_text(shared_data: Path) -> None:
@@ -182,8 +253,8 @@ def test_the_same_on_real_text(shared_data: Path) -> None:
     find = native.searcher(arrays)
     for item in items[::29]:
         text = CLEAN + item.question.upper() + item.answer
-        rows = find(text, 60)
-        assert rows == search(arrays, fold(text), 60) != []
+        rows = find(text, 60, 17_600)
+        assert rows == search(arrays, fold(text), 60, 17_600) != []
 
 
 def test_a_text_of_shuffled_items_takes_no_longer(index: Index) -> None:
@@ -199,7 +270,7 @@ def test_folding_keeps_places(text: str) -> None:
     folded = fold(text)
     assert len(folded) == len(text)
     for word, start, end in words(folded):
-        assert folded[start:end] == word and start < end
+        assert folded[start:end].replace(FILLER, "") == word and start < end
 
 
 def test_words() -> None:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from modelwright.base.errors import DamagedFile
 from modelwright.base.files import atomic_directory, read_json
-from modelwright.data.decontaminate.words import GRAM_FACTOR, fold, word_key, words
+from modelwright.data.decontaminate.seeds import Bytes, Ints, Keys, Longs, first_alike, seeds_of
+from modelwright.data.decontaminate.words import fold, word_key, words
 
 UNIT = 1000
 """Weights are whole thousandths of a nat, so that every path adds them up to the same number."""
@@ -24,14 +25,10 @@ UNIT = 1000
 MAX_WORDS = 512
 """A part of an item is compared by its first words; nobody plants the second half only."""
 
-Ints = NDArray[np.int32]
-Longs = NDArray[np.int64]
-Keys = NDArray[np.uint64]
-
 
 @dataclass(frozen=True, slots=True)
 class Arrays:
-    """W words, G n-grams, P postings, N items of three parts each (question, answer, passage)."""
+    """W words, G seeds (`seeds`), P postings, N items of three parts each (question, answer, passage)."""
 
     word_keys: Keys
     """(W,) ascending; a word's number is its place."""
@@ -39,16 +36,24 @@ class Arrays:
     """(2^b + 1,) where the keys with each leading b bits start."""
     word_weights: Ints
     """(W,) inverse document frequency over the items, in thousandths of a nat."""
+    letters_first: Longs
+    """(W + 1,) where each word's bytes start,"""
+    letters: Bytes
+    """which stand here in UTF-8: to tell misspelt words."""
+    roles: Bytes
+    """(W,) whether the word is the first of a pair, the second of one, or both."""
+    pair_filter: Bytes
+    """(2^f / 8,) bits, by the leading f bits of a pair's key: 0 where there is no such pair."""
     gram_keys: Keys
-    """(G,) ascending keys of the questions' n-grams."""
+    """(G,) ascending keys of the items' n-grams and pairs."""
     gram_buckets: Longs
     """(2^c + 1,)"""
     gram_first: Longs
-    """(G + 1,) where each n-gram's postings start."""
+    """(G + 1,) where each seed's postings start."""
     posting_item: Ints
-    """(P,) the item that has the n-gram"""
+    """(P,) the item that has the seed"""
     posting_at: Ints
-    """(P,) and the word of its question with which it starts."""
+    """(P,) and its place: the first word of an n-gram, the second of a pair."""
     part_first: Longs
     """(3N + 1,) where the words of each part start."""
     part_words: Ints
@@ -91,11 +96,13 @@ class Arrays:
     def check(self) -> None:
         """Raises ValueError unless every number in the arrays points into them: compiled code trusts it."""
         num_words, num_grams = len(self.word_keys), len(self.gram_keys)
-        kinds = (np.uint64, np.int64, np.int32, np.uint64, np.int64, np.int64, np.int32, np.int32, np.int64)
-        kinds = (*kinds, np.int32, np.int64)
+        kinds = (np.uint64, np.int64, np.int32, np.int64, np.uint8, np.uint8, np.uint8)
+        kinds = (*kinds, np.uint64, np.int64, np.int64, np.int32, np.int32, np.int64, np.int32, np.int64)
         sound = [
             all(getattr(self, f.name).dtype == kind for f, kind in zip(fields(self), kinds, strict=True)),
-            len(self.word_weights) == num_words and len(self.part_first) % 3 == 1,
+            len(self.word_weights) == len(self.roles) == num_words and len(self.part_first) % 3 == 1,
+            len(self.letters_first) == num_words + 1 and _rises(self.letters_first, len(self.letters)),
+            _power_of_two(len(self.pair_filter)) and len(self.pair_filter) >= 8,
             _rises(self.word_buckets, num_words) and _rises(self.gram_buckets, num_grams),
             len(self.gram_first) == num_grams + 1 and _rises(self.gram_first, len(self.posting_item)),
             len(self.posting_at) == len(self.posting_item) and _rises(self.part_first, len(self.part_words)),
@@ -128,25 +135,30 @@ def buckets_of(keys: Keys) -> Longs:
 
 
 def build(parts: Sequence[str], n: int, max_postings: int) -> Arrays:
-    """Arrays for items of three parts each, in order. N-grams that more than `max_postings` places share
-    lead nowhere and are left out."""
+    """Arrays for items of three parts each, in order, found by n-grams of `n` words and by pairs, which
+    at most `max_postings` places share."""
     texts = [[word for word, _, _ in words(fold(part))][:MAX_WORDS] for part in parts]
     vocabulary = sorted({word for text in texts for word in text}, key=word_key)
     number = {word: index for index, word in enumerate(vocabulary)}
     numbered = [np.array([number[word] for word in text], np.int32) for text in texts]
     word_keys = np.array([word_key(word) for word in vocabulary], np.uint64)
-    grams, places = _grams(numbered[::3], n, max_postings)
-    keys, first = np.unique(grams, return_index=True)
+    coded = [word.encode("utf-8", "surrogatepass") for word in vocabulary]
+    seeds = seeds_of(numbered, len(vocabulary), n, max_postings)
+    keys, first = np.unique(seeds.keys, return_index=True)
     lengths = {min(n, len(question)) for question in numbered[::3]} - {0}
     return Arrays(
         word_keys=word_keys,
         word_buckets=buckets_of(word_keys),
         word_weights=_weights(numbered, len(vocabulary)),
+        letters_first=np.cumsum([0, *map(len, coded)]).astype(np.int64),
+        letters=np.frombuffer(b"".join(coded), np.uint8),
+        roles=seeds.roles,
+        pair_filter=seeds.filter,
         gram_keys=keys,
         gram_buckets=buckets_of(keys),
-        gram_first=np.append(first, len(grams)).astype(np.int64),
-        posting_item=places[:, 0].astype(np.int32),
-        posting_at=places[:, 1].astype(np.int32),
+        gram_first=np.append(first, len(seeds.keys)).astype(np.int64),
+        posting_item=seeds.item,
+        posting_at=seeds.at,
         part_first=np.cumsum([0, *map(len, numbered)]).astype(np.int64),
         part_words=np.concatenate([*numbered, _NONE]),
         lengths=np.array(sorted(lengths), np.int64),
@@ -154,31 +166,13 @@ def build(parts: Sequence[str], n: int, max_postings: int) -> Arrays:
 
 
 def _weights(numbered: Sequence[Ints], num_words: int) -> Ints:
-    """ln(1 + N / f) of the N items, f of which have the word."""
-    num_items = len(numbered) // 3
-    item_of = np.repeat(np.arange(len(numbered)) // 3, [len(part) for part in numbered])
+    """ln(1 + N / f) of the N items, f of which have the word; items alike in all words count once."""
+    firsts = np.array(first_alike(numbered), np.int64)
+    num_items = len(np.unique(firsts))
+    item_of = np.repeat(np.repeat(firsts, 3), [len(part) for part in numbered])
     pairs = np.unique(item_of * max(num_words, 1) + np.concatenate([*numbered, _NONE]))
     counts = np.bincount(pairs % max(num_words, 1), minlength=num_words)[:num_words]
     return np.rint(np.log1p(num_items / np.maximum(counts, 1)) * UNIT).astype(np.int32)
-
-
-def _grams(questions: Sequence[Ints], n: int, max_postings: int) -> tuple[Keys, Longs]:
-    """Keys in ascending order, and for each (item, place); equal keys in order of item and place."""
-    text = np.concatenate([*questions, _NONE]).astype(np.uint64)
-    sizes = np.array([len(question) for question in questions], np.int64)
-    item = np.repeat(np.arange(len(questions)), sizes)
-    at = np.arange(len(text)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    length = np.minimum(sizes, n)[item]
-    keys = np.zeros(len(text), np.uint64)
-    for word in range(n):
-        inside = np.flatnonzero((word < length) & (at + length <= sizes[item]))
-        keys[inside] = (keys[inside] ^ (text[inside + word] + np.uint64(1))) * np.uint64(GRAM_FACTOR)
-        keys[inside] ^= keys[inside] >> np.uint64(29)
-    whole = np.flatnonzero(at + length <= sizes[item])
-    order = whole[np.argsort(keys[whole], kind="stable")]
-    _, inverse, counts = np.unique(keys[order], return_inverse=True, return_counts=True)
-    kept = order[counts[inverse] <= max_postings]
-    return keys[kept], np.stack([item[kept], at[kept]], axis=1)
 
 
 _NONE = np.zeros(0, np.int32)

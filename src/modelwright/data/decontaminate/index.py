@@ -2,9 +2,12 @@
 
 The rule follows `decon` of OLMo 3: an n-gram in common is a seed, the item's question is laid over the text
 around it and scored by the inverse document frequency of the words found, and the answer is looked for
-nearby. Two things differ. Seeds are tried at every word instead of every tenth, and a question is scored
-by the words of its best alignment instead of by whole n-grams, so that an edited word costs its own weight
-and no more. As in ConTAM (arXiv 2411.03923), one contiguous place decides, not the union of all places.
+nearby. Three things differ. Seeds are tried at every word instead of every tenth, and short items have pairs of
+rare words besides (`seeds`). A question is scored by the words of its best alignment instead of by whole
+n-grams, so that an edited word costs its own weight and no more. And since one edit takes a large share of a
+short item, a second rule counts words: one in twelve, and one of any item, may be missing where the others
+stand in order, close together, and weigh enough. As in ConTAM (arXiv 2411.03923), one contiguous place
+decides, not the union of all places.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from modelwright.base.errors import DamagedFile, UserError
 from modelwright.data.decontaminate.arrays import MAX_WORDS, UNIT, Arrays, build
 from modelwright.data.decontaminate.items import EvalItem
 from modelwright.data.decontaminate.native import Searcher, searcher
-from modelwright.data.decontaminate.plain import Found
+from modelwright.data.decontaminate.plain import Found, slips
+from modelwright.data.decontaminate.seeds import first_alike
 from modelwright.data.decontaminate.settings import Config
 
 Kind = Literal["question", "question and answer", "question and passage"]
@@ -89,19 +93,31 @@ class Index:
 
     def find(self, text: str) -> list[Hit]:
         """All hits, in the order in which they stand in the text."""
-        hits = [hit for row in self._search(text, FLOOR_PERCENT) if (hit := self._judge(row)) is not None]
+        least = int(self.config.threshold * self.config.least_nats * UNIT)
+        rows = self._search(text, FLOOR_PERCENT, least)
+        hits = [hit for row in rows if (hit := self._judge(row)) is not None]
         return sorted(hits, key=lambda hit: (hit.start, hit.end, hit.suite, hit.item))
 
     def unusable(self) -> Iterator[tuple[str, str, str]]:
         """(suite, id, why) of every item that cannot be found, however it stands in a text."""
         seeded = set(self.arrays.posting_item.tolist())
+        firsts = first_alike([self.arrays.part(item, part) for item in range(len(self.names)) for part in range(3)])
         for item, (suite, name) in enumerate(self.names):
             if not self._lengths[item, 0]:
                 yield suite, name, "no words"
-            elif item not in seeded:
+            elif firsts[item] not in seeded:
                 yield suite, name, "only words that many items share"
             elif self._weights[item, 0] + self._weights[item, 1:].max() < self.config.least_nats * UNIT:
                 yield suite, name, "too generic"
+
+    def fragile(self) -> Iterator[tuple[str, str]]:
+        """(suite, id) of every item that weighs too little once its heaviest word is edited, however far the
+        edit goes: short questions that few words tell from ordinary text."""
+        for item, (suite, name) in enumerate(self.names):
+            both = np.concatenate([self.arrays.part(item, 0), self.arrays.part(item, 1)])
+            heaviest = self.arrays.word_weights[both].max(initial=0)
+            if self._weights[item, :2].sum() - heaviest < self.config.least_nats * UNIT:
+                yield suite, name
 
     def coverage(self) -> Counter[str]:
         """Items by whether they can be found, and if not, why."""
@@ -110,13 +126,20 @@ class Index:
         return counts
 
     def _judge(self, row: Found) -> Hit | None:
+        found = [*self._by_share(row), *self._by_words(row)]
+        if not found:
+            return None
+        score, kind, (first, last) = max(found, key=lambda each: each[0])
+        return Hit(*self.names[row.item], score, first, last, kind)
+
+    def _by_share(self, row: Found) -> Iterator[tuple[float, Kind, tuple[int, int]]]:
+        """Found where the words of the item that stand there have a large share of its weight."""
         question, answer, passage = self._weights[row.item].tolist()
         num_question, num_answer, num_passage = self._lengths[row.item].tolist()
         place = (row.question_start, row.question_end)
-        found: list[tuple[float, Kind, tuple[int, int]]] = []
         alone = row.question / question
         if question >= self.config.least_nats * UNIT and alone >= self._needed(num_question):
-            found.append((alone, "question", place))
+            yield alone, "question", place
         beside: tuple[tuple[Kind, int, int, int, int, int], ...] = (
             ("question and answer", answer, num_answer, row.answer, row.answer_start, row.answer_end),
             ("question and passage", passage, num_passage, row.passage, row.passage_start, row.passage_end),
@@ -125,11 +148,23 @@ class Index:
             both = (row.question + weight) / (question + whole)
             heavy = question + whole >= self.config.least_nats * UNIT
             if weight and heavy and both >= self._needed(num_question + num_words):
-                found.append((both, kind, (min(place[0], start), max(place[1], end))))
-        if not found:
-            return None
-        score, kind, (first, last) = max(found, key=lambda each: each[0])
-        return Hit(*self.names[row.item], score, first, last, kind)
+                yield both, kind, (min(place[0], start), max(place[1], end))
+
+    def _by_words(self, row: Found) -> Iterator[tuple[float, Kind, tuple[int, int]]]:
+        """Found where all words stand there but a few, in one piece, and weigh enough."""
+        question, answer, _ = self._weights[row.item].tolist()
+        num_question, num_answer, _ = self._lengths[row.item].tolist()
+        least = self.config.least_nats * UNIT
+        if row.question_extra > INSERTED + slips(num_question):
+            return
+        if row.question >= least and num_question - row.question_words <= slips(num_question):
+            yield row.question / question, "question", (row.question_start, row.question_end)
+        if not row.answer or row.answer_extra > BETWEEN + slips(num_answer):
+            return
+        missing = num_question + num_answer - row.question_words - row.answer_words
+        if row.question + row.answer >= least and missing <= slips(num_question + num_answer):
+            place = min(row.question_start, row.answer_start), max(row.question_end, row.answer_end)
+            yield (row.question + row.answer) / (question + answer), "question and answer", place
 
     def _needed(self, num_words: int) -> float:
         """The share of the weight that an item of so many words must reach."""
@@ -153,6 +188,9 @@ class Index:
 
 
 FLOOR_PERCENT = 60
-"""A question must reach this share of its weight by itself before its answer is looked for."""
+"""A question must reach this share of its weight by itself before its answer is looked for, or miss few words."""
+
+INSERTED, BETWEEN = 1, 7
+"""Where words are counted: how many others may stand among them beyond their `slips`, and before the answer."""
 
 __all__ = ["FLOOR_PERCENT", "MAX_WORDS", "Config", "Hit", "Index", "Kind"]

@@ -11,7 +11,11 @@ namespace {
 
 constexpr uint32_t LIMIT = 0x20000, LAST = 0x3FFFF;  // as in words.py
 constexpr uint8_t SEPARATOR = 0, LETTER = 1, ALONE = 2;
-constexpr int64_t REACH = 64, CELLS_A_WORD = 4096;  // as in plain.py
+constexpr int64_t LEAST_LETTERS = 4;
+constexpr uint64_t PAIR_KEY = 0xD6E8FEB86659FD93ull;
+constexpr int64_t PAIR_REACH = 16;  // as in seeds.py
+constexpr uint8_t LEADS = 1, FOLLOWS = 2;
+constexpr int64_t REACH = 64, WORDS_A_SLIP = 12, CELLS_A_WORD = 4096;  // as in plain.py
 
 // The arrays of arrays.py, in the order in which native.py hands them over.
 struct Index {
@@ -19,6 +23,8 @@ struct Index {
     const uint64_t *word_keys;
     const int64_t *word_buckets;
     const int32_t *word_weights;
+    const int64_t *letters_first;
+    const uint8_t *letters, *roles, *pair_filter;
     const uint64_t *gram_keys;
     const int64_t *gram_buckets;
     const int64_t *gram_first;
@@ -26,20 +32,21 @@ struct Index {
     const int64_t *part_first;
     const int32_t *part_words;
     const uint32_t *starts;  // by word: bit k is set where an n-gram of k words starts with it
-    int word_bits, gram_bits;
+    int word_bits, gram_bits, filter_bits;
     int64_t longest, num_words, num_items;
 };
 
 struct Word {
     int32_t number;  // -1: no item has it
+    bool filled;  // has fillers among its bytes
     int64_t start, end;  // bytes
 };
 
 struct Span {
-    int64_t weight, start, end;  // words [start, end)
+    int64_t weight, found, start, end;  // words [start, end)
 };
 
-constexpr Span NOTHING = {0, 0, 0};
+constexpr Span NOTHING = {0, 0, 0, 0};
 
 // The code point at `at`, which moves behind it. Malformed bytes give 0, a separator.
 inline uint32_t next(const uint8_t *text, int64_t length, int64_t &at) {
@@ -56,6 +63,11 @@ inline uint32_t next(const uint8_t *text, int64_t length, int64_t &at) {
     return point;
 }
 
+// U+FFFF, which stands in the place of an escape's later characters.
+inline bool is_filler(const uint8_t *text, int64_t length) {
+    return text[0] == 0xEF && length >= 3 && text[1] == 0xBF && text[2] == 0xBF;
+}
+
 inline uint8_t class_of(const Index &index, uint32_t point) {
     return point < LIMIT ? index.classes[point] : point <= LAST ? ALONE : SEPARATOR;
 }
@@ -66,6 +78,26 @@ inline int64_t look_up(const uint64_t *keys, const int64_t *buckets, int bits, u
     for (int64_t at = buckets[bucket]; at < buckets[bucket + 1]; ++at)
         if (keys[at] == key) return at;
     return -1;
+}
+
+inline uint64_t extend(uint64_t key, int32_t word) {
+    key = (key ^ (uint64_t(word) + 1)) * 0x9E3779B97F4A7C15ull;
+    return key ^ key >> 29;
+}
+
+inline bool is_digit(uint8_t byte) { return byte >= '0' && byte <= '9'; }
+
+// As `alike` of words.py.
+bool alike(const uint8_t *word, int64_t m, const uint8_t *other, int64_t n) {
+    if (std::min(m, n) < LEAST_LETTERS || m - n > 1 || n - m > 1) return false;
+    int64_t head = 0, tail = 0;
+    while (head < std::min(m, n) && word[head] == other[head]) ++head;
+    while (tail < std::min(m, n) - head && word[m - 1 - tail] == other[n - 1 - tail]) ++tail;
+    if (std::any_of(word + head, word + m - tail, is_digit)) return false;
+    if (std::any_of(other + head, other + n - tail, is_digit)) return false;
+    const int64_t changed = m - head - tail, into = n - head - tail;
+    if (changed <= 1 && into <= 1) return true;
+    return changed == 2 && into == 2 && word[head] == other[head + 1] && word[head + 1] == other[head];
 }
 
 void read_words(const Index &index, const uint8_t *text, int64_t length, std::vector<Word> &words) {
@@ -81,14 +113,30 @@ void read_words(const Index &index, const uint8_t *text, int64_t length, std::ve
         }
         at = end;  // what ended the word is looked at again: it may stand alone
         uint64_t key = 0xCBF29CE484222325ull;
-        for (int64_t i = start; i < end; ++i) key = (key ^ text[i]) * 0x100000001B3ull;
+        int64_t fillers = 0;
+        for (int64_t i = start; i < end; ++i) {
+            if (is_filler(text + i, end - i)) {
+                i += 2;
+                ++fillers;
+            } else {
+                key = (key ^ text[i]) * 0x100000001B3ull;
+            }
+        }
+        if (3 * fillers == end - start) continue;
         key = (key ^ key >> 33) * 0xFF51AFD7ED558CCDull;
         key ^= key >> 33;
-        words.push_back({int32_t(look_up(index.word_keys, index.word_buckets, index.word_bits, key)), start, end});
+        const int64_t number = look_up(index.word_keys, index.word_buckets, index.word_bits, key);
+        words.push_back({int32_t(number), fillers > 0, start, end});
     }
 }
 
 constexpr int64_t NEVER = INT64_MIN / 2;
+
+// A word that pairs start with, and the key of those pairs so far.
+struct Lead {
+    int64_t at;
+    uint64_t key;
+};
 
 // Kept from text to text: clearing arrays as long as the index would cost more than a short text does.
 struct Scratch {
@@ -96,7 +144,10 @@ struct Scratch {
     std::vector<int32_t> left;  // by word: how many of a part are not met yet; all 0 between texts
     std::vector<int64_t> last;  // by item: where it was last looked for; all NEVER between texts
     std::vector<int64_t> asked;  // the items that are not NEVER
-    std::vector<int64_t> best, start;
+    std::vector<int64_t> best, found, start;
+    std::vector<int32_t> window;
+    std::vector<Lead> leads;
+    std::vector<uint8_t> spelling;
 
     void fit(const Index &index) {
         if (int64_t(left.size()) < index.num_words) left.resize(index.num_words, 0);
@@ -104,14 +155,15 @@ struct Scratch {
         for (const int64_t item : asked) last[item] = NEVER;
         asked.clear();
         words.clear();
+        leads.clear();
     }
 };
 
 class Search {
   public:
-    Search(const Index &index, const std::vector<Word> &text, Scratch &scratch)
-        : index_(index), text_(text), left_(scratch.left), best_(scratch.best), start_(scratch.start),
-          cells_(CELLS_A_WORD * (int64_t(text.size()) + CELLS_A_WORD)) {}
+    Search(const Index &index, const uint8_t *bytes, Scratch &scratch)
+        : index_(index), bytes_(bytes), text_(scratch.words), scratch_(scratch),
+          cells_(CELLS_A_WORD * (int64_t(text_.size()) + CELLS_A_WORD)) {}
 
     struct Part {
         const int32_t *words;
@@ -123,20 +175,21 @@ class Search {
         return {index_.part_words + first[0], first[1] - first[0]};
     }
 
+    static int64_t slips(int64_t length) { return 1 + length / WORDS_A_SLIP; }
     static int64_t slack(int64_t length) { return 4 + length / 4; }
 
-    bool around(int64_t item, int64_t begin, int64_t floor_percent, Span (&found)[3]) {
-        const Part question = part(item, 0);
+    bool around(int64_t item, int64_t begin, int64_t floor_percent, int64_t least, Span (&found)[3]) {
+        const Part question = part(item, 0), answer = part(item, 1);
         const int64_t low = std::max<int64_t>(0, begin - slack(question.length));
         const int64_t high = std::min(size(), begin + question.length + slack(question.length));
-        int64_t least = 0;
-        for (int64_t i = 0; i < question.length; ++i) least += index_.word_weights[question.words[i]];
-        least *= floor_percent;
-        found[0] = align(question, low, high, least);
-        if (found[0].weight * 100 < least || !found[0].weight) return false;
-        found[1] = beside(part(item, 1), found[0]);
+        int64_t whole = 0;
+        for (int64_t i = 0; i < question.length; ++i) whole += index_.word_weights[question.words[i]];
+        const int64_t enough = question.length - slips(question.length + answer.length);
+        found[0] = align(question, low, high, whole * floor_percent, enough);
+        if (!found[0].weight) return false;
+        found[1] = beside(answer, found[0]);
         found[2] = beside(part(item, 2), found[0]);
-        return true;
+        return found[0].weight + std::max(found[1].weight, found[2].weight) >= least;
     }
 
     int64_t size() const { return int64_t(text_.size()); }
@@ -144,120 +197,202 @@ class Search {
   private:
     Span beside(const Part &part, const Span &question) {
         const int64_t width = REACH + part.length + part.length / 4;
-        const Span after = align(part, question.end, std::min(size(), question.end + width), 0);
-        const Span before = align(part, std::max<int64_t>(0, question.start - width), question.start, 0);
+        const Span after = align(part, question.end, std::min(size(), question.end + width), 0, 0);
+        const Span before = align(part, std::max<int64_t>(0, question.start - width), question.start, 0, 0);
         return before.weight > after.weight ? before : after;
     }
 
-    Span align(const Part &part, int64_t low, int64_t high, int64_t least) {
-        for (int64_t i = 0; i < part.length; ++i) ++left_[part.words[i]];
-        int64_t bound = 0;
+    Span align(const Part &part, int64_t low, int64_t high, int64_t floor, int64_t enough) {
+        if (low >= high) return NOTHING;
+        std::vector<int32_t> &window = scratch_.window, &left = scratch_.left;
+        window.resize(high - low);
+        for (int64_t i = 0; i < part.length; ++i) ++left[part.words[i]];
+        Span bound = {0, 0, low, high};
         for (int64_t at = low; at < high; ++at) {
-            const int32_t word = text_[at].number;
-            if (word >= 0 && left_[word] > 0) {
-                --left_[word];
-                bound += index_.word_weights[word];
+            const int32_t word = window[at - low] = text_[at].number;
+            if (word >= 0 && left[word] > 0) meet(word, bound);
+        }
+        const int64_t missing = part.length - bound.found;
+        if (missing > 0 && bound.found && missing <= 2 * slips(part.length)) respell(part, low, bound);
+        for (int64_t i = 0; i < part.length; ++i) left[part.words[i]] = 0;
+        if (!bound.weight || (bound.weight * 100 < floor && bound.found < enough)) return NOTHING;
+        cells_ -= part.length * (high - low);
+        if (cells_ < 0) return bound;
+        const Span found = heaviest(part, low);
+        return found.weight * 100 >= floor || found.found >= enough ? found : NOTHING;
+    }
+
+    void meet(int32_t word, Span &bound) {
+        --scratch_.left[word];
+        ++bound.found;
+        bound.weight += index_.word_weights[word];
+    }
+
+    // Reads misspelt words of the window as the words of the part that they stand for.
+    void respell(const Part &part, int64_t low, Span &bound) {
+        std::vector<int32_t> &window = scratch_.window;
+        for (int64_t i = 0; i < part.length; ++i) {
+            const int32_t word = part.words[i];
+            const int64_t first = index_.letters_first[word], length = index_.letters_first[word + 1] - first;
+            for (size_t place = 0; place < window.size() && scratch_.left[word] > 0; ++place) {
+                if (!spells(index_.letters + first, length, text_[low + place])) continue;
+                if (std::find(part.words, part.words + part.length, window[place]) != part.words + part.length)
+                    continue;
+                window[place] = word;
+                meet(word, bound);
             }
         }
-        for (int64_t i = 0; i < part.length; ++i) left_[part.words[i]] = 0;
-        if (bound * 100 < least || !bound) return NOTHING;
-        const int64_t width = high - low;
-        cells_ -= part.length * width;
-        if (cells_ < 0) return {bound, low, high};
-        best_.assign(width + 1, 0);
-        start_.assign(width + 1, low);
+    }
+
+    bool spells(const uint8_t *letters, int64_t length, const Word &word) {
+        if (!word.filled) return alike(letters, length, bytes_ + word.start, word.end - word.start);
+        std::vector<uint8_t> &spelling = scratch_.spelling;
+        spelling.clear();
+        for (int64_t at = word.start; at < word.end; ++at)
+            if (is_filler(bytes_ + at, word.end - at)) at += 2;
+            else spelling.push_back(bytes_[at]);
+        return alike(letters, length, spelling.data(), int64_t(spelling.size()));
+    }
+
+    Span heaviest(const Part &part, int64_t low) {
+        const std::vector<int32_t> &window = scratch_.window;
+        const int64_t width = int64_t(window.size());
+        std::vector<int64_t> &best = scratch_.best, &found = scratch_.found, &start = scratch_.start;
+        best.assign(width + 1, 0);
+        found.assign(width + 1, 0);
+        start.assign(width + 1, low);
         for (int64_t i = 0; i < part.length; ++i) {
             const int32_t word = part.words[i];
             const int64_t weight = index_.word_weights[word];
-            int64_t diagonal = 0, diagonal_start = low;
+            int64_t diagonal = 0, diagonal_found = 0, diagonal_start = low;
             for (int64_t column = 1; column <= width; ++column) {
-                const int64_t above = best_[column], above_start = start_[column];
-                int64_t met = -1, met_start = 0;
-                if (text_[low + column - 1].number == word) {
-                    met = diagonal + weight;
-                    met_start = diagonal ? diagonal_start : low + column - 1;
-                }
-                if (met >= above && met >= best_[column - 1]) {
-                    best_[column] = met;
-                    start_[column] = met_start;
-                } else if (above < best_[column - 1]) {
-                    best_[column] = best_[column - 1];
-                    start_[column] = start_[column - 1];
+                const int64_t above = best[column], above_found = found[column], above_start = start[column];
+                const int64_t met = window[column - 1] == word ? diagonal + weight : -1;
+                if (met >= above && met >= best[column - 1]) {
+                    best[column] = met;
+                    found[column] = diagonal_found + 1;
+                    start[column] = diagonal ? diagonal_start : low + column - 1;
+                } else if (above < best[column - 1]) {
+                    best[column] = best[column - 1];
+                    found[column] = found[column - 1];
+                    start[column] = start[column - 1];
                 }
                 diagonal = above;
+                diagonal_found = above_found;
                 diagonal_start = above_start;
             }
         }
         int64_t end = 0;
-        while (best_[end] != best_[width]) ++end;
-        return {best_[width], start_[width], low + end};
+        while (best[end] != best[width]) ++end;
+        return {best[width], found[end], start[end], low + end};
     }
 
     const Index &index_;
+    const uint8_t *bytes_;
     const std::vector<Word> &text_;
-    std::vector<int32_t> &left_;
-    std::vector<int64_t> &best_, &start_;
+    Scratch &scratch_;
     int64_t cells_;
+};
+
+constexpr int64_t COLUMNS = 16;  // of a row
+
+// A row as in plain.py: item, then weight, words, extra words, first and last byte of each part.
+void write_row(int64_t *row, int64_t item, const Span (&found)[3], const std::vector<Word> &words) {
+    std::fill(row, row + COLUMNS, 0);
+    row[0] = item;
+    for (int i = 0; i < 3; ++i) {
+        const Span &span = found[i], &question = found[0];
+        if (!span.weight) continue;
+        int64_t length = span.end - span.start;
+        if (i) length = span.start >= question.end ? span.end - question.end : question.start - span.start;
+        int64_t *part = row + 1 + 5 * i;
+        part[0] = span.weight;
+        part[1] = span.found;
+        part[2] = length - span.found;
+        part[3] = words[span.start].start;
+        part[4] = words[span.end - 1].end;
+    }
+}
+
+// Follows the seeds of a text to the items that have them, in the order of plain.py.
+struct Follower {
+    const Index &index;
+    Scratch &scratch;
+    Search task;
+    int64_t floor_percent, least, capacity, rows;
+    int64_t *out;
+
+    void run() {
+        size_t oldest = 0;
+        for (int64_t at = 0; at < task.size(); ++at) {
+            const int32_t word = scratch.words[at].number;
+            if (word < 0) continue;
+            const uint8_t roles = index.roles[word];
+            if (roles & FOLLOWS) pairs(at, word, oldest);
+            if (roles & LEADS) scratch.leads.push_back({at, extend(PAIR_KEY, word)});
+            if (index.starts[word]) grams(at, index.starts[word]);
+        }
+    }
+
+    void pairs(int64_t at, int32_t word, size_t &oldest) {
+        while (oldest < scratch.leads.size() && scratch.leads[oldest].at < at - PAIR_REACH) ++oldest;
+        for (size_t i = oldest; i < scratch.leads.size(); ++i) {
+            const uint64_t key = extend(scratch.leads[i].key, word), bit = key >> (64 - index.filter_bits);
+            if (index.pair_filter[bit >> 3] >> (bit & 7) & 1) follow(key, at);
+        }
+    }
+
+    void grams(int64_t at, uint32_t lengths) {
+        uint64_t key = 0;
+        for (int64_t k = 1; k <= index.longest && at + k <= task.size(); ++k) {
+            const int32_t word = scratch.words[at + k - 1].number;
+            if (word < 0) return;
+            key = extend(key, word);
+            if (lengths >> k & 1) follow(key, at);
+        }
+    }
+
+    void follow(uint64_t key, int64_t at) {
+        const int64_t gram = look_up(index.gram_keys, index.gram_buckets, index.gram_bits, key);
+        if (gram < 0) return;
+        for (int64_t post = index.gram_first[gram]; post < index.gram_first[gram + 1]; ++post) {
+            const int64_t item = index.posting_item[post], begin = at - index.posting_at[post];
+            const int64_t near = Search::slack(task.part(item, 0).length) / 2;
+            int64_t &last = scratch.last[item];
+            if (begin - last <= near && last - begin <= near) continue;
+            if (last == NEVER) scratch.asked.push_back(item);
+            last = begin;
+            Span found[3];
+            if (!task.around(item, begin, floor_percent, least, found)) continue;
+            if (rows < capacity) write_row(out + COLUMNS * rows, item, found, scratch.words);
+            ++rows;
+        }
+    }
 };
 
 }  // namespace
 
 extern "C" {
 
-// Rows of ten numbers to `out`: item, then weight, first and last byte of question, answer and passage. Returns
-// how many rows there are; those beyond `capacity` are not written. `arrays` and `sizes` are those of native.py.
+// Rows to `out`. Returns how many there are; those beyond `capacity` are not written. `arrays` and `sizes` are
+// those of native.py.
 int64_t search(const void *const *arrays, const int64_t *sizes, const uint8_t *text, int64_t length,
-               int64_t floor_percent, int64_t *out, int64_t capacity) {
+               int64_t floor_percent, int64_t least, int64_t *out, int64_t capacity) {
     const Index index = {
-        (const uint8_t *)arrays[0], (const uint64_t *)arrays[1], (const int64_t *)arrays[2],
-        (const int32_t *)arrays[3], (const uint64_t *)arrays[4], (const int64_t *)arrays[5],
-        (const int64_t *)arrays[6], (const int32_t *)arrays[7],  (const int32_t *)arrays[8],
-        (const int64_t *)arrays[9], (const int32_t *)arrays[10], (const uint32_t *)arrays[11],
-        int(sizes[0]), int(sizes[1]), sizes[2], sizes[3], sizes[4],
+        (const uint8_t *)arrays[0],  (const uint64_t *)arrays[1],  (const int64_t *)arrays[2],
+        (const int32_t *)arrays[3],  (const int64_t *)arrays[4],   (const uint8_t *)arrays[5],
+        (const uint8_t *)arrays[6],  (const uint8_t *)arrays[7],   (const uint64_t *)arrays[8],
+        (const int64_t *)arrays[9],  (const int64_t *)arrays[10],  (const int32_t *)arrays[11],
+        (const int32_t *)arrays[12], (const int64_t *)arrays[13],  (const int32_t *)arrays[14],
+        (const uint32_t *)arrays[15],
+        int(sizes[0]), int(sizes[1]), int(sizes[2]), sizes[3], sizes[4], sizes[5],
     };
     static thread_local Scratch scratch;
     scratch.fit(index);
-    std::vector<Word> &words = scratch.words;
-    std::vector<int64_t> &last = scratch.last;
-    read_words(index, text, length, words);
-    Search task(index, words, scratch);
-    int64_t rows = 0;
-    for (int64_t at = 0; at < task.size(); ++at) {
-        uint64_t key = 0;
-        const uint32_t lengths = words[at].number < 0 ? 0 : index.starts[words[at].number];
-        if (!lengths) continue;
-        for (int64_t k = 1; k <= index.longest && at + k <= task.size(); ++k) {
-            const int32_t word = words[at + k - 1].number;
-            if (word < 0) break;
-            key = (key ^ (uint64_t(word) + 1)) * 0x9E3779B97F4A7C15ull;
-            key ^= key >> 29;
-            if (!(lengths >> k & 1)) continue;
-            const int64_t gram = look_up(index.gram_keys, index.gram_buckets, index.gram_bits, key);
-            if (gram < 0) continue;
-            for (int64_t post = index.gram_first[gram]; post < index.gram_first[gram + 1]; ++post) {
-                const int64_t item = index.posting_item[post], begin = at - index.posting_at[post];
-                const int64_t near = Search::slack(task.part(item, 0).length) / 2;
-                const int64_t from = begin - last[item];
-                if (from <= near && -from <= near) continue;
-                if (last[item] == NEVER) scratch.asked.push_back(item);
-                last[item] = begin;
-                Span found[3];
-                if (!task.around(item, begin, floor_percent, found)) continue;
-                if (rows < capacity) {
-                    int64_t *row = out + 10 * rows;
-                    row[0] = item;
-                    for (int i = 0; i < 3; ++i) {
-                        const bool any = found[i].weight > 0;
-                        row[3 * i + 1] = found[i].weight;
-                        row[3 * i + 2] = any ? words[found[i].start].start : 0;
-                        row[3 * i + 3] = any ? words[found[i].end - 1].end : 0;
-                    }
-                }
-                ++rows;
-            }
-        }
-    }
-    return rows;
+    read_words(index, text, length, scratch.words);
+    Follower follower = {index, scratch, Search(index, text, scratch), floor_percent, least, capacity, 0, out};
+    follower.run();
+    return follower.rows;
 }
 
 }  // extern "C"

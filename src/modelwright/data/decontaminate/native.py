@@ -19,15 +19,15 @@ SOURCE = Path(__file__).with_name("match.cpp")
 _ROW = len(Found._fields)
 _CAPACITY = 64
 
-Searcher = Callable[[str, int], list[Found]]
-"""(text, floor in percent) -> rows, whose places are code points of the text."""
+Searcher = Callable[[str, int, int], list[Found]]
+"""(text, floor in percent, least weight) -> rows, whose places are code points of the text."""
 
 
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled search; None where it cannot be built."""
     try:
-        return load(SOURCE, {"search": "ppsiipi>i"})
+        return load(SOURCE, {"search": "ppsiiipi>i"})
     except Unavailable:
         return None
 
@@ -36,7 +36,7 @@ def searcher(arrays: Arrays) -> Searcher:
     """The search of one index: compiled where that can be done, with the same rows."""
     compiled = library()
     if compiled is None:
-        return lambda text, floor_percent: search(arrays, fold(text), floor_percent)
+        return lambda text, floor_percent, least: search(arrays, fold(text), floor_percent, least)
     return _Compiled(arrays, compiled)
 
 
@@ -44,8 +44,9 @@ class _Compiled:
     def __init__(self, arrays: Arrays, compiled: ctypes.CDLL) -> None:
         self._search = compiled.search
         self._kept = [
-            *(classes(), arrays.word_keys, arrays.word_buckets, arrays.word_weights, arrays.gram_keys),
-            *(arrays.gram_buckets, arrays.gram_first, arrays.posting_item, arrays.posting_at),
+            *(classes(), arrays.word_keys, arrays.word_buckets, arrays.word_weights, arrays.letters_first),
+            *(arrays.letters, arrays.roles, arrays.pair_filter, arrays.gram_keys, arrays.gram_buckets),
+            *(arrays.gram_first, arrays.posting_item, arrays.posting_at),
             *(arrays.part_first, arrays.part_words, _starts(arrays)),
         ]
         assert all(array.flags.c_contiguous for array in self._kept)
@@ -54,6 +55,7 @@ class _Compiled:
             [
                 (len(arrays.word_buckets) - 1).bit_length() - 1,
                 (len(arrays.gram_buckets) - 1).bit_length() - 1,
+                (len(arrays.pair_filter) * 8).bit_length() - 1,
                 int(arrays.lengths.max(initial=0)),
                 len(arrays.word_keys),
                 arrays.num_items,
@@ -61,7 +63,7 @@ class _Compiled:
             np.int64,
         )
 
-    def __call__(self, text: str, floor_percent: int) -> list[Found]:
+    def __call__(self, text: str, floor_percent: int, least: int) -> list[Found]:
         folded = fold(text).encode("utf-8", "surrogatepass")
         capacity = _CAPACITY
         while True:
@@ -72,6 +74,7 @@ class _Compiled:
                 folded,
                 len(folded),
                 floor_percent,
+                least,
                 rows.ctypes.data,
                 capacity,
             )
