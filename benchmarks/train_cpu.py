@@ -1,10 +1,12 @@
-"""Training speed on a CPU: our loop against transformers' Trainer.
+"""Training speed on a CPU: our loop against transformers' Trainer and a plain loop as nanoGPT has it.
 
-The same Llama configuration (random weights), the same batch size, AdamW in both, bf16 in both. Each side
-is a process of its own; they take turns step by step. The Trainer runs as it comes, eagerly and
-compiled; compiled with its eager attention, which is its own best setting here; and both of these with
-the memory setting that ours makes for itself (base/device.py) given to it from outside. Compilation and
-the first steps are not timed. Ours also keeps documents apart by a mask; the Trainer does not.
+The same Llama shape (random weights), the same batch, AdamW in all, bf16 in all; each side is a process of
+its own and they take turns step by step. The Trainer and the plain loop run compiled, with the memory setting
+that ours makes for itself (base/device.py) given to them from outside; the Trainer also eagerly, and with
+each of its two attentions. Compilation and the first steps are not timed. Ours also keeps documents apart by
+a mask, averages weights, watches for spikes and writes its metrics; the others do not. A last side
+multiplies matrices and nothing else: what the machine gives, beside which our arithmetic per second stands
+(6 FLOPs per weight and token and the attention's, model/flops.py; recomputation does not count).
 
     make bench NAME=train_cpu
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +26,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback
 from modelwright.base.device import keep_freed_memory
 from modelwright.base.run import Run
 from modelwright.base.schema import Batch
-from modelwright.model.config import ModelChoice
+from modelwright.model.config import ModelChoice, ModelConfig
+from modelwright.model.flops import training_flops_per_token
 from modelwright.model.init import initialize
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
@@ -31,21 +35,60 @@ from modelwright.training.batches import Windows
 from modelwright.training.compute import ComputeConfig, compile_blocks, resolve
 from modelwright.training.loop import LoopConfig, train
 from modelwright.training.optimizer import OptimizerConfig
+from plain_loop import PlainLlama, PlainLoop
 from record import Pace, compare, interleave, publish
 
-ROUNDS, WARM_UP = 60, 4
-VOCABULARY, CONTEXT, ROWS, DEPTH = 4096, 256, 16, 4
-STEPS = ROUNDS + WARM_UP + 2
-SHAPE = ModelChoice(depth=DEPTH, architecture="llama").derive(VOCABULARY)
-BAR = 1.2
+WARM_UP = 4
+TRAINER_BAR, PLAIN_BAR, MATMUL_BAR = 1.5, 1.2, 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A network and a batch."""
+
+    depth: int
+    vocabulary: int
+    rows: int
+    context: int
+    rounds: int
+    peers: tuple[str, ...]
+
+    @property
+    def shape(self) -> ModelConfig:
+        return ModelChoice(depth=self.depth, architecture="llama").derive(self.vocabulary)
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.context
+
+    @property
+    def steps(self) -> int:
+        return self.rounds + WARM_UP + 2
+
+
+ALL_PEERS = (
+    "Trainer, eager",
+    "Trainer, compiled",
+    "Trainer, compiled, keeping freed memory",
+    "Trainer, compiled, eager attention, keeping freed memory",
+    "plain loop, compiled",
+    "plain loop, compiled, keeping freed memory",
+)
+BEST_PEERS = ALL_PEERS[2], ALL_PEERS[3], ALL_PEERS[5]
+CASES = {
+    "small": Case(4, 4096, rows=16, context=256, rounds=40, peers=ALL_PEERS),
+    "100M": Case(
+        12, 16_384, rows=4, context=512, rounds=12, peers=(ALL_PEERS[2], ALL_PEERS[3], ALL_PEERS[5])
+    ),
+}
 
 
 class Tokens:
     """Random documents of about 80 tokens, each ended by token 0."""
 
-    def __init__(self) -> None:
+    def __init__(self, case: Case) -> None:
         random = np.random.default_rng(0)
-        self.ids = random.integers(1, VOCABULARY, ROWS * CONTEXT * STEPS)
+        self.ids = random.integers(1, case.vocabulary, case.tokens * case.steps)
         self.ids[random.random(len(self.ids)) < 1 / 80] = 0
 
     def __len__(self) -> int:
@@ -58,8 +101,8 @@ class Tokens:
 class Paced:
     """Batches that are asked for at the start of each step: the end of the one before."""
 
-    def __init__(self) -> None:
-        self._batches = Windows(Tokens(), ROWS, CONTEXT, seed=0, end_of_text=0)
+    def __init__(self, case: Case) -> None:
+        self._batches = Windows(Tokens(case), case.rows, case.context, seed=0, end_of_text=0)
         self._pace = Pace(WARM_UP)
 
     def __getitem__(self, index: int) -> Batch:
@@ -68,20 +111,56 @@ class Paced:
         return self._batches[index]
 
 
-def run_ours(optimizer: Literal["adamw", "muon"], compiled: bool) -> None:
+def run_ours(case: Case, optimizer: Literal["adamw", "muon"], compiled: bool) -> None:
     """The loop that all training stages run, with all that belongs to a step: averaging, metrics, log."""
     config = LoopConfig(
         optimizer=OptimizerConfig(kind=optimizer), validate_every=10**6, checkpoint_every=10**6
     )
     compute = ComputeConfig(dtype="bfloat16", compile="always" if compiled else "never")
     device = resolve(compute)
-    model = Transformer(SHAPE, device.dtype)
+    model = Transformer(case.shape, device.dtype)
     initialize(model, 0)
     compile_blocks(model.model.layers, compute, device, 0.0, lambda _: None)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), "pretrain", "base", config, seed=0)
-        plan = config.plan(STEPS)
-        train(model, NextToken(), Paced(), plan, config, run, validate=dict, matmul_dtype=device.dtype)
+        plan = config.plan(case.steps)
+        train(model, NextToken(), Paced(case), plan, config, run, validate=dict, matmul_dtype=device.dtype)
+
+
+def run_plain(case: Case, keep_memory: bool) -> None:
+    """The plain loop, compiled."""
+    if keep_memory:
+        keep_freed_memory()
+    shape, pace = case.shape, Pace(WARM_UP)
+    model = PlainLlama(
+        shape.vocab_size,
+        shape.hidden_size,
+        shape.num_hidden_layers,
+        shape.num_attention_heads,
+        shape.num_key_value_heads,
+        shape.head_dim,
+        shape.intermediate_size,
+        case.context,
+    )
+    loop = PlainLoop(model, rate=1e-3, decay=0.1, compiled=True)
+    ids, random = torch.from_numpy(Tokens(case).ids), np.random.default_rng(0)
+    for _ in range(case.steps):
+        starts = random.integers(0, len(ids) - case.context - 1, case.rows)
+        windows = torch.stack([ids[start : start + case.context + 1] for start in starts])
+        loop.step(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
+        pace()
+
+
+def run_matmul(case: Case) -> None:
+    """As much arithmetic as one of our steps does, in square bf16 products of 2048."""
+    a, b = torch.randn(2048, 2048).bfloat16(), torch.randn(2048, 2048).bfloat16()
+    flops = training_flops_per_token(case.shape, case.context) * case.tokens
+    products = max(1, round(flops / (2 * 2048**3)))
+    pace = Pace(WARM_UP)
+    for _ in range(case.steps):
+        for _ in range(products):
+            torch.mm(a, b)
+        pace()
 
 
 class Turns(TrainerCallback):
@@ -94,21 +173,21 @@ class Turns(TrainerCallback):
         self._pace()
 
 
-def run_trainer(compiled: bool, keep_memory: bool, attention: str = "sdpa") -> None:
+def run_trainer(case: Case, compiled: bool, keep_memory: bool, attention: str = "sdpa") -> None:
     """transformers' Trainer with bf16 and its fused AdamW."""
     if keep_memory:
         keep_freed_memory()
-    shape = SHAPE.model_dump(exclude={"architecture"})
+    shape = case.shape.model_dump(include=LLAMA_FIELDS)
     config = LlamaConfig(**shape, use_cache=False)
     config._attn_implementation = attention  # what transformers itself sets before it makes a model
     model = LlamaForCausalLM(config)
-    ids = Tokens().ids.reshape(-1, CONTEXT)
+    ids = Tokens(case).ids.reshape(-1, case.context)
     rows = [{"input_ids": torch.from_numpy(row), "labels": torch.from_numpy(row)} for row in ids]
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder,
-            max_steps=STEPS,
-            per_device_train_batch_size=ROWS,
+            max_steps=case.steps,
+            per_device_train_batch_size=case.rows,
             learning_rate=1e-3,
             optim="adamw_torch_fused",
             bf16=True,
@@ -122,36 +201,64 @@ def run_trainer(compiled: bool, keep_memory: bool, attention: str = "sdpa") -> N
         Trainer(model, arguments, train_dataset=rows, callbacks=[Turns()]).train()
 
 
-WORKERS = {
-    "ours": lambda: run_ours("adamw", compiled=True),
-    "ours, eager": lambda: run_ours("adamw", compiled=False),
-    "ours with Muon": lambda: run_ours("muon", compiled=True),
-    "Trainer, eager": lambda: run_trainer(compiled=False, keep_memory=False),
-    "Trainer, compiled": lambda: run_trainer(compiled=True, keep_memory=False),
-    "Trainer, compiled, keeping freed memory": lambda: run_trainer(compiled=True, keep_memory=True),
-    "Trainer, compiled, eager attention": lambda: run_trainer(True, False, "eager"),
-    "Trainer, compiled, eager attention, keeping freed memory": lambda: run_trainer(True, True, "eager"),
+LLAMA_FIELDS = {
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "rms_norm_eps",
+    "max_position_embeddings",
+    "tie_word_embeddings",
 }
+OURS = "ours", "ours, eager", "ours with Muon"
+WORKERS = {
+    "ours": lambda case: run_ours(case, "adamw", compiled=True),
+    "ours, eager": lambda case: run_ours(case, "adamw", compiled=False),
+    "ours with Muon": lambda case: run_ours(case, "muon", compiled=True),
+    "Trainer, eager": lambda case: run_trainer(case, compiled=False, keep_memory=False),
+    "Trainer, compiled": lambda case: run_trainer(case, compiled=True, keep_memory=False),
+    "Trainer, compiled, keeping freed memory": lambda case: run_trainer(case, True, True),
+    "Trainer, compiled, eager attention, keeping freed memory": lambda case: run_trainer(
+        case, True, True, "eager"
+    ),
+    "plain loop, compiled": lambda case: run_plain(case, keep_memory=False),
+    "plain loop, compiled, keeping freed memory": lambda case: run_plain(case, keep_memory=True),
+    "matrix products": run_matmul,
+}
+
+
+def measure(key: str, case: Case) -> list[Any]:
+    """All sides of a case, in turns."""
+    names = (*OURS, *case.peers, "matrix products")
+    seconds = interleave({name: [sys.executable, __file__, key, name] for name in names}, case.rounds)
+    rate = {name: [case.tokens / step for step in steps] for name, steps in seconds.items()}
+    millions = Transformer(case.shape).num_parameters() / 1e6
+    rows = []
+    for mine in OURS:
+        label = f"{millions:.1f}M Llama, {case.rows} x {case.context} tokens, {mine}"
+        for peer in case.peers:
+            bar = TRAINER_BAR if peer.startswith("Trainer") else PLAIN_BAR
+            judged = bar if mine == "ours" else None
+            rows.append(compare(label, "tokens/s", rate[mine], rate[peer], peer, judged))
+        per_token = training_flops_per_token(case.shape, case.context) / 1e9
+        ours, peak = ([each * per_token for each in rate[name]] for name in (mine, "matrix products"))
+        bar = MATMUL_BAR if mine == "ours" and key == "100M" else None
+        rows.append(compare(label, "GFLOP/s", ours, peak, "bf16 products of 2048", bar))
+    return rows
 
 
 def main() -> None:
     """Run all, publish."""
-    commands = {name: [sys.executable, __file__, name] for name in WORKERS}
-    seconds = interleave(commands, ROUNDS)
-    rate = {name: [ROWS * CONTEXT / step for step in steps] for name, steps in seconds.items()}
-    rows = []
-    millions = Transformer(SHAPE).num_parameters() / 1e6
-    for mine in (name for name in WORKERS if name.startswith("ours")):
-        for peer in (name for name in WORKERS if name.startswith("Trainer")):
-            label = f"{millions:.1f}M Llama, {ROWS} x {CONTEXT} tokens, {mine}"
-            bar = BAR if mine == "ours" else None
-            rows.append(compare(label, "tokens/s", rate[mine], rate[peer], peer, bar))
+    rows = [row for key, case in CASES.items() for row in measure(key, case)]
     notes = f"bf16, {torch.get_num_threads()} threads; {__doc__}"
     publish("train_cpu", rows, ("torch", "transformers", "accelerate"), " ".join(notes.split()))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        WORKERS[sys.argv[1]]()
+    if len(sys.argv) > 2:
+        WORKERS[sys.argv[2]](CASES[sys.argv[1]])
     else:
         main()
