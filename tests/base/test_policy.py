@@ -127,8 +127,29 @@ def test_roll_ups_keep_what_each_source_says() -> None:
     second = Provenance.count([("a", "MIT", "DE", "no"), ("b", "CC0-1.0", "FR", "masked")])
     both = first + second
     assert both.sources == {"a": 3, "b": 1} and both.documents == 4
-    assert (both.by_source["a"].legal_basis, both.by_source["a"].retention) == ("licence", "2030-01-01")
+    assert both.by_source["a"].bases() == {"licence": 2, "unknown": 1}
+    assert both.by_source["a"].retentions() == {"2030-01-01": 2, "unknown": 1}
     assert both.licences == {"CC0-1.0": 1, "MIT": 3} and both.personal_data == {"masked": 1, "no": 3}
     assert both - second == first and (first | first) == first
     assert Provenance.model_validate(both.model_dump(mode="json")) == both
-    assert first.by_source["a"].joined(Facts(legal_basis="consent"), max).legal_basis == "licence / consent"
+    other = Facts(documents=1, legal_basis={"consent": 1})
+    assert first.by_source["a"].joined(other, max).bases() == {"consent": 1, "licence": 2}
+
+
+def test_one_statement_does_not_stand_for_the_texts_of_another() -> None:
+    texts = Provenance.count([("a", "MIT", "DE", "no")])
+    stated = texts.stating({"a": ("consent", "indefinite")})
+    other = texts.stating({"a": ("contract", "2020-01-01")})
+    policy = Policy(legal_basis=("consent",))
+    assert not policy.breaches(stated, TODAY)
+    found = {breach.found for breach in policy.breaches(stated + other, TODAY)}
+    assert found == {"legal basis 'contract'", "retention until 2020-01-01"}
+    found = {breach.found for breach in policy.breaches(stated + texts, TODAY)}
+    assert found == {"legal basis 'unknown'"}
+
+
+def test_earlier_manifests_are_read() -> None:
+    old = {"documents": 3, "licences": {"MIT": 3}, "legal_basis": "consent", "retention": "unknown"}
+    facts = Facts.model_validate(old)
+    assert (facts.bases(), facts.retentions()) == ({"consent": 3}, {"unknown": 3})
+    assert Facts.model_validate(facts.model_dump(mode="json")) == facts

@@ -9,12 +9,17 @@ from typing import Any
 import pytest
 
 from modelwright.base.artifact import Artifact
-from modelwright.base.errors import GateRefused
+from modelwright.base.errors import GateRefused, UserError
+from modelwright.base.policy import Policy
 from modelwright.base.progress import PlainView
 from modelwright.cli import main
+from modelwright.data.conversations import read_conversations, read_preferences
 from modelwright.data.corpus import read_corpus
+from modelwright.data.readers.faults import Faults
+from modelwright.data.readers.source import Source
 from modelwright.life import Life
 from modelwright.recipes.recipe import Recipe
+from modelwright.stages.views import ConversationView, PairView
 
 QUIET = PlainView(quiet=True)
 
@@ -82,7 +87,9 @@ def test_later_stages_refuse_inputs_that_learned_from_what_is_not_allowed(
     loose = recipe(source, {}, tokenize={})
     folder = tmp_path / "run"
     Life(loose, folder, QUIET).run(["prepare"])
-    assert Artifact.load(folder / "prepare").manifest.provenance.by_source["web"].legal_basis == "licence"
+    assert Artifact.load(folder / "prepare").manifest.provenance.by_source["web"].legal_basis == {
+        "licence": 40
+    }
     strict = loose.model_copy(update={"policy": {"share_alike": False}})
     with pytest.raises(
         GateRefused, match=r"tokenize: 'corpus' at .*\n.*source 'web' breaks policy.share_alike"
@@ -108,3 +115,36 @@ def test_a_row_cannot_say_of_itself_that_it_was_masked(tmp_path: Path) -> None:
     (document,) = list(read_corpus(made.file("train")))
     assert "masked" not in document.meta and document.meta["row_masked"] is True
     assert document.meta["row_language"] == "en"
+
+
+def test_two_sources_of_one_name_state_the_same_or_are_refused(texts: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("Another text about another thing.\n")
+    web: dict[str, Any] = {"path": str(texts), "name": "web", "legal_basis": "consent"}
+    for other in ({"legal_basis": "contract"}, {}, {"legal_basis": "consent", "retention": "indefinite"}):
+        two = [web, {"path": str(tmp_path / "more.txt"), "name": "web", **other}]
+        bad = Recipe(name="x", stages=("prepare",), data={"sources": two})
+        with pytest.raises(
+            UserError, match=r"have the name 'web' and state a different (legal_basis|retention)"
+        ):
+            Life(bad, tmp_path / "run", QUIET).run(["prepare"])
+        assert not (tmp_path / "run").exists()
+
+
+def test_conversations_are_judged_row_by_row(tmp_path: Path) -> None:
+    licences = ["MIT", "CC-BY-SA-4.0", None, "CC0-1.0"]
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "Yes."}]
+    pair = {"prompt": "?", "chosen": "Yes.", "rejected": "No."}
+    rows = [{"messages": turns, **pair, "licence": each} for each in licences]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sources = [Source(path=str(tmp_path / "rows.jsonl"), name="web", licence="per-document")]
+    said: list[str] = []
+    faults = Faults(record=lambda where, reason: said.append(f"{where}: {reason}"))
+    for read in (read_conversations, read_preferences):
+        found = read(sources, faults, Policy(share_alike=False))
+        assert [each.meta["licence"] for each in found] == ["MIT", "CC0-1.0"]
+        assert len(read(sources)) == 4
+    assert faults.passed_over == {"policy: share_alike": 4}
+    assert "line 2: policy: share_alike: licence 'CC-BY-SA-4.0', share-alike licences are not" in said[0]
+    strict = Recipe(name="x", policy={"share_alike": False})
+    for verb, config in (("finetune", ConversationView), ("align", PairView)):
+        assert config.model_validate(strict.section(verb)).policy == Policy(share_alike=False)

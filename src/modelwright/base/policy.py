@@ -10,11 +10,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from typing import Literal
 
 from modelwright.base.config import Config
 from modelwright.base.errors import GateRefused
 from modelwright.base.provenance import UNKNOWN, Facts, Provenance
+from modelwright.base.schema import Reason
 
 PER_DOCUMENT = "per-document"
 """What a source states where each of its documents states it: documents are then judged one by one."""
@@ -43,6 +45,10 @@ class Breach:
     rule: str
     found: str
     wanted: str
+
+    def as_reason(self) -> Reason:
+        """Why a document of it goes."""
+        return Reason(f"policy: {self.rule}", self.found, self.wanted)
 
     def __str__(self) -> str:
         return f"source '{self.source}' breaks policy.{self.rule}: it has {self.found}, {self.wanted}"
@@ -112,15 +118,18 @@ class Policy(Config):
                 yield rule, found, f"{what}, nor unknown ones" if unknown else what
 
     def _broken_by_statement(self, facts: Facts, on: date) -> Iterator[tuple[str, str, str]]:
-        if self.legal_basis is not None:
-            stated = facts.legal_basis != UNKNOWN
-            if not stated or (self.legal_basis and facts.legal_basis not in self.legal_basis):
-                wanted = f"allowed: {', '.join(self.legal_basis) or 'any that is stated'}"
-                yield "legal_basis", f"legal basis '{facts.legal_basis}'", wanted
-        if self.retention:
-            for until in re.findall(r"\d{4}-\d{2}-\d{2}", facts.retention):
+        for basis in facts.bases() if self.legal_basis is not None else ():
+            if basis == UNKNOWN or (self.legal_basis and basis not in self.legal_basis):
+                wanted = f"allowed: {', '.join(self.legal_basis or ()) or 'any that is stated'}"
+                yield "legal_basis", f"legal basis '{basis}'", wanted
+        for retention in facts.retention if self.retention else ():
+            for until in re.findall(r"\d{4}-\d{2}-\d{2}", retention):
                 if date.fromisoformat(until) < on:
                     yield "retention", f"retention until {until}", f"which is over on {on}"
+
+
+ANYTHING = Policy()
+"""No rule but that of retention."""
 
 
 def today() -> date:
@@ -145,7 +154,20 @@ def stated_facts(
         "jurisdictions": {} if jurisdiction == PER_DOCUMENT else {jurisdiction: 1},
         "personal_data": {} if personal_data == PER_DOCUMENT else {personal_data: 1},
     }
-    return Facts(documents=1, legal_basis=legal_basis, retention=retention, **counts)
+    return Facts(documents=1, legal_basis={legal_basis: 1}, retention={retention: 1}, **counts)
+
+
+def judge_texts(policy: Policy) -> Callable[[str, str, str], Breach | None]:
+    """(licence, jurisdiction, personal data flag) of one text -> the first rule that it breaks. What its
+    source states as a whole is not looked at: that is judged before any work."""
+    own = policy.model_copy(update={"legal_basis": None, "retention": False})
+
+    @lru_cache(maxsize=4096)
+    def judge(licence: str, jurisdiction: str, flag: str) -> Breach | None:
+        facts = stated_facts(licence, jurisdiction, flag, UNKNOWN, UNKNOWN)
+        return next(own.of_source("", facts, today()), None)
+
+    return judge
 
 
 def _within(jurisdiction: str, allowed: Iterable[str]) -> bool:

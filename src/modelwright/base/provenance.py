@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from modelwright.base.config import Config
 from modelwright.base.schema import Document
@@ -25,10 +26,27 @@ class Facts(Config):
     jurisdictions: dict[str, int] = Field(default_factory=dict)
     personal_data: dict[str, int] = Field(default_factory=dict)
     """Documents flagged "yes", "no", "masked" or "unknown"."""
-    legal_basis: str = UNKNOWN
-    """On what ground the texts may be used: "public domain", "licence", "consent", "EU 2019/790 Art. 4"."""
-    retention: str = UNKNOWN
+    legal_basis: dict[str, int] = Field(default_factory=dict)
+    """On what ground they may be used: "public domain", "licence", "consent", "EU 2019/790 Art. 4"."""
+    retention: dict[str, int] = Field(default_factory=dict)
     """Until when they may be kept: an ISO date, or "indefinite"."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_one_statement(cls, value: Any) -> Any:
+        """Earlier manifests had one text for all documents of a source."""
+        facts = cast(dict[str, Any], value)
+        said = {name: facts.get(name) for name in ("legal_basis", "retention")}
+        count = facts.get("documents", 0)
+        return facts | {name: {text: count} for name, text in said.items() if isinstance(text, str)}
+
+    def bases(self) -> dict[str, int]:
+        """Legal basis -> documents, "unknown" where nobody has stated one."""
+        return _with_unknown(self.legal_basis, self.documents)
+
+    def retentions(self) -> dict[str, int]:
+        """Retention -> documents, "unknown" where nobody has stated one."""
+        return _with_unknown(self.retention, self.documents)
 
     def joined(self, other: Facts, join: Callable[[int, int], int]) -> Facts:
         """The two as one, counts put together by `join`."""
@@ -37,8 +55,8 @@ class Facts(Config):
             licences=_counts(self.licences, other.licences, join),
             jurisdictions=_counts(self.jurisdictions, other.jurisdictions, join),
             personal_data=_counts(self.personal_data, other.personal_data, join),
-            legal_basis=_said(self.legal_basis, other.legal_basis),
-            retention=_said(self.retention, other.retention),
+            legal_basis=_counts(self.legal_basis, other.legal_basis, join),
+            retention=_counts(self.retention, other.retention, join),
         )
 
 
@@ -47,9 +65,9 @@ def _counts(a: Mapping[str, int], b: Mapping[str, int], join: Callable[[int, int
     return {key: count for key, count in joined.items() if count}
 
 
-def _said(a: str, b: str) -> str:
-    """What both say; where they differ, both, since neither may be lost."""
-    return " / ".join(dict.fromkeys(value for value in (a, b) if value != UNKNOWN)) or UNKNOWN
+def _with_unknown(counts: Mapping[str, int], documents: int) -> dict[str, int]:
+    unstated = documents - sum(counts.values())
+    return _counts(counts, {UNKNOWN: max(unstated, 0)}, lambda a, b: a + b)
 
 
 def personal_data_flag(personal_data: bool | None, masked: bool = False) -> str:
@@ -106,7 +124,12 @@ class Provenance(Config):
         """The same with what sources state as a whole: source -> (legal basis, retention)."""
         return Provenance(
             by_source={
-                name: facts.model_copy(update={"legal_basis": stated[name][0], "retention": stated[name][1]})
+                name: facts.model_copy(
+                    update={
+                        "legal_basis": {stated[name][0]: facts.documents},
+                        "retention": {stated[name][1]: facts.documents},
+                    }
+                )
                 if name in stated
                 else facts
                 for name, facts in self.by_source.items()

@@ -12,6 +12,8 @@ from dataclasses import replace
 from typing import Any, TypeVar, cast, get_args
 
 from modelwright.base.errors import UserError, did_you_mean
+from modelwright.base.policy import ANYTHING, Policy, judge_texts
+from modelwright.base.provenance import personal_data_flag
 from modelwright.base.schema import Conversation, Json, Message, Preference, Role
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.files import find_files
@@ -35,28 +37,37 @@ class _WrongRow(Exception):
         self.kind = kind
 
 
-def read_conversations(sources: Sequence[Source], faults: Faults | None = None) -> list[Conversation]:
-    """All conversations of the files, in order. Each has an assistant's turn to learn from."""
-    return list(_read(sources, _conversation, faults or Faults()))
+def read_conversations(
+    sources: Sequence[Source], faults: Faults | None = None, policy: Policy = ANYTHING
+) -> list[Conversation]:
+    """All conversations of the files, in order. Each has an assistant's turn to learn from. Rows that state
+    what the policy does not allow are passed over, and counted by `faults`."""
+    return list(_read(sources, _conversation, faults or Faults(), policy))
 
 
-def read_preferences(sources: Sequence[Source], faults: Faults | None = None) -> list[Preference]:
-    """All preference pairs of the files, in order."""
-    return list(_read(sources, _preference, faults or Faults()))
+def read_preferences(
+    sources: Sequence[Source], faults: Faults | None = None, policy: Policy = ANYTHING
+) -> list[Preference]:
+    """All preference pairs of the files, in order, but for those that the policy does not allow."""
+    return list(_read(sources, _preference, faults or Faults(), policy))
 
 
-def _read(sources: Sequence[Source], make: Callable[[Row], T], faults: Faults) -> Iterator[T]:
+def _read(sources: Sequence[Source], make: Callable[[Row], T], faults: Faults, policy: Policy) -> Iterator[T]:
+    judge = judge_texts(policy)
     for source in sources:
         for file in find_files(source, faults):
             if file.format not in NESTED:
                 raise UserError(f"{file.path}: conversations are read from {', '.join(NESTED)} files")
             for row in read_rows(file, faults):
+                its = known(row, source)
+                breach = judge(its.licence, its.jurisdiction, personal_data_flag(its.personal_data))
+                if breach:
+                    faults.pass_over(breach.as_reason(), row.where)
+                    continue
                 try:
-                    made = _with_facts(make(row), known(row, source))
+                    yield _with_facts(make(row), its)
                 except _WrongRow as wrong:
                     faults(wrong.kind, row.where, str(wrong))
-                else:
-                    yield made
 
 
 def _with_facts(made: T, source: Source) -> T:

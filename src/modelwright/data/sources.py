@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from modelwright.base.config import Config
+from modelwright.base.errors import UserError
 from modelwright.base.files import canonical_json, sha256_text
-from modelwright.base.policy import NO_JURISDICTION, stated_facts
+from modelwright.base.policy import ANYTHING, NO_JURISDICTION, Policy, stated_facts
 from modelwright.base.provenance import Facts, Provenance, personal_data_flag
 from modelwright.base.schema import Conversation, Json, Message, Preference
 from modelwright.data.atlas.conversations import conversations
@@ -29,29 +30,39 @@ T = TypeVar("T")
 
 
 def conversations_from(
-    sources: Sequence[Source], seed: int, count: int, split: Side, faults: Faults | None = None
+    sources: Sequence[Source],
+    seed: int,
+    count: int,
+    split: Side,
+    faults: Faults | None = None,
+    policy: Policy = ANYTHING,
 ) -> list[Conversation]:
-    """At most `count` conversations from each source, of one side of the split."""
+    """At most `count` conversations from each source, of one side of the split, that the policy allows."""
     made: list[Conversation] = []
     for source in sources:
         if source.is_atlas:
             made += conversations(seed, count, split)
         else:
-            read = read_conversations([source], faults)
+            read = read_conversations([source], faults, policy)
             made += _choose(read, lambda each: each.messages, seed, count, split)
     return made
 
 
 def preferences_from(
-    sources: Sequence[Source], seed: int, count: int, split: Side, faults: Faults | None = None
+    sources: Sequence[Source],
+    seed: int,
+    count: int,
+    split: Side,
+    faults: Faults | None = None,
+    policy: Policy = ANYTHING,
 ) -> list[Preference]:
-    """At most `count` preference pairs from each source, of one side of the split."""
+    """At most `count` preference pairs from each source, of one side of the split, that the policy allows."""
     made: list[Preference] = []
     for source in sources:
         if source.is_atlas:
             made += preferences(seed, count, split)
         else:
-            read = read_preferences([source], faults)
+            read = read_preferences([source], faults, policy)
             made += _choose(read, lambda each: each.prompt, seed, count, split)
     return made
 
@@ -87,7 +98,8 @@ def provenance_of(items: Iterable[Conversation] | Iterable[Preference]) -> Prove
 
 def stated(sources: Sequence[Source], masks: bool = False) -> Provenance:
     """What sources say of themselves, each as one text: what a policy can judge before any work. `masks`:
-    personal data will be looked for and masked."""
+    personal data will be looked for and masked. Raises UserError as `statements` does."""
+    statements(sources)
     found: dict[str, Facts] = {}
     for source in sources:
         if source.is_atlas:
@@ -100,9 +112,20 @@ def stated(sources: Sequence[Source], masks: bool = False) -> Provenance:
 
 
 def statements(sources: Sequence[Source]) -> dict[str, tuple[str, str]]:
-    """Source -> (legal basis, retention), for the roll-up."""
-    own = {source.name: (source.legal_basis, source.retention) for source in sources}
-    return {name: ATLAS_STATEMENT if name == "atlas" else said for name, said in own.items()}
+    """Source -> (legal basis, retention), for the roll-up. These are stated of a name as a whole, so two
+    sources of one name that differ in them are a UserError: one would speak for the other's texts."""
+    found: dict[str, tuple[str, str]] = {}
+    for source in sources:
+        said = ATLAS_STATEMENT if source.is_atlas else (source.legal_basis, source.retention)
+        name = "atlas" if source.is_atlas else source.name
+        for what, one, other in zip(("legal_basis", "retention"), found.get(name, said), said, strict=True):
+            if one != other:
+                raise UserError(
+                    f"two sources have the name '{name}' and state a different {what}: '{one}' and '{other}'."
+                    " It is kept by name, so give each a name of its own, or let them state the same"
+                )
+        found[name] = said
+    return found
 
 
 HASHED_BYTES = 1 << 30

@@ -33,7 +33,7 @@ class Recipe(Config):
     stages: tuple[str, ...] = VERBS
     """The stations, in the order of the life."""
     policy: Settings = {}
-    """What the sources of every station must be; prepare also holds each document against it."""
+    """What the sources of every station must be. Who reads texts also holds each of them against it."""
     data: Settings = {}
     tokenizer: Settings = {}
     model: Settings = {}
@@ -61,7 +61,7 @@ class Recipe(Config):
         settings: Settings = getattr(self, STATION[verb].section)
         if verb == "pretrain" and self.model:
             return merge({"model": self.model}, settings)
-        if verb == "prepare" and self.policy:
+        if verb in ("prepare", "finetune", "align") and self.policy:
             return merge({"policy": self.policy}, settings)
         return settings
 

@@ -204,12 +204,11 @@ def _said(facts: Facts) -> dict[str, Any]:
         "licence": _list(facts.licences),
         "jurisdiction": _list(facts.jurisdictions),
         "personal data": _list(facts.personal_data),
-        "legal basis": facts.legal_basis,
-        "retention": facts.retention,
+        "legal basis": _list(facts.bases()),
+        "retention": _list(facts.retentions()),
     }
-    listed = (facts.licences, facts.jurisdictions, facts.personal_data)
-    unknown = [name for name, counts in zip(said, listed, strict=False) if UNKNOWN in counts or not counts]
-    unknown += [name for name in ("legal basis", "retention") if said[name] == UNKNOWN]
+    listed = (facts.licences, facts.jurisdictions, facts.personal_data, facts.bases(), facts.retentions())
+    unknown = [name for name, counts in zip(said, listed, strict=True) if UNKNOWN in counts or not counts]
     return {"said": said, "unknown": unknown}
 
 

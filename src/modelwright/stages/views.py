@@ -18,10 +18,12 @@ from torch import Tensor
 from modelwright import objectives
 from modelwright.base.config import Config, Settings
 from modelwright.base.errors import UserError
+from modelwright.base.policy import Policy
 from modelwright.base.run import Run
 from modelwright.base.schema import Batch, Conversation, Message, Preference
 from modelwright.base.seams import Objective
 from modelwright.base.seeding import derive
+from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.source import Source
 from modelwright.data.sources import conversations_from, preferences_from, provenance_of, statements
 from modelwright.data.split import Side
@@ -44,6 +46,8 @@ class ConversationView(Config):
 
     sources: tuple[Source, ...] = ATLAS
     """Files of conversations (rows with `messages`), and the embedded corpus by its name."""
+    policy: Policy = Policy()
+    """What each conversation must be. In a recipe it is the section `policy`."""
     conversations: int = Field(default=6000, gt=0)
     """At most this many from each source."""
     validation_conversations: int = Field(default=200, gt=0)
@@ -59,7 +63,8 @@ class ConversationView(Config):
         """One side's conversations; what does not fit a row is counted and said."""
         training = side == "train"
         count = self.conversations if training else self.validation_conversations
-        found = conversations_from(self.sources, derive(seed, "data"), count, side)
+        faults = Faults()
+        found = conversations_from(self.sources, derive(seed, "data"), count, side, faults, self.policy)
         examples = [supervised(tokenizer, conversation) for conversation in found]
         order = derive(seed, "batches")
         epochs = self.epochs if training else 1
@@ -71,7 +76,7 @@ class ConversationView(Config):
         left_out = (
             f"{packed.too_long:,} over {self.context} tokens, {packed.without_target:,} without an answer"
         )
-        run.log(f"{side}: {len(found):,} conversations; left out: {left_out}")
+        run.log(f"{side}: {len(found):,} conversations; left out: {left_out}{passed_over(faults)}")
         return packed
 
     def measure(self, model: Transformer, tokenizer: BPETokenizer, run: Run, seed: int) -> Validate:
@@ -85,6 +90,8 @@ class PairView(Config):
 
     sources: tuple[Source, ...] = ATLAS
     """Files of pairs (rows with prompt, chosen, rejected), and the embedded corpus by its name."""
+    policy: Policy = Policy()
+    """What each pair must be. In a recipe it is the section `policy`."""
     pairs: int = Field(default=2000, gt=0)
     """At most this many from each source."""
     validation_pairs: int = Field(default=200, gt=0)
@@ -113,7 +120,8 @@ class PairView(Config):
         """One side's pairs; `reference` is the policy as it was at the start."""
         training = side == "train"
         count = self.pairs if training else self.validation_pairs
-        found = preferences_from(self.sources, derive(seed, "data"), count, side)
+        faults = Faults()
+        found = preferences_from(self.sources, derive(seed, "data"), count, side, faults, self.policy)
         pairs = [answers(tokenizer, preference) for preference in found]
         fits = [max(len(example.ids) for example in pair) <= self.context for pair in pairs]
         fitting = list(compress(pairs, fits))
@@ -125,7 +133,8 @@ class PairView(Config):
         if training:
             run.brings_in(provenance_of(list(compress(found, fits))).stating(statements(self.sources)))
         left_out = len(found) - len(fitting)
-        run.log(f"{side}: {len(found):,} pairs; left out: {left_out:,} over {self.context} tokens")
+        passed = passed_over(faults)
+        run.log(f"{side}: {len(found):,} pairs; left out: {left_out:,} over {self.context} tokens{passed}")
         order, epochs = derive(seed, "batches"), self.epochs if training else 1
         in_order = Pairs(fitting, self.rows, order, tokenizer.pad_id).in_order(self.rows)
         logps = reference_logps(reference, in_order, run)
@@ -142,6 +151,11 @@ class PairView(Config):
             return {f"validation_{name}": value for name, value in found.items()}
 
         return validate
+
+
+def passed_over(faults: Faults) -> str:
+    """ ", 3 policy: share_alike": what was passed over in the sources, for the log."""
+    return "".join(f", {count:,} {kind}" for kind, count in sorted(faults.passed_over.items()))
 
 
 def supervised(tokenizer: BPETokenizer, conversation: Conversation) -> Example:
