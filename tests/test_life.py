@@ -173,6 +173,23 @@ def test_force_runs_again(tmp_path: Path, stations: Stations) -> None:
     assert stations.ran == ["average"]
 
 
+def test_what_is_said_at_the_end_is_what_there_is(
+    tmp_path: Path, stations: Stations, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loading, "write_report", lambda folder: folder / "report.html")
+    life = Life(Recipe(name="test", stages=("prepare", "tokenize")), tmp_path, PlainView())
+    life.run(life.between())
+    life.finish()
+    said = capsys.readouterr().err
+    assert "[1/2] prepare" in said and "[2/2] tokenize" in said
+    assert "modelwright trace" in said and "prepare/report.html" in said and "modelwright chat" not in said
+    life = Life(Recipe(name="test"), tmp_path, PlainView())
+    life.run(life.between(until="pretrain"))
+    life.finish()
+    said = capsys.readouterr().err
+    assert "[3/9] pretrain" in said and "modelwright chat" in said
+
+
 def test_a_missing_input_is_found_before_any_work(tmp_path: Path, stations: Stations) -> None:
     life = Life(Recipe(name="test"), tmp_path, PlainView(quiet=True))
     with pytest.raises(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def folder(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.M
     yield
     name = Path(path).stem
     monkeypatch.delattr(package, name, raising=False)
+    sys.modules.pop(f"{package.__name__}.{name}", None)  # a later test may add another file of this name
 
 
 @pytest.mark.parametrize("folder", [(filters, "data/filters/shouting.py")], indirect=True)

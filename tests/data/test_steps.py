@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +74,7 @@ def test_filters_are_found_by_their_file_name() -> None:
 
 
 def test_a_stranger_adds_a_filter_by_adding_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "shouting.py").write_text(
+    (tmp_path / "exclaiming.py").write_text(
         "from modelwright.base import config\n"
         "from modelwright.base.schema import Reason\n"
         "class Config(config.Config):\n"
@@ -82,20 +83,21 @@ def test_a_stranger_adds_a_filter_by_adding_a_file(tmp_path: Path, monkeypatch: 
         "    def keep(documents, drop):\n"
         "        for document in documents:\n"
         "            if document.text.endswith(config.mark):\n"
-        "                drop(document, Reason('shouting', says='it ends in a mark'))\n"
+        "                drop(document, Reason('exclaiming', says='it ends in a mark'))\n"
         "            else:\n"
         "                yield document\n"
         "    return keep\n"
     )
     monkeypatch.setattr(filters, "__path__", [*filters.__path__, str(tmp_path)])
-    name, step = filters.build({"name": "shouting"})
+    name, step = filters.build({"name": "exclaiming"})
+    del sys.modules[f"{filters.__name__}.exclaiming"]  # other tests add files of their own
     dropped: list[str] = []
 
     def drop(document: Document, reason: Reason) -> None:
         dropped.append(str(reason))
 
     assert [d.text for d in step(iter([document("Hey!"), document("hey")]), drop)] == ["hey"]
-    assert (name, dropped) == ("shouting", ["shouting: it ends in a mark"])
+    assert (name, dropped) == ("exclaiming", ["exclaiming: it ends in a mark"])
 
 
 def test_length_bounds_are_inclusive() -> None:

@@ -216,7 +216,25 @@ def test_environment_names_the_readers(capsys: pytest.CaptureFixture[str]) -> No
     environment.show_environment(as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert facts["torch"].startswith("2.")
-    assert facts["transformers"]
+    assert "transformers" in facts["extras"]["verify"] and "resiliparse" in facts["extras"]["data"]
+
+
+def test_environment_says_how_to_install_what_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert all(environment.packages(extra) for extra in environment.EXTRAS)  # as pyproject.toml has them
+    there = environment.metadata.version
+
+    def version(package: str) -> str:
+        if package == "fastwarc":
+            raise environment.metadata.PackageNotFoundError(package)
+        return there(package)
+
+    monkeypatch.setattr(environment.metadata, "version", version)
+    environment.show_environment()
+    said = capsys.readouterr().out
+    assert "fastwarc         not installed" in said
+    assert said.count("pip install 'modelwright[data]'") == 1
 
 
 @pytest.mark.parametrize(

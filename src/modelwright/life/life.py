@@ -94,23 +94,27 @@ class Life:
         )
 
     def finish(self) -> None:
-        """Write the report, and say what can be done with the model now."""
-        report = loading.write_report(self.folder)
+        """Write the report, and say what can be done now with what there is."""
         here = shlex.quote(str(self.folder))
-        self.view.log(
-            f"\nThe report:       {report}\n"
-            f"Talk to it:       modelwright chat {here}\n"
-            f'See it think:     modelwright predict {here} "The capital of France is"\n'
-            f"Serve it:         modelwright serve {here}\n"
-            f"Where it is from: modelwright trace {here}"
-        )
+        made = {STATION[verb].role for verb in VERBS if (self.folder / verb / MANIFEST).is_file()}
+        lines = [f"The report:       {loading.write_report(self.folder)}"]
+        if "corpus" in made:
+            lines += [f"The corpus:       {self.folder / 'prepare' / 'report.html'}"]
+        if made & {*MODEL_ROLES}:
+            lines += [
+                f"Talk to it:       modelwright chat {here}",
+                f'See it think:     modelwright predict {here} "The capital of France is"',
+                f"Serve it:         modelwright serve {here}",
+            ]
+        lines += [f"Where it is from: modelwright trace {here}"]
+        self.view.log("\n" + "\n".join(lines))
 
     def _station(self, verb: str, stage: ModuleType, config: Config, force: bool) -> Artifact:
         """One station: skipped, resumed, or run from its beginning."""
         folder, seed, inputs = self.folder / verb, derive(self.recipe.seed, verb), self._inputs(verb, stage)
         self._allow(verb, inputs.values())
         mark = started_mark(verb, stage, config, seed, inputs)
-        title = f"[{VERBS.index(verb) + 1}/{len(VERBS)}] {verb}: {STATION[verb].about}"
+        title = f"{self._place(verb)}{verb}: {STATION[verb].about}"
         done = None if force else self._done(folder, mark)
         if done:
             self.view.log(f"{title} (unchanged: skipped)")
@@ -137,6 +141,11 @@ class Life:
             run.close()
         self.view.log(f"  done in {artifact.manifest.cost.seconds:,.0f} s, artifact {artifact.id[:12]}")
         return artifact
+
+    def _place(self, verb: str) -> str:
+        """Which of the recipe's stations this is: "[1/2] "."""
+        verbs = self.recipe.stages
+        return f"[{verbs.index(verb) + 1}/{len(verbs)}] " if verb in verbs else ""
 
     def _check_inputs(self, stages: Mapping[str, ModuleType]) -> None:
         """Refuse before the first station what could only fail at a later one."""
