@@ -9,24 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from pydantic import Field
 
-from modelwright import __version__
 from modelwright.base import config
-from modelwright.base.artifact import MANIFEST, Artifact, Parent, fingerprint
+from modelwright.base.artifact import Artifact
 from modelwright.base.errors import UserError
 from modelwright.base.files import write_json, write_text
 from modelwright.base.progress import View
 from modelwright.base.run import Run
-from modelwright.base.seeding import derive
 from modelwright.data.corpus import read_corpus
 from modelwright.model.config import ModelChoice
 from modelwright.model.transformer import Transformer
 from modelwright.stages import pretrain, tokenize
+from modelwright.stages.cells import cell
 from modelwright.stages.parallel_text import read_parallel
 from modelwright.stages.pretrain import Config as PretrainConfig
 from modelwright.stages.study_findings import Findings, Language, Size, recommend
@@ -114,34 +112,6 @@ def pretrain_cell(config: Config, run: Run, tokens: Artifact, size: Size, view: 
     }
     settings = PretrainConfig.model_validate({**config.pretrain.model_dump(), **amounts})
     return cell(run, pretrain, "base", settings, f"{size.vocab_size}", {"tokens": tokens}, view)
-
-
-def cell(
-    run: Run,
-    stage: ModuleType,
-    role: str,
-    settings: config.Config,
-    name: str,
-    inputs: dict[str, Artifact],
-    view: View | None,
-) -> Artifact:
-    """What a stage makes in a folder of this study, unless it lies there already. The folder's name holds a
-    mark of all that decides the result, so nothing stale is ever taken."""
-    verb = stage.__name__.rpartition(".")[2]
-    seed = derive(run.seed, verb)
-    parents = [Parent(role=role, id=made.id, path="") for role, made in inputs.items()]
-    mark = fingerprint(verb, settings, seed, parents, __version__)
-    folder = run.dir / "cells" / f"{name}-{verb}-{mark[:12]}"
-    if (folder / MANIFEST).is_file():
-        artifact = Artifact.load(folder)
-        if not artifact.damage():
-            return artifact
-    run.log(f"{name} ids: {verb}")
-    work = Run(folder, verb, role, settings, seed, inputs, view)
-    try:
-        return stage.run(settings, work)
-    finally:
-        work.close()
 
 
 def measure(
