@@ -44,6 +44,17 @@ def chain(
     return stream, flows
 
 
+def one_by_one(step: Step) -> Step:
+    """The same Step with each document alone, so that it takes none in before it is through with the last.
+    For Steps that look at each document alone: what comes out is the same."""
+
+    def alone(documents: Iterator[Document], drop: Drop) -> Iterator[Document]:
+        for document in documents:
+            yield from step(iter((document,)), drop)
+
+    return alone
+
+
 def _dropper(flow: Flow, record: Record) -> Drop:
     def drop(document: Document, reason: Reason) -> None:
         flow.dropped += 1

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from modelwright.base.artifact import Artifact
 from modelwright.base.errors import UserError
-from modelwright.base.files import atomic_directory, sha256_text, write_json
+from modelwright.base.files import atomic_directory, atomic_path, sha256_text, write_json
 from modelwright.base.policy import refuse
 from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
@@ -23,7 +23,8 @@ from modelwright.base.seeding import derive
 from modelwright.data.corpus import shard_name
 from modelwright.data.decontaminate.items import EvalItem, read_items
 from modelwright.data.decontaminate.settings import BARS
-from modelwright.data.execution import Execution, Performer
+from modelwright.data.execution import Execution, Performer, alone_in, saying_when_full
+from modelwright.data.pipeline.clean import FILES
 from modelwright.data.pipeline.plan import (
     CLEAN,
     DROPPED_FOLDER,
@@ -44,7 +45,7 @@ from modelwright.data.pipeline.sides import fill_the_empty_side
 from modelwright.data.pipeline.tally import Tally
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.units import units
-from modelwright.data.sources import describe, mark, stated, statements
+from modelwright.data.sources import mark, stated, statements
 from modelwright.data.split import SIDES
 from modelwright.environments.task import all_tasks
 from modelwright.stages.corpus_report import Findings, funnel, write_report
@@ -85,22 +86,26 @@ def run(config: Config, run: Run) -> Artifact:
     for path in config.decontaminate.sets:
         if not Path(path).exists():
             raise UserError(f"data.decontaminate.sets: there is no '{path}'")
-    folder = run.dir / WORK
-    folder.mkdir(exist_ok=True)
+    with saying_when_full(run.dir), alone_in(run.dir / WORK):
+        return make(config, run, run.dir / WORK)
+
+
+def make(config: Config, run: Run, folder: Path) -> Artifact:
+    """All phases, by workers; then what they have left, put together."""
     unlisted: list[dict[str, str]] = []
     faults = Faults(config.on_error, lambda where, why: unlisted.append({"file": where, "why": str(why)}))
-    planned = list(units(config.sources, config.unit_bytes, faults))
-    write_plan(folder, config, run.seed, planned)
-    files_read = [file.model_dump() for file in describe(config.sources)]
-    total = sum(unit.num_bytes or config.atlas_size_bytes for unit in planned)
-    numbers = range(len(planned))
-    with Performer(config.execution, folder, total, run.log) as perform:
-        with run.progress("bytes cleaned", total) as bar:
+    planned = write_plan(folder, config, run.seed, units(config.sources, config.unit_bytes, faults))
+    num_units = len(planned.sources)
+    ours = [config.sources[source].is_atlas for source in planned.sources]
+    total = planned.num_bytes + sum(ours) * config.atlas_size_bytes
+    numbers = range(num_units)
+    with Performer(config.execution, folder, total, run.log, trusted=all(ours)) as perform:
+        with run.progress("bytes cleaned and hashed", total + planned.file_bytes) as bar:
             perform(CLEAN, numbers, bar.advance)
-        resolved = perform(RESOLVE, [len(planned)])[len(planned)]
+        resolved = perform(RESOLVE, [num_units])[num_units]
         if config.duplicates.within:
-            resolved |= perform(REPEATS, [len(planned)])[len(planned)]
-        indexed = perform(INDEX, [len(planned)])[len(planned)] if lay_down_items(config, folder) else None
+            resolved |= perform(REPEATS, [num_units])[num_units]
+        indexed = perform(INDEX, [num_units])[num_units] if lay_down_items(config, folder) else None
         if indexed:
             say_recall(run, indexed)
         with run.progress("bytes written", total) as bar:
@@ -115,7 +120,7 @@ def run(config: Config, run: Run) -> Artifact:
         metrics |= {"evaluation_items": indexed["items"], "decontamination": indexed["recall"]}
     left = metrics["train_documents"] + metrics["validation_documents"]
     if left:
-        for key, change in assemble(config, run, folder, len(planned), unlisted).items():
+        for key, change in assemble(config, run, folder, num_units, unlisted).items():
             metrics[key] = metrics.get(key, 0) + change
     say_where_they_went(run, metrics)
     total_tally = Tally.total(tally for shard in written for tally in shard.about["tallies"].values())
@@ -123,7 +128,7 @@ def run(config: Config, run: Run) -> Artifact:
     findings = Findings(
         plan=config,
         seed=run.seed,
-        source_of=[unit.source for unit in planned],
+        source_of=planned.sources,
         cleaned=cleaned,
         written=written,
         resolved=resolved,
@@ -134,7 +139,7 @@ def run(config: Config, run: Run) -> Artifact:
     write_report(run.dir / REPORT_FILE, findings)
     if not left:
         raise UserError(f"no document is left to train on.\n{table(metrics)}")
-    write_json(run.dir / SOURCES_FILE, files_read)
+    write_sources(run.dir / SOURCES_FILE, folder, num_units)
     run.brings_in(brought)
     shutil.rmtree(folder)
     return run.finish([*SIDES, DROPPED_FOLDER, SOURCES_FILE, REPORT_FILE], metrics)
@@ -233,6 +238,20 @@ def assemble(
                 name = f"{phase}-{shard_name(number)}"
                 link(shard_folder(folder, phase, number) / DROPPED, target / name)
     return moved
+
+
+def write_sources(target: Path, folder: Path, num_units: int) -> None:
+    """Path, size and sha256 of every raw file, as the units have found them; each file once."""
+    seen: set[str] = set()
+    with atomic_path(target) as path, path.open("w", encoding="utf-8") as out:
+        for number in range(num_units):
+            with (shard_folder(folder, CLEAN_PHASE, number) / FILES).open(encoding="utf-8") as lines:
+                for line in lines:
+                    if line not in seen:
+                        out.write(",\n" if seen else "[\n")
+                        out.write(line.rstrip("\n"))
+                        seen.add(line)
+        out.write("\n]\n" if seen else "[]\n")
 
 
 def link(source: Path, target: Path) -> None:

@@ -24,8 +24,10 @@ def unit(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
     if done.is_file():
         return {"unit": number, "again": True}
     kept, blamed = [], []
+    misbehave(plan.get(f"{number}:start"), folder / f"first-{number}-start")
     for document in range(DOCUMENTS):
-        beat.at(document)
+        # Unless it is careful, it takes in all documents before it works on them.
+        beat.at(document if beat.careful or "together" not in plan else DOCUMENTS - 1)
         if beat.is_to_blame(document):
             blamed.append(document)
             continue

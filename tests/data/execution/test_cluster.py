@@ -20,11 +20,17 @@ __all__ = ["source"]
 def test_ray_does_the_same(source: Path, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(json.dumps({"2:1": "die once"}))
     here = work(tmp_path / "here", source)
-    with Performer(Execution(engine="ray", workers=2), tmp_path, 0, print) as perform:
+    said: list[str] = []
+    settings = Execution(engine="ray", workers=2, stalled_seconds=2)
+    with Performer(settings, tmp_path, 0, said.append) as perform:
         found = perform(UNIT, range(4))
         assert found == {n: {"unit": n, "kept": ALL, "blamed": []} for n in range(4)}
         (tmp_path / "plan.json").write_text(json.dumps({"4:0": "damaged"}))
         with pytest.raises(DamagedFile, match="page 3 is torn"):
             perform(UNIT, [4])
+        (tmp_path / "plan.json").write_text(json.dumps({"5:1": "hang once", "6:3": "die"}))
+        found = perform(UNIT, [5, 6])
+        assert found[5]["kept"] == ALL and found[6] == {"unit": 6, "kept": [0, 1, 2, 4], "blamed": [3]}
+        assert any("unit 5 has not got on for 2 s" in line for line in said)
         there = work(tmp_path / "there", source, execution={"engine": "ray"})  # on the Ray that runs
     assert there.id == here.id

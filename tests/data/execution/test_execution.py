@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from modelwright.base.errors import DamagedFile, UserError
-from modelwright.data.execution import Execution, Performer
-from modelwright.data.execution.run import SMALL_BYTES
+from modelwright.data.execution import Execution, Performer, alone_in
+from modelwright.data.execution.beat import Beat
+from modelwright.data.execution.holding import hold
+from modelwright.data.execution.run import SMALL_BYTES, start_afresh
+from modelwright.data.execution.worker import NOTES
 
 UNIT = "tests.data.execution.jobs:unit"
 ALL = [0, 1, 2, 3, 4]
@@ -25,7 +28,7 @@ def perform(
     said: list[str] = []
     advanced: list[int] = []
     size = 0 if here else SMALL_BYTES
-    with Performer(Execution(**settings), folder, size, said.append) as performer:
+    with Performer(Execution(**settings), folder, size, said.append, trusted=here) as performer:
         found = performer(UNIT, range(units), advanced.append)
     return found, sum(advanced), said
 
@@ -51,12 +54,49 @@ def test_a_poisoned_document_is_found_and_costs_one_document(tmp_path: Path) -> 
     assert [found[n]["kept"] for n in (0, 2, 3)] == [ALL] * 3 and len(said) == 4
 
 
+def test_work_on_many_documents_at_once_blames_no_wrong_one(tmp_path: Path) -> None:
+    found, _, _ = perform(tmp_path, {"together": "", "0:1": "die", "0:3": "die"}, units=1, workers=1)
+    assert found[0] == {"unit": 0, "kept": [0, 2, 4], "blamed": [1, 3]}
+
+
 def test_a_unit_that_always_dies_is_given_up_with_a_reason(tmp_path: Path) -> None:
-    plan = {f"0:{n}": "die" for n in range(5)}
-    with pytest.raises(UserError, match="unit 0 was given up after 6 worker processes died on it"):
-        perform(tmp_path, plan, units=1, workers=1)
+    with pytest.raises(UserError, match="unit: unit 0 was given up after 6 worker processes died on it"):
+        perform(tmp_path, {"0:start": "die"}, units=1, workers=1)
     found, _, _ = perform(tmp_path, {}, units=1, workers=1)
     assert found[0]["kept"] == ALL  # a new run blames nobody for the deaths of the last one
+
+
+def test_small_input_is_protected_too_unless_it_is_our_own(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps({"0:2": "die"}))
+    with Performer(Execution(), tmp_path, 1, print) as performer:
+        assert performer(UNIT, [0])[0]["blamed"] == [2]
+
+
+def test_what_the_dead_left_goes_and_what_the_living_hold_stays(tmp_path: Path) -> None:
+    notes = tmp_path / NOTES
+    for phase in ("clean", "write"):
+        (notes / phase).mkdir(parents=True)
+        (tmp_path / phase / ".tmp-1234-000007").mkdir(parents=True)
+    (tmp_path / ".tmp-5678-plan.json").touch()
+    alive = Beat(notes / "clean", 7)
+    alive.at(3)
+    (notes / "write" / "000007.note").write_bytes((notes / "clean" / "000007.note").read_bytes())
+    start_afresh(tmp_path)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    held = {"clean", "clean/.tmp-1234-000007", "notes", "notes/clean", "notes/clean/000007.note"}
+    assert left == held | {"write", "notes/write"}
+    with pytest.raises(UserError, match=r"another process is at work in .*: it holds 000007\.note"):
+        hold(notes / "clean" / "000007.note", patience=0)
+    alive.done()
+    start_afresh(tmp_path)
+    assert not list((tmp_path / "clean").iterdir()) and not list((notes / "clean").iterdir())
+
+
+def test_two_runs_in_one_folder_are_told_apart(tmp_path: Path) -> None:
+    with alone_in(tmp_path), pytest.raises(UserError, match="same command running twice"), alone_in(tmp_path):
+        pytest.fail("both at work")
+    with alone_in(tmp_path):
+        pass
 
 
 def test_a_hanging_document_is_killed(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from modelwright.base import config
 from modelwright.data.dedup import native
+from modelwright.data.dedup.arrays import new_raw
 from modelwright.data.dedup.exact import MEMORY_BYTES
 from modelwright.data.dedup.hashing import Hashes, Integers
 from modelwright.data.dedup.minhash import NOTHING, estimated_jaccard
@@ -56,7 +57,7 @@ class Clusters:
         """(size,) zeros, in memory or in a file of this name."""
         if size * 8 <= self._memory_bytes:
             return np.zeros(size, np.int64)
-        return np.memmap(self._folder / f"{name}.int64", np.int64, "w+", shape=(size,))
+        return new_raw(self._folder / f"{name}.int64", np.int64, size)
 
     def slices(self) -> Iterator[slice]:
         """The rows of all documents, in parts that memory holds."""

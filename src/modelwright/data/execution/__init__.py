@@ -5,6 +5,8 @@ lies in `folder`, all that it makes goes there whole or not at all, and a unit t
 when it is asked again. So who runs it, how many there are, and how often it was interrupted changes nothing.
 """
 
+from modelwright.data.execution.holding import alone_in
+from modelwright.data.execution.room import saying_when_full
 from modelwright.data.execution.run import Execution, Performer
 
-__all__ = ["Execution", "Performer"]
+__all__ = ["Execution", "Performer", "alone_in", "saying_when_full"]

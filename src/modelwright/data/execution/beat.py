@@ -1,79 +1,146 @@
 """What a unit of work is busy with, noted where it outlives the process that works on it.
 
 A process can be killed by the system (out of memory), by a fault in a library, or because it hangs. Who
-takes the unit up again reads from its note which document it died on. A document that was being worked on
-when a process died twice is to blame.
+takes the unit up again reads from its note on which document it died, and works on every document alone from
+then on: steps that take many at a time may have been busy with another than the last one noted. A document
+on which processes died twice, the last time alone, is to blame.
 """
 
 from __future__ import annotations
 
 import json
 import mmap
+import os
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
-from modelwright.base.files import write_json
+from modelwright.base.files import read_json, write_json
+from modelwright.data.execution.holding import hold, is_held
 
 DEATHS_TO_BLAME = 2
 """One death may be anybody's fault: a neighbour took the memory, somebody stopped the run."""
 
-_NOTE = struct.Struct("<qq")  # the document's number from 0, and a count of changes
-_IDLE = -1
+_NOTE = struct.Struct("<qqq")  # what is at hand, a count of changes, whether each document is worked on alone
+_NOBODY = -1
+_WORKING, _READING = 0, 1
 
 
 class Beat:
-    """A unit's note of the document at hand, and its progress."""
+    """A unit's note of the document at hand, and its progress. Held by one process at a time."""
 
     def __init__(self, folder: Path, number: int, advance: Callable[[int], None] = lambda _: None) -> None:
-        """`advance` is told how many bytes of input have been used up."""
+        """`advance` is told how many bytes of input have been used up. Raises UserError where a living
+        process is at work on the unit."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.advance = advance
-        self._note = folder / f"{number:06d}.note"
-        self._deaths = folder / f"{number:06d}.deaths.json"
-        self._changes = 0
-        self._read_the_last()
-        self._note.write_bytes(_NOTE.pack(_IDLE, 0))
-        self._file = self._note.open("r+b")
-        self._map = mmap.mmap(self._file.fileno(), _NOTE.size)
+        self._tell = advance
+        self._note = _note(folder, number)
+        self._record = _record(folder, number)
+        self._hand, self._changes = _NOBODY, 0
+        self._descriptor = hold(self._note)
+        try:
+            self._read_the_last()
+            os.pwrite(self._descriptor, _NOTE.pack(_NOBODY, 0, self.careful), 0)
+            self._map = mmap.mmap(self._descriptor, _NOTE.size)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    @property
+    def careful(self) -> bool:
+        """A process has died on this unit: every document is to be worked on alone."""
+        return self._died > 0
+
+    def advance(self, size: int) -> None:
+        """So much input has been used up."""
+        self._set(self._hand)
+        self._tell(size)
 
     def at(self, document: int) -> None:
-        """Work on this document of the unit begins."""
-        self._changes += 1
-        _NOTE.pack_into(self._map, 0, document, self._changes)
+        """Work on this document of the unit (from 0) begins."""
+        self._set(2 * document + _WORKING)
+
+    def reading(self, document: int) -> None:
+        """This document is about to be read."""
+        self._set(2 * document + _READING)
+
+    @contextmanager
+    def together(self) -> Generator[None]:
+        """In the block work is done on many documents at once, and a death is none's fault."""
+        hand = self._hand
+        self._set(_NOBODY)
+        yield
+        self._set(hand)
 
     def is_to_blame(self, document: int) -> bool:
-        """Whether processes have died on this document."""
-        return self.deaths.get(document, 0) >= DEATHS_TO_BLAME
+        """Whether processes have died working on this document."""
+        return self._deaths[2 * document + _WORKING] >= DEATHS_TO_BLAME
+
+    def is_unreadable(self, document: int) -> bool:
+        """Whether processes have died reading this document."""
+        return self._deaths[2 * document + _READING] >= DEATHS_TO_BLAME
 
     def done(self) -> None:
         """The unit is finished, or has failed in an orderly way: nobody died."""
         self._map.close()
-        self._file.close()
         self._note.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+    def _set(self, hand: int) -> None:
+        self._hand = hand
+        self._changes += 1
+        _NOTE.pack_into(self._map, 0, hand, self._changes, self.careful)
 
     def _read_the_last(self) -> None:
-        """Count the death that an abandoned note tells of."""
-        found = json.loads(self._deaths.read_text()) if self._deaths.is_file() else {}
-        self.deaths: Counter[int] = Counter({int(number): count for number, count in found.items()})
-        if not self._note.is_file() or self._note.stat().st_size != _NOTE.size:
+        """Count the death that an abandoned note tells of. One that was noted while documents were worked on
+        together counts if the next death, alone, is on the same document."""
+        found = read_json(self._record) if self._record.is_file() else {"died": 0, "on": {}, "in_doubt": None}
+        self._died = int(found["died"])
+        self._deaths: Counter[int] = Counter({int(hand): count for hand, count in found["on"].items()})
+        left = os.pread(self._descriptor, _NOTE.size, 0)
+        if len(left) != _NOTE.size:
             return
-        document, _ = _NOTE.unpack(self._note.read_bytes())
-        if document != _IDLE:
-            self.deaths[document] += 1
-            write_json(self._deaths, {str(number): count for number, count in self.deaths.items()})
+        hand, _, alone = _NOTE.unpack(left)
+        self._died += 1
+        in_doubt = None if alone else hand
+        if alone and hand != _NOBODY:
+            self._deaths[hand] += 1 + (found["in_doubt"] == hand)
+        record = {"died": self._died, "on": dict(self._deaths), "in_doubt": in_doubt}
+        write_json(self._record, record)
+
+
+def _note(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.note"
+
+
+def _record(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.deaths.json"
 
 
 def changes(folder: Path, number: int) -> int:
     """How often a unit's note has changed: the same figure for long means that the unit hangs."""
     try:
-        return _NOTE.unpack((folder / f"{number:06d}.note").read_bytes())[1]
+        return _NOTE.unpack(_note(folder, number).read_bytes())[1]
     except (OSError, struct.error):
         return 0
 
 
+def num_blamed(folder: Path, number: int) -> int:
+    """How many documents of a unit are to blame so far."""
+    try:
+        deaths = json.loads(_record(folder, number).read_text())["on"]
+    except (OSError, ValueError):
+        return 0
+    return sum(count >= DEATHS_TO_BLAME for count in deaths.values())
+
+
 def forget_deaths(folder: Path) -> None:
-    """Start afresh: who was killed with a whole run, by a power cut or by hand, is to blame for nothing."""
-    for file in (*folder.glob("*.note"), *folder.glob("*.deaths.json")):
-        file.unlink()
+    """Start afresh: who was killed with a whole run, by a power cut or by hand, is to blame for nothing.
+    Notes that a living process holds are left."""
+    for note in folder.glob("*.note"):
+        if not is_held(note):
+            note.unlink(missing_ok=True)
+    for record in folder.glob("*.deaths.json"):
+        record.unlink(missing_ok=True)

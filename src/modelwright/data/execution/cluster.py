@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
 
 from modelwright.base.errors import UserError
-from modelwright.data.execution.local import environment
-from modelwright.data.execution.worker import work
+from modelwright.data.execution.local import LocalProcesses, environment
 
 
 class RayCluster:
     """A running cluster ("auto" finds one, "host:port" is one), or else a Ray of its own with `workers`
     CPUs on this machine, which ends with the context."""
 
-    def __init__(self, folder: Path, workers: int, address: str | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        workers: int,
+        address: str | None,
+        stalled_seconds: float,
+        log: Callable[[str], None],
+    ) -> None:
         try:
             import ray
         except ImportError as error:
             raise UserError("data.execution.engine is 'ray': pip install 'modelwright[ray]'") from error
-        self._ray, self._folder = ray, folder
+        self._ray, self._folder, self._stalled, self._log = ray, folder, stalled_seconds, log
         self._owned = not ray.is_initialized()
         if self._owned:
             _start(ray, workers, address)
@@ -32,22 +39,31 @@ class RayCluster:
         if self._owned:
             self._ray.shutdown()
 
-    def run(self, function: str, units: Iterable[int]) -> dict[int, dict[str, Any]]:
-        """Unit -> {"done"} or {"failed"}. Ray itself takes up again what died with a worker."""
+    def run(
+        self, function: str, units: Iterable[int], advance: Callable[[int], None]
+    ) -> dict[int, dict[str, Any]]:
+        """Unit -> {"done"} or {"failed"}. Ray itself takes up again what died with a machine."""
         from ray.exceptions import RayError
 
         rows = [{"unit": unit} for unit in units]
+        answers: dict[int, dict[str, Any]] = {}
         if not rows:
-            return {}
+            return answers
         try:
             made = self._ray.data.from_items(rows, override_num_blocks=len(rows))
-            answers = made.map(_task(function, self._folder), num_cpus=1).take_all()
+            task = _task(function, self._folder, self._stalled)
+            for row in made.map(task, num_cpus=1).iter_rows():
+                told = json.loads(row["told"])
+                for line in told["said"]:
+                    self._log(line)
+                advance(told["bytes"])
+                answers[row["unit"]] = told["answer"]
         except RayError as error:
             raise UserError(
                 f"a Ray task failed: {str(error).strip().splitlines()[-1]}. What was finished is kept; the "
                 "same command goes on from there."
             ) from error
-        return {row["unit"]: row["answer"] for row in answers}
+        return answers
 
 
 def _start(ray: Any, workers: int, address: str | None) -> None:
@@ -67,9 +83,22 @@ def _start(ray: Any, workers: int, address: str | None) -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
 
 
-def _task(function: str, folder: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _task(function: str, folder: Path, stalled: float) -> Callable[[dict[str, Any]], dict[str, Any]]:
     def task(row: dict[str, Any]) -> dict[str, Any]:
         number = int(row["unit"])
-        return {"unit": number, "answer": work(function, folder, number, lambda _: None)}
+        return {"unit": number, "told": json.dumps(in_a_process(function, folder, number, stalled))}
 
     return task
+
+
+def in_a_process(function: str, folder: Path, number: int, stalled: float) -> dict[str, Any]:
+    """One unit in a fresh process of this machine, watched as local ones are: it may hang and die without
+    Ray's own process, which would be told neither and may remember an earlier run."""
+    said: list[str] = []
+    advanced: list[int] = []
+    try:
+        with LocalProcesses(1, folder, stalled, said.append) as process:
+            answer = process.run(function, [number], advanced.append)[number]
+    except UserError as error:
+        answer = {"failed": {"kind": type(error).__name__, "says": str(error)}}
+    return {"answer": answer, "said": said, "bytes": sum(advanced)}

@@ -6,6 +6,7 @@ import json
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.base.errors import UserError
-from modelwright.data.execution.beat import changes
+from modelwright.data.execution.beat import DEATHS_TO_BLAME, changes, num_blamed
 from modelwright.data.execution.worker import notes_of
 
 MAX_DEATHS = 6
-"""A unit whose processes die this often is given up: three documents to blame, twice each."""
+"""A unit whose processes die this often without a document to blame is given up."""
+MAX_BLAMED = 16
+"""So is one with so many documents to blame: then it is not the documents."""
+_START = "from modelwright.data.execution.worker import main; main()"
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -72,7 +76,7 @@ class LocalProcesses:
                 alive = self._hear(worker, answers, advance)
                 if not alive and unit is not None:
                     deaths[unit] += 1
-                    self._bury(worker, unit, deaths[unit])
+                    self._bury(worker, function, unit, deaths[unit])
                     waiting.appendleft(unit)
                 if unit is not None and "failed" in answers.get(unit, {}):
                     waiting.clear()
@@ -87,12 +91,12 @@ class LocalProcesses:
         return free
 
     def _start(self) -> _Worker:
-        errors = self._folder / "logs" / f"worker-{os.getpid()}-{self._started}.txt"
+        errors = self._folder / "logs" / f"{socket.gethostname()}-{os.getpid()}-{self._started}.txt"
         errors.parent.mkdir(parents=True, exist_ok=True)
         self._started += 1
         with errors.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "modelwright.data.execution.worker"],
+                [sys.executable, "-c", _START],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
@@ -132,17 +136,22 @@ class LocalProcesses:
                 worker.unit = None
         return bool(piece)
 
-    def _bury(self, worker: _Worker, unit: int, deaths: int) -> None:
+    def _bury(self, worker: _Worker, function: str, unit: int, deaths: int) -> None:
         """Say what is known of a death, and go on unless the unit has had too many."""
         self._end(worker)
         why = _cause(worker.process.returncode)
         said = worker.errors.read_text(errors="replace").strip()[-500:]
-        if deaths >= MAX_DEATHS:
+        blamed = num_blamed(notes_of(function, self._folder), unit)
+        if deaths - DEATHS_TO_BLAME * blamed >= MAX_DEATHS or blamed >= MAX_BLAMED:
             raise UserError(
-                f"unit {unit} was given up after {deaths} worker processes died on it, the last one {why}. "
-                f"What was finished is kept. Its last words: {said or 'none'}"
+                f"{_phase(function)}: unit {unit} was given up after {deaths} worker processes died on it, "
+                f"the last one {why}. Documents that are to blame: {blamed}. What was finished is kept. Its "
+                f"last words: {said or 'none'}"
             )
-        self._log(f"a worker process died on unit {unit} ({why}): the unit is taken up again. {said}")
+        self._log(
+            f"{_phase(function)}: a worker process died on unit {unit} ({why}): the unit is taken up again. "
+            f"{said}"
+        )
 
     def _kill_the_stalled(self, function: str) -> None:
         now = time.monotonic()
@@ -154,7 +163,8 @@ class LocalProcesses:
                 worker.changes, worker.since = count, now
             elif count and now - worker.since > self._stalled:
                 self._log(
-                    f"unit {worker.unit} has not got on for {self._stalled:,.0f} s: its process is killed"
+                    f"{_phase(function)}: unit {worker.unit} has not got on for {self._stalled:,.0f} s: its "
+                    "process is killed"
                 )
                 worker.process.kill()
                 worker.since = now
@@ -168,6 +178,10 @@ class LocalProcesses:
             assert pipe is not None
             with suppress(BrokenPipeError):
                 pipe.close()
+
+
+def _phase(function: str) -> str:
+    return function.rpartition(":")[2]
 
 
 def _cause(code: int | None) -> str:

@@ -15,11 +15,12 @@ from modelwright.base.config import Config
 from modelwright.base.errors import UserError
 from modelwright.data.execution.beat import forget_deaths
 from modelwright.data.execution.cluster import RayCluster
+from modelwright.data.execution.holding import is_held, remove_leftovers
 from modelwright.data.execution.local import LocalProcesses
 from modelwright.data.execution.worker import NOTES, allow_many_files, work
 
 SMALL_BYTES = 1 << 24
-"""Less input than this is not worth a process of its own, and is worked on in this one."""
+"""Less input than this is worked on by one process: starting more takes longer than the work."""
 
 
 class Execution(Config):
@@ -45,17 +46,25 @@ class Performer:
     """Runs phases of units one after the other, with the same workers."""
 
     def __init__(
-        self, execution: Execution, folder: Path, input_bytes: int, log: Callable[[str], None]
+        self,
+        execution: Execution,
+        folder: Path,
+        input_bytes: int,
+        log: Callable[[str], None],
+        trusted: bool = False,
     ) -> None:
+        """`folder` is held by the caller (`alone_in`). `trusted` input, which we have made ourselves, can
+        neither kill nor hang a process: where there is little of it, this one does the work."""
         self._execution, self._folder = execution, folder
-        self._here = execution.engine == "local" and input_bytes < SMALL_BYTES
+        small = input_bytes < SMALL_BYTES
+        self._here = execution.engine == "local" and small and trusted
+        self._count = 1 if small else execution.num_workers
         self._log = log
         allow_many_files()
         self._stack = ExitStack()
         self._processes: LocalProcesses | None = None
         self._ray: RayCluster | None = None
-        for notes in (folder / NOTES).glob("*"):
-            forget_deaths(notes)
+        start_afresh(folder)
 
     def __enter__(self) -> Self:
         return self
@@ -68,7 +77,7 @@ class Performer:
     ) -> dict[int, Any]:
         """Unit -> its result. The first failure (by number) is raised, when all that ran has ended."""
         if self._execution.engine == "ray":
-            answers = self._cluster().run(function, units)
+            answers = self._cluster().run(function, units, advance)
         elif self._here:
             answers = {}
             for unit in units:
@@ -83,7 +92,13 @@ class Performer:
     def _cluster(self) -> RayCluster:
         if self._ray is None:
             settings = self._execution
-            ray = RayCluster(self._folder.resolve(), settings.num_workers, settings.ray_address)
+            ray = RayCluster(
+                self._folder.resolve(),
+                settings.num_workers,
+                settings.ray_address,
+                settings.stalled_seconds,
+                self._log,
+            )
             self._ray = self._stack.enter_context(ray)
         return self._ray
 
@@ -91,9 +106,21 @@ class Performer:
         if self._processes is None:
             settings = self._execution
             self._processes = self._stack.enter_context(
-                LocalProcesses(settings.num_workers, self._folder, settings.stalled_seconds, self._log)
+                LocalProcesses(self._count, self._folder, settings.stalled_seconds, self._log)
             )
         return self._processes
+
+
+def start_afresh(folder: Path) -> None:
+    """Clear away what runs have left that are dead: notes, blame, unfinished files and folders. What a
+    process that still lives is at work on stays: a machine of a cluster may end after its run."""
+    remove_leftovers(folder)
+    for notes in (folder / NOTES).glob("*"):
+        remove_leftovers(notes)
+        forget_deaths(notes)
+    for phase in folder.iterdir():
+        if phase.is_dir() and not any(map(is_held, (folder / NOTES / phase.name).glob("*.note"))):
+            remove_leftovers(phase)
 
 
 def raise_failure(answers: Mapping[int, Mapping[str, Any]]) -> None:

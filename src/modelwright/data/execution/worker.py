@@ -8,7 +8,6 @@ from a worker that was working on hostile input is data and nothing else.
 from __future__ import annotations
 
 import ctypes
-import errno
 import json
 import os
 import resource
@@ -23,6 +22,7 @@ from typing import Any, TextIO
 
 from modelwright.base.errors import UserError
 from modelwright.data.execution.beat import Beat
+from modelwright.data.execution.room import disk_full, is_full
 
 NOTES = "notes"
 """Where the units' notes lie below the work folder."""
@@ -39,10 +39,9 @@ def work(function: str, folder: Path, number: int, advance: Callable[[int], None
     except UserError as error:
         return {"failed": {"kind": type(error).__name__, "says": str(error)}}
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not full:
-            return {"failed": {"kind": "", "says": traceback.format_exc()}}
-        return {"failed": {"kind": "UserError", "says": disk_full(folder)}}
+        if is_full(error):
+            return {"failed": {"kind": "UserError", "says": disk_full(folder)}}
+        return {"failed": {"kind": "", "says": traceback.format_exc()}}
     except Exception:
         return {"failed": {"kind": "", "says": traceback.format_exc()}}
     finally:
@@ -53,16 +52,6 @@ def work(function: str, folder: Path, number: int, advance: Callable[[int], None
 def notes_of(function: str, folder: Path) -> Path:
     """Where the notes of this function's units lie."""
     return folder / NOTES / function.rpartition(":")[2]
-
-
-def disk_full(folder: Path) -> str:
-    """What to say when nothing more can be written."""
-    about = os.statvfs(folder)
-    free = about.f_bavail * about.f_frsize
-    return (
-        f"the disk is full: {free:,} bytes are left at {folder}. What was finished is kept; make room and "
-        "give the same command again, it goes on from there."
-    )
 
 
 def main() -> None:
@@ -106,7 +95,3 @@ class _Counter:
         if self._bytes:
             self._messages.write(json.dumps({"bytes": self._bytes}) + "\n")
         self._bytes, self._last = 0, time.monotonic()
-
-
-if __name__ == "__main__":
-    main()

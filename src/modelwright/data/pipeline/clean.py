@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from modelwright.data.cut import CutLong
 from modelwright.data.dedup import minhash
 from modelwright.data.dedup.exact import HASH_BYTES
 from modelwright.data.execution.beat import Beat
-from modelwright.data.pipeline.dropped import Dropped, write_dropped
+from modelwright.data.pipeline.dropped import write_dropped
 from modelwright.data.pipeline.places import PlacesFile
 from modelwright.data.pipeline.plan import Duplicates, Plan, clean_mark, named_filters, read_plan, read_unit
 from modelwright.data.pipeline.samples import cover_of, place_of
@@ -31,25 +32,37 @@ from modelwright.data.pipeline.shard import (
     DROPPED,
     HASHES,
     SIGNATURES,
+    find_shard,
     make_shard,
     shard_folder,
 )
 from modelwright.data.pipeline.tally import Tally
 from modelwright.data.readers.faults import Faults
+from modelwright.data.readers.part import Part
 from modelwright.data.readers.read import read_part
+from modelwright.data.readers.source import Source
+from modelwright.data.readers.storage import sha256_of
 from modelwright.data.readers.units import Unit
-from modelwright.data.steps import chain, drop_empty, judging
+from modelwright.data.sources import SourceFile
+from modelwright.data.steps import chain, drop_empty, judging, one_by_one
+
+FILES = "files.jsonl"
+"""Of a shard: path, size and hash of the raw files that begin in the unit."""
+KILLED = "killed its process"
+"""What a document is counted as on which processes died."""
+_BATCH_CHARACTERS = 1 << 22
 
 
 def clean(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
     """Read and clean one unit; how many documents went in and out."""
     plan, seed = read_plan(folder)
     unit = read_unit(folder, number)
-
-    def make(target: Path) -> tuple[int, int, int, dict[str, Any]]:
-        return _make(plan, seed, unit, beat, target)
-
-    shard = make_shard(shard_folder(folder, CLEAN_PHASE, number), clean_mark(folder, number), make)
+    target, mark = shard_folder(folder, CLEAN_PHASE, number), clean_mark(folder, unit)
+    shard = find_shard(target, mark)
+    if shard:
+        beat.advance(unit.num_bytes + sum(part.file_bytes for part in unit.parts if part.begins))
+    else:
+        shard = make_shard(target, mark, lambda place: _make(plan, seed, unit, beat, place))
     return {"rows_in": shard.rows_in, "rows_out": shard.rows_out}
 
 
@@ -57,21 +70,27 @@ def _make(
     plan: Plan, seed: int, unit: Unit, beat: Beat, target: Path
 ) -> tuple[int, int, int, dict[str, Any]]:
     tally = Tally()
-    signatures = _Signatures(plan.duplicates)
+    signatures = _Signatures(plan.duplicates, alone=beat.careful)
     with (
         write_dropped(target / DROPPED, plan.keep_dropped, plan.forget) as dropped,
         DocumentsFile(target / DOCUMENTS) as out,
         PlacesFile(target) as places,
     ):
         faults = Faults(plan.on_error, dropped.unread)
-        raw = _read(plan, seed, unit, faults, beat, dropped)
-        documents, flows = chain(raw, clean_steps(plan), dropped)
+        raw = _read(plan, seed, unit, faults, beat)
+        steps = clean_steps(plan)
+        if beat.careful:
+            steps = [(name, one_by_one(step)) for name, step in steps]
+        documents, flows = chain(raw, steps, dropped)
         for document in documents:
-            out.add(document)
-            places.add(document)
             tally.add(document)
             signatures.add(document)
-    signatures.write(target)
+            with beat.together():  # written in groups
+                out.add(document)
+                places.add(document)
+        with beat.together():
+            signatures.write(target)
+            _write_sources(unit, faults, beat, target)
     unread = faults.counts + faults.passed_over
     about = {
         "flows": [{"step": f.step, "documents": f.documents, "bytes": f.bytes} for f in flows],
@@ -110,56 +129,72 @@ def policy_step(policy: Policy) -> Step:
     return judging(judge)
 
 
-def _read(
-    plan: Plan, seed: int, unit: Unit, faults: Faults, beat: Beat, dropped: Dropped
-) -> Iterator[Document]:
-    """The unit's documents, each noted before it is read, so that a death is blamed on the right one."""
-    documents = _documents(plan, seed, unit, faults, beat.advance)
-    number = 0
-    while True:
-        beat.at(number)
-        document = next(documents, None)
-        if document is None:
-            return
-        if beat.is_to_blame(number):
-            _blame(plan, document, faults)
-        else:
-            yield document
-        number += 1
-
-
-def _blame(plan: Plan, document: Document, faults: Faults) -> None:
-    where = f"{document.source}: {place_of(document)}"
-    faults(
-        "killed its process", where, "two processes died on this document, or hung. Take it out, or skip it"
-    )
-
-
-def _documents(
-    plan: Plan, seed: int, unit: Unit, faults: Faults, advance: Callable[[int], None]
-) -> Iterator[Document]:
+def _read(plan: Plan, seed: int, unit: Unit, faults: Faults, beat: Beat) -> Iterator[Document]:
+    """The unit's documents, each noted before it is read and before it is worked on, so that a death is
+    blamed on the right one. Numbers stay the same whatever is to blame: the end of a part has one too."""
     source = plan.sources[unit.source]
     if source.is_atlas:
-        for document in atlas_documents(seed, plan.atlas_size_bytes):
+        for number, document in enumerate(atlas_documents(seed, plan.atlas_size_bytes)):
+            beat.at(number)
             yield document
-            advance(len(document.text.encode()))
+            beat.advance(len(document.text.encode()))
         return
+    numbers = count()
     for part in unit.parts:
         left = part.num_bytes
-        for document in read_part(part, source, faults):
+        for document in _read_part(part, source, numbers, faults, beat):
             yield document
             step = min(left, len(document.text))  # compressed files hold more text than bytes
             left -= step
-            advance(step)
-        advance(left)
+            beat.advance(step)
+        beat.advance(left)
+
+
+def _read_part(
+    part: Part, source: Source, numbers: Iterator[int], faults: Faults, beat: Beat
+) -> Iterator[Document]:
+    documents = read_part(part, source, faults)
+    for read in count():
+        number = next(numbers)
+        if beat.is_unreadable(number):
+            _blame(f"{part.where}, all behind the first {read:,} documents of it", "reading this", faults)
+            return
+        beat.reading(number)
+        document = next(documents, None)
+        if document is None:
+            return
+        beat.at(number)
+        if beat.is_to_blame(number):
+            _blame(f"{document.source}: {place_of(document)}", "on this document", faults)
+        else:
+            yield document
+
+
+def _blame(where: str, doing: str, faults: Faults) -> None:
+    faults(KILLED, where, f"two processes died {doing}, or hung. Take it out, or skip it")
+
+
+def _write_sources(unit: Unit, faults: Faults, beat: Beat, target: Path) -> None:
+    """Path, size and hash of the files that begin in this unit, one a line."""
+    with (target / FILES).open("w", encoding="utf-8") as file:
+        for part in unit.parts:
+            if part.begins:
+                try:
+                    digest = sha256_of(part.path, beat.advance)
+                except OSError as error:
+                    faults("file gone", part.where, f"cannot be read again: {error}")
+                    continue
+                found = SourceFile(path=part.where, bytes=part.file_bytes, sha256=digest)
+                file.write(found.model_dump_json() + "\n")
 
 
 class _Signatures:
     """Hashes and MinHash band keys of the documents, in their order; memory is 130 bytes a document, and
-    900 more where likeness is to be estimated."""
+    900 more where likeness is to be estimated. `alone`: each document's are made at once, not in batches."""
 
-    def __init__(self, duplicates: Duplicates) -> None:
+    def __init__(self, duplicates: Duplicates, alone: bool = False) -> None:
         self._near = duplicates.near
+        self._batch_characters = 0 if alone else _BATCH_CHARACTERS
         self._keeps = duplicates.min_similarity > 0
         self._signatures: list[np.ndarray] = []
         self._hashes: list[bytes] = []
@@ -172,7 +207,7 @@ class _Signatures:
         if self._near:
             self._texts.append(document.text)
             self._waiting += len(document.text)
-            if self._waiting > 1 << 22:
+            if self._waiting >= self._batch_characters:
                 self._flush()
 
     def _flush(self) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple
-from functools import cache
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,7 +18,6 @@ from modelwright.base.config import validate
 from modelwright.base.files import (
     atomic_path,
     canonical_json,
-    read_json,
     sha256_file,
     sha256_text,
     write_json,
@@ -34,7 +34,8 @@ from modelwright.data.readers.units import Unit
 PLAN_FILE = "plan.json"
 DROPPED_FOLDER, REPORT_FILE = "dropped", "report.html"
 """In the finished corpus: what went, as Parquet, and the page."""
-UNITS_FILE = "units.jsonl"
+UNITS_FILE, PLACES_FILE = "units.jsonl", "units.places"
+"""The units, one a line, and where each line begins (int64): a worker reads its own and no other."""
 ITEMS_FILE = "items.jsonl"
 CLEAN = "modelwright.data.pipeline.clean:clean"
 RESOLVE = "modelwright.data.pipeline.resolve:resolve"
@@ -119,14 +120,38 @@ class Plan(config.Config):
         return any(settings.get("name") == "privacy" for settings in self.filters)
 
 
-def write_plan(folder: Path, plan: Plan, seed: int, units: Sequence[Unit]) -> None:
+@dataclass(slots=True)
+class Planned:
+    """What the units come to, for who gives them out: the units themselves may be more than memory holds."""
+
+    sources: list[int] = field(default_factory=list)
+    """Of each unit, the index of its source."""
+    num_bytes: int = 0
+    """About how much is read, in bytes as stored."""
+    file_bytes: int = 0
+    """Of the files, all of which are hashed besides."""
+
+
+def write_plan(folder: Path, plan: Plan, seed: int, units: Iterable[Unit]) -> Planned:
     """Lay down what the phases read. What an earlier plan has left becomes invalid by its mark."""
-    found = {"plan": plan.model_dump(mode="json"), "seed": seed, "outside": outside(plan)}
-    write_json(folder / PLAN_FILE, found)
-    with atomic_path(folder / UNITS_FILE) as path, path.open("w", encoding="utf-8") as file:
+    planned, places = Planned(), array("q")
+    with atomic_path(folder / UNITS_FILE) as path, path.open("wb") as file:
         for unit in units:
-            file.write(json.dumps(unit.as_json()) + "\n")
-    _read.cache_clear()
+            places.append(file.tell())
+            file.write(json.dumps(unit.as_json()).encode() + b"\n")
+            planned.sources.append(unit.source)
+            planned.num_bytes += unit.num_bytes
+            planned.file_bytes += sum(part.file_bytes for part in unit.parts if part.begins)
+    with atomic_path(folder / PLACES_FILE) as path:
+        path.write_bytes(places.tobytes())
+    found = {
+        "plan": plan.model_dump(mode="json"),
+        "seed": seed,
+        "outside": outside(plan),
+        "units": sha256_file(folder / UNITS_FILE),
+    }
+    write_json(folder / PLAN_FILE, found)
+    return planned
 
 
 def write_items(folder: Path, items: Iterable[EvalItem]) -> None:
@@ -136,33 +161,42 @@ def write_items(folder: Path, items: Iterable[EvalItem]) -> None:
             file.write(json.dumps(astuple(item)) + "\n")
 
 
-@cache
-def _read(folder: Path) -> tuple[Plan, int, tuple[Unit, ...], str]:
-    found = read_json(folder / PLAN_FILE)
-    lines = (folder / UNITS_FILE).read_text(encoding="utf-8").splitlines()
-    units = tuple(Unit.from_json(json.loads(line)) for line in lines)
-    return validate(Plan, found["plan"], str(folder / PLAN_FILE)), found["seed"], units, found["outside"]
+def _read(folder: Path) -> tuple[Plan, int, str]:
+    return _parsed((folder / PLAN_FILE).read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=1)
+def _parsed(content: str) -> tuple[Plan, int, str]:
+    """By what the file holds: a process may outlive the plan that it has read here."""
+    found = json.loads(content)
+    return validate(Plan, found["plan"], PLAN_FILE), found["seed"], found["outside"]
 
 
 def read_plan(folder: Path) -> tuple[Plan, int]:
     """The plan and the seed."""
-    plan, seed, _, _ = _read(folder)
+    plan, seed, _ = _read(folder)
     return plan, seed
 
 
 def read_unit(folder: Path, number: int) -> Unit:
     """One unit of input."""
-    return _read(folder)[2][number]
+    size = array("q").itemsize
+    with (folder / PLACES_FILE).open("rb") as places:
+        places.seek(number * size)
+        (place,) = array("q", places.read(size))
+    with (folder / UNITS_FILE).open("rb") as file:
+        file.seek(place)
+        return Unit.from_json(json.loads(file.readline()))
 
 
-def clean_mark(folder: Path, number: int) -> str:
+def clean_mark(folder: Path, unit: Unit) -> str:
     """Changes with anything that what the clean phase makes of a unit depends on."""
-    plan, seed, units, beside = _read(folder)
+    plan, seed, beside = _read(folder)
     after = {"duplicates", "decontaminate", "validation_fraction", "memory_bytes", "sources"}
     settings = plan.model_dump(mode="json", exclude=after)
     near = plan.duplicates.near.model_dump() if plan.duplicates.near else None
     keeps = plan.duplicates.min_similarity > 0
-    return sha256_text(canonical_json([settings, near, keeps, seed, units[number].id, beside, __version__]))
+    return sha256_text(canonical_json([settings, near, keeps, seed, unit.id, beside, __version__]))
 
 
 def outside(plan: Plan) -> str:

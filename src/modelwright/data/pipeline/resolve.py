@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from modelwright.base.files import canonical_json, sha256_text
 from modelwright.data.dedup import cluster
+from modelwright.data.dedup.arrays import new_npy
 from modelwright.data.dedup.exact import first_places
 from modelwright.data.dedup.report import report
 from modelwright.data.execution.beat import Beat
@@ -59,8 +60,8 @@ def _make(
     plan: Plan, places: Sequence[Path], sizes: Sequence[int], target: Path
 ) -> tuple[int, int, int, dict[str, Any]]:
     total = sum(sizes)
-    fates = np.lib.format.open_memmap(target / FATES, "w+", np.uint8, (total,))
-    firsts = np.lib.format.open_memmap(target / FIRSTS, "w+", np.int64, (total,))
+    fates = new_npy(target / FATES, np.uint8, total)
+    firsts = new_npy(target / FIRSTS, np.int64, total)
     fates[:] = KEPT
     np.save(target / OFFSETS, np.cumsum([0, *sizes]), allow_pickle=False)
     about: dict[str, Any] = {}

@@ -11,6 +11,7 @@ from typing import Any
 from modelwright.base.config import Config, validate
 from modelwright.base.errors import DamagedFile, UserError
 from modelwright.base.files import atomic_directory, read_json, sha256_file, write_json
+from modelwright.data.execution.holding import remove_leftovers
 
 SHARD_FILE = "shard.json"
 CLEAN_PHASE, WRITE_PHASE = "clean", "write"
@@ -50,10 +51,12 @@ def make_shard(
     target: Path, mark: str, make: Callable[[Path], tuple[int, int, int, dict[str, Any]]]
 ) -> Shard:
     """The shard in `target`, made by `make(folder) -> (rows in, rows out, bytes out, about)` unless one of
-    the same mark is there and whole."""
+    the same mark is there and whole. The caller holds the unit (`Beat`), so what lies there unfinished was
+    left by the dead."""
     done = find_shard(target, mark)
     if done:
         return done
+    remove_leftovers(target.parent, f"-{target.name}")
     shutil.rmtree(target, ignore_errors=True)
     with atomic_directory(target) as folder:
         rows_in, rows_out, bytes_out, about = make(folder)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from modelwright.base.errors import DamagedFile
 from modelwright.base.files import canonical_json, sha256_text
 from modelwright.base.schema import Document, Reason
 from modelwright.base.seams import Drop, Step
 from modelwright.data.corpus import DocumentsFile, read_documents
 from modelwright.data.decontaminate import step as decontamination
 from modelwright.data.execution.beat import Beat
-from modelwright.data.pipeline.clean import check_documents
+from modelwright.data.pipeline.clean import KILLED, check_documents
 from modelwright.data.pipeline.contamination import load_index
 from modelwright.data.pipeline.dropped import Dropped, write_dropped
 from modelwright.data.pipeline.forgotten import Forgotten
 from modelwright.data.pipeline.plan import ITEMS_FILE, Plan, read_plan, read_unit
 from modelwright.data.pipeline.repeats import repeats_folder, without_repeats
 from modelwright.data.pipeline.resolve import EXACT, KEPT, Verdicts, resolve_folder
-from modelwright.data.pipeline.samples import Group
+from modelwright.data.pipeline.samples import Group, place_of
 from modelwright.data.pipeline.shard import (
     CLEAN_PHASE,
     DOCUMENTS,
@@ -33,8 +35,9 @@ from modelwright.data.pipeline.shard import (
     shard_folder,
 )
 from modelwright.data.pipeline.tally import Tally
+from modelwright.data.readers.faults import OnError
 from modelwright.data.split import SIDES, side_of
-from modelwright.data.steps import Record, chain
+from modelwright.data.steps import Record, chain, one_by_one
 
 SHOWN = 8
 """Documents of the corpus that its report shows."""
@@ -81,12 +84,14 @@ def _make(
         DocumentsFile(target / "validation.parquet") as validation,
     ):
         raw = _noted(read_documents(source / DOCUMENTS), beat)
-        documents, flows = chain(raw, write_steps(plan, folder, number), _by_suite(dropped, hits))
+        steps = write_steps(plan, folder, number, beat)
+        documents, flows = chain(raw, steps, _by_suite(dropped, hits))
         for document in documents:
             side = side_of(str(document.meta.get("whole", document.id)), plan.validation_fraction)
-            (train if side == "train" else validation).add(document)
             tallies[side].add(document)
             shown.add(document)
+            with beat.together():  # written in groups
+                (train if side == "train" else validation).add(document)
     check_documents(source, shard.rows_out, flows[0].documents)
     about = {
         "flows": [{"step": f.step, "documents": f.documents, "bytes": f.bytes} for f in flows],
@@ -100,29 +105,53 @@ def _make(
     return flows[0].documents, rows_out, sum(tally.bytes for tally in tallies.values()), about
 
 
-def write_steps(plan: Plan, folder: Path, number: int) -> list[tuple[str, Step]]:
+def write_steps(plan: Plan, folder: Path, number: int, beat: Beat) -> list[tuple[str, Step]]:
     """What the documents go through that were read and cleaned. The embedded corpus is not held against the
     suites: they ask about its facts, and it keeps apart by construction what no text may hold."""
     verdicts = Verdicts(folder, number)
     is_atlas = plan.sources[read_unit(folder, number).source].is_atlas
-    steps: list[tuple[str, Step]] = [("duplicates", without_duplicates(verdicts))]
+    blamed = blaming(plan.on_error, beat)
+    steps: list[tuple[str, Step]] = [("duplicates", without_duplicates(verdicts, blamed))]
     if plan.duplicates.within:
-        removal = plan.duplicates.removal
-        steps.append(("repeats", without_repeats(folder, number, verdicts.kept(), removal)))
+        rows = [row for row in verdicts.kept() if not beat.is_to_blame(row)]
+        steps.append(("repeats", without_repeats(folder, number, rows, plan.duplicates.removal)))
     if (folder / ITEMS_FILE).is_file() and not is_atlas:
-        steps.append(("decontaminate", decontamination.step(load_index(folder)[0])))
+        clean_of_items = decontamination.step(load_index(folder)[0])
+        steps.append(("decontaminate", one_by_one(clean_of_items) if beat.careful else clean_of_items))
     if plan.forget:
         steps.append(("forget", forgetting(plan.forget)))
     return steps
 
 
-def without_duplicates(verdicts: Verdicts) -> Step:
-    """A Step over a unit's documents in their order."""
+Blamed = Callable[[int, Document], Reason | None]
+"""(row of the unit, its document) -> why it is left out, of those on which processes died."""
+
+
+def blaming(on_error: OnError, beat: Beat) -> Blamed:
+    """What to do with a document on which processes died in this phase: stop, or leave it out."""
+
+    def blamed(row: int, document: Document) -> Reason | None:
+        if not beat.is_to_blame(row):
+            return None
+        says = "two processes died on this document while it was written, or hung"
+        if on_error == "fail":
+            raise DamagedFile(f"{document.source}: {place_of(document)}: {says}. Take it out, or skip it")
+        return Reason(KILLED, says=says)
+
+    return blamed
+
+
+def without_duplicates(verdicts: Verdicts, blamed: Blamed = lambda row, document: None) -> Step:
+    """A Step over a unit's documents in their order; also leaves out what is to blame for deaths."""
 
     def step(documents: Iterator[Document], drop: Drop) -> Iterator[Document]:
         for row, (document, fate) in enumerate(zip(documents, verdicts, strict=True)):
             if fate == KEPT:
-                yield document
+                reason = blamed(row, document)
+                if reason is None:
+                    yield document
+                else:
+                    drop(document, reason)
                 continue
             earlier, where = verdicts.first_of(row)
             rule = "exact duplicate" if fate == EXACT else "near duplicate"
@@ -159,6 +188,10 @@ def _by_suite(dropped: Dropped, hits: dict[str, Group]) -> Record:
 
 
 def _noted(documents: Iterator[Document], beat: Beat) -> Iterator[Document]:
-    for number, document in enumerate(documents):
+    for number in count():
+        with beat.together():  # read in groups
+            document = next(documents, None)
+        if document is None:
+            return
         beat.at(number)
         yield document

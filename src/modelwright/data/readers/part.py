@@ -33,6 +33,11 @@ class Part:
     """About how much is read, in bytes as stored."""
 
     @property
+    def begins(self) -> bool:
+        """Whether the file begins with this part: of a file's parts, one does."""
+        return self.start == 0
+
+    @property
     def where(self) -> str:
         """The file, for an error."""
         return readable(self.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -59,12 +60,13 @@ def stat(path: str) -> Stat:
     return Stat(int(info.get("size") or 0), marks[0] if marks else "unknown")
 
 
-def sha256_of(path: str) -> str:
-    """Hex sha256 of a file's bytes as stored, read in pieces."""
+def sha256_of(path: str, advance: Callable[[int], None] = lambda _: None) -> str:
+    """Hex sha256 of a file's bytes as stored, read in pieces; `advance` is told how many bytes each has."""
     digest = hashlib.sha256()
     with open_raw(path) as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
+            advance(len(piece))
     return digest.hexdigest()
 
 

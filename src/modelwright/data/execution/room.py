@@ -1,0 +1,44 @@
+"""A full disk: told from other failures, and said with what is left and what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from modelwright.base.errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No room on the device, in the user's quota, or under the process's limit of a file's size."""
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a write failed for want of room. numpy says no more than how many items it wrote."""
+    short_write = error.errno is None and " requested and " in str(error) and "written" in str(error)
+    return error.errno in _FULL or short_write
+
+
+def disk_full(folder: Path) -> str:
+    """What to say when nothing more can be written."""
+    about = os.statvfs(folder)
+    free = about.f_bavail * about.f_frsize
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limited = "" if limit == resource.RLIM_INFINITY else f" (no file may be over {limit:,} bytes: ulimit -f)"
+    return (
+        f"the disk is full: {free:,} bytes are left at {folder}{limited}. What was finished is kept; make "
+        "room and give the same command again, it goes on from there."
+    )
+
+
+@contextmanager
+def saying_when_full(folder: Path) -> Generator[None]:
+    """A write in the block that finds no room raises the `UserError` that a unit of work would."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise UserError(disk_full(folder)) from error
+        raise
