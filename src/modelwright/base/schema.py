@@ -116,7 +116,26 @@ class Batch:
     segments: Tensor | None = None
     """(B, T) int64: attention stays within equal values; None means that a row is one document."""
     extra: Mapping[str, Tensor] = field(default_factory=dict[str, "Tensor"])
-    """What only one objective needs, such as a reference model's log-probabilities."""
+    """What only one objective needs, such as a reference model's log-probabilities: one value a row."""
+    unit: int = 1
+    """Rows that belong together: 2 where an answer is compared with the one in the next row."""
+
+    @property
+    def units(self) -> int:
+        """Into how many parts the batch can be cut."""
+        return len(self.ids) // self.unit
+
+    def part(self, first: int, last: int) -> Batch:
+        """Units `first` to `last` (not included), with all that belongs to their rows."""
+        rows = slice(first * self.unit, last * self.unit)
+        return Batch(
+            ids=self.ids[rows],
+            targets=self.targets[rows],
+            positions=None if self.positions is None else self.positions[rows],
+            segments=None if self.segments is None else self.segments[rows],
+            extra={name: tensor[rows] for name, tensor in self.extra.items()},
+            unit=self.unit,
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -126,6 +145,7 @@ class Batch:
             positions=None if self.positions is None else self.positions.to(device),
             segments=None if self.segments is None else self.segments.to(device),
             extra={name: tensor.to(device) for name, tensor in self.extra.items()},
+            unit=self.unit,
         )
 
 

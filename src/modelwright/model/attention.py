@@ -52,12 +52,9 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
-        self.heads, self.kv_heads, self.head_dim = (
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            config.head_dim,
-        )
-        q_size, kv_size = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        self.head_dim = config.head_dim
+        q_size = config.num_attention_heads * config.head_dim
+        kv_size = config.num_key_value_heads * config.head_dim
         self.q_proj = Linear(config.hidden_size, q_size, bias=config.qkv_bias)
         self.k_proj = Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
         self.v_proj = Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
@@ -72,9 +69,10 @@ class Attention(nn.Module):
     ) -> Tensor:
         """(B, T, D) -> (B, T, D). Without a bias (a mask in numbers) and a cache, attention is causal."""
         batch, length, _ = x.shape
-        q = self.q_proj(x).view(batch, length, self.heads, self.head_dim)
-        k = self.k_proj(x).view(batch, length, self.kv_heads, self.head_dim)
-        v = self.v_proj(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        # As many heads as there are: under tensor parallelism a process has some of them.
+        q = self.q_proj(x).view(batch, length, -1, self.head_dim)
+        k = self.k_proj(x).view(batch, length, -1, self.head_dim)
+        v = self.v_proj(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = rotate(q.transpose(1, 2), *rope), rotate(k.transpose(1, 2), *rope)
@@ -82,4 +80,4 @@ class Attention(nn.Module):
             k, v = cache.update(self.layer, k, v)
         causal = bias is None and cache is None and length > 1
         mixed = attend(q, k, v, bias, causal=causal)
-        return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim))
+        return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))

@@ -244,10 +244,10 @@ class Pairs:
         members = self._plan[index]
         rows = [example for member in members for example in self._pairs[member]]
         batch = padded(rows, self._padding, self.MULTIPLE)
-        if self._reference is None:
-            return batch
-        logps = self._reference.view(-1, 2)[torch.from_numpy(members)].flatten()
-        return Batch(ids=batch.ids, targets=batch.targets, extra={"reference_logps": logps})
+        extra: dict[str, Tensor] = {}
+        if self._reference is not None:
+            extra["reference_logps"] = self._reference.view(-1, 2)[torch.from_numpy(members)].flatten()
+        return Batch(ids=batch.ids, targets=batch.targets, extra=extra, unit=2)
 
     @property
     def length(self) -> int:

@@ -1,0 +1,123 @@
+"""Who else works on this command: the processes that torchrun started, and how they speak to one another.
+
+torchrun starts the same command n times and tells each by environment variables which one it is. The first
+process (rank 0) prints, locks and writes; the others compute with it. Small things (settings, names, hashes)
+travel as JSON through the store that torchrun brings; tensors travel by torch.distributed. Nothing here is
+pickled. A process alone needs none of it and does not load torch for it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from modelwright.base.errors import UserError
+from modelwright.base.schema import Json
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+PATIENCE = timedelta(days=30)
+"""How long a process waits for a word of another. A station that does not train runs on the first process
+while the others wait; if one dies, torchrun ends them all, so nobody waits in vain."""
+COLLECTIVE_PATIENCE = timedelta(minutes=30)
+"""How long an exchange of tensors may take before torch.distributed gives it up."""
+
+
+@dataclass(slots=True)
+class World:
+    """One process among `size`, from its own point of view."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """Which process of its machine: also the number of its GPU."""
+    local_size: int = 1
+    store: Store | None = None
+    line: str = "main"
+    """Messages of one line are counted and do not mix with those of another."""
+    _said: int = field(default=0, init=False)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that prints and writes."""
+        return self.rank == 0
+
+    def channel(self, line: str) -> World:
+        """The same processes on another line, with a connection of its own: for use in another thread."""
+        store = None if self.store is None else self.store.clone()
+        return World(self.rank, self.size, self.local_rank, self.local_size, store, f"{self.line}/{line}")
+
+    def tell(self, value: Json = None) -> Json:
+        """The first process's value, on every process. All of them must call it."""
+        if self.store is None:
+            return value
+        key = self._next_key()
+        if self.is_first:
+            self.store.set(key, json.dumps(value))
+            return value
+        return self._read(key)
+
+    def gather(self, value: Json) -> list[Json]:
+        """Every process's value, in the order of ranks, on every process. All of them must call it."""
+        if self.store is None:
+            return [value]
+        key = self._next_key()
+        self.store.set(f"{key}/{self.rank}", json.dumps(value))
+        everything: Json = None
+        if self.is_first:  # collected once: n processes that read n values each would be n x n requests
+            everything = [self._read(f"{key}/{rank}") for rank in range(self.size)]
+        return self.tell(everything)
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        self.gather(None)
+
+    def _next_key(self) -> str:
+        self._said += 1
+        return f"{self.line}/{self._said}"
+
+    def _read(self, key: str) -> Json:
+        assert self.store is not None
+        self.store.wait([key], PATIENCE)
+        return json.loads(self.store.get(key))
+
+
+def place() -> World:
+    """Which process this is, by the environment variables of torchrun, without joining the others."""
+    variables = {"rank": "RANK", "size": "WORLD_SIZE", "local_rank": "LOCAL_RANK", "local_size": "LOCAL_WORLD_SIZE"}
+    given = {name: os.environ[variable] for name, variable in variables.items() if variable in os.environ}
+    if int(given.get("size", 1)) == 1 or "MASTER_ADDR" not in os.environ:
+        return World()
+    try:
+        return World(**{name: int(value) for name, value in given.items()})
+    except ValueError as error:
+        raise UserError(
+            f"RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE say which process this is, received {given}: "
+            "start several processes with torchrun, or unset these variables"
+        ) from error
+
+
+@cache
+def join() -> World:
+    """Meet the other processes. Who is alone meets nobody; asked again, the answer is the same."""
+    world = place()
+    if world.size == 1:
+        return world
+    import torch
+    import torch.distributed as dist
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(world.local_rank)
+    store, _, _ = next(dist.rendezvous("env://", timeout=COLLECTIVE_PATIENCE))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    meeting: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "timeout": COLLECTIVE_PATIENCE}
+    dist.init_process_group(backend, store=dist.PrefixStore("tensors", store), **meeting)
+    atexit.register(dist.destroy_process_group)
+    world.store = dist.PrefixStore("words", store)
+    return world
