@@ -20,7 +20,7 @@ from modelwright.base.errors import UserError
 from modelwright.base.schema import Json
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 PATIENCE = timedelta(days=30)
 """How long a process waits for a word of another. A station that does not train runs on the first process
@@ -90,7 +90,12 @@ class World:
 
 def place() -> World:
     """Which process this is, by the environment variables of torchrun, without joining the others."""
-    variables = {"rank": "RANK", "size": "WORLD_SIZE", "local_rank": "LOCAL_RANK", "local_size": "LOCAL_WORLD_SIZE"}
+    variables = {
+        "rank": "RANK",
+        "size": "WORLD_SIZE",
+        "local_rank": "LOCAL_RANK",
+        "local_size": "LOCAL_WORLD_SIZE",
+    }
     given = {name: os.environ[variable] for name, variable in variables.items() if variable in os.environ}
     if int(given.get("size", 1)) == 1 or "MASTER_ADDR" not in os.environ:
         return World()
@@ -111,13 +116,15 @@ def join() -> World:
         return world
     import torch
     import torch.distributed as dist
+    from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
+    from torch.distributed.rendezvous import rendezvous
 
     if torch.cuda.is_available():
         torch.cuda.set_device(world.local_rank)
-    store, _, _ = next(dist.rendezvous("env://", timeout=COLLECTIVE_PATIENCE))
+    store, _, _ = next(rendezvous("env://", timeout=COLLECTIVE_PATIENCE))  # pyright: ignore
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     meeting: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "timeout": COLLECTIVE_PATIENCE}
-    dist.init_process_group(backend, store=dist.PrefixStore("tensors", store), **meeting)
+    dist.init_process_group(backend, store=PrefixStore("tensors", store), **meeting)
     atexit.register(dist.destroy_process_group)
-    world.store = dist.PrefixStore("words", store)
+    world.store = PrefixStore("words", store)
     return world

@@ -8,7 +8,6 @@ inside the blocks; embeddings, head, norms and biases stay with AdamW.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Literal
@@ -18,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from modelwright.base.config import Config
+from modelwright.training.layout import Layout
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic step, chosen by Jordan for slope at zero, not for convergence to 1."""
@@ -57,23 +57,28 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class Optimizer:
-    """AdamW and Muon over named parameters. State is a flat dict of tensors, ready for safetensors."""
+    """AdamW and Muon over named parameters. State is a flat dict of tensors, ready for safetensors.
+
+    Where several processes hold the parameters together, each has its pieces in here, and `layout` knows the
+    wholes: the rules that treat every number alone need nothing else.
+    """
 
     def __init__(
         self,
         parameters: Iterable[tuple[str, nn.Parameter]],
         config: OptimizerConfig,
         matmul_dtype: torch.dtype = torch.float32,
+        layout: Layout | None = None,
     ) -> None:
-        self.config, self._matmul_dtype = config, matmul_dtype
+        self.config, self._matmul_dtype, self._layout = config, matmul_dtype, layout or Layout()
         named = [(name, p) for name, p in parameters if p.requires_grad]
-        self._all = [p for _, p in named]
+        self._all = dict(named)
         inside = [(name, p) for name, p in named if p.ndim == 2 and ".layers." in name]
         by_muon = inside if config.kind == "muon" else []
         self._momentum = {name: torch.zeros_like(p) for name, p in by_muon}
         self._by_shape: dict[tuple[int, ...], list[tuple[str, nn.Parameter]]] = defaultdict(list)
         for name, parameter in by_muon:
-            self._by_shape[tuple(parameter.shape)].append((name, parameter))
+            self._by_shape[self._layout.shape(name, parameter)].append((name, parameter))
         decaying = {name: p for name, p in inside if name not in self._momentum}
         others = {name: p for name, p in named if name not in self._momentum and name not in decaying}
         self._adamw_names = [*decaying, *others]  # the order in which torch numbers them
@@ -91,13 +96,17 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
-        for parameter in self._all:
+        for parameter in self._all.values():
             parameter.grad = None
 
     @torch.no_grad()
     def clip(self) -> float:
         """Cut the gradients to the norm that the settings allow; returns the norm they had."""
-        return float(nn.utils.clip_grad_norm_(self._all, self.config.clip_norm or math.inf))
+        gradients = {name: p.grad for name, p in self._all.items() if p.grad is not None}
+        norm = self._layout.norm(gradients)
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self._all.values(), self.config.clip_norm, norm)
+        return float(norm)
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
@@ -105,20 +114,20 @@ class Optimizer:
         for group in self._adamw.param_groups:
             group["lr"] = factor * self.config.learning_rate
         self._adamw.step()
-        for group in self._by_shape.values():
-            self._step_muon(group, factor * self.config.matrix_learning_rate)
+        for (rows, columns), group in self._by_shape.items():
+            scale = max(1.0, rows / columns) ** 0.5
+            self._step_muon(group, factor * self.config.matrix_learning_rate, scale)
 
-    def _step_muon(self, group: list[tuple[str, nn.Parameter]], rate: float) -> None:
+    def _step_muon(self, group: list[tuple[str, nn.Parameter]], rate: float, scale: float) -> None:
         """Matrices of one shape, orthogonalised together."""
         ahead: list[Tensor] = []
         for name, parameter in group:
             assert parameter.grad is not None, f"{name} took no part in the loss"
             momentum = self._momentum[name].lerp_(parameter.grad, 1 - self.config.momentum)
             ahead.append(parameter.grad.lerp(momentum, self.config.momentum))  # Nesterov
-        updates = orthogonalize(torch.stack(ahead).to(self._matmul_dtype))
-        rows, columns = updates.shape[-2:]
-        scale = max(1.0, rows / columns) ** 0.5
-        for (_, parameter), update in zip(group, updates.unbind(), strict=True):
+        cast = [update.to(self._matmul_dtype) for update in ahead]
+        updates = self._layout.on_whole([name for name, _ in group], cast, orthogonalize)
+        for (_, parameter), update in zip(group, updates, strict=True):
             if self.config.weight_decay:
                 parameter.mul_(1 - rate * self.config.weight_decay)
             parameter.add_(update.to(parameter.dtype), alpha=-rate * scale)
