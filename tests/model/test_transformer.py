@@ -66,7 +66,7 @@ def test_the_residual_stream_does_not_grow_with_depth():
     for depth in (2, 16):
         model = make(1, depth)
         stream = {}
-        model.model.layers[-1].register_forward_hook(lambda _m, _i, out, s=stream: s.update(x=out))
+        model.model.layers[-1].register_forward_hook(lambda _m, _i, out, s=stream: s.update(x=out[0]))
         with torch.no_grad():
             model(ids)
         sizes.append(stream["x"].std().item())

@@ -52,8 +52,34 @@ class Output(Protocol):
         """(V, D) weight of the output projection: logits = hidden @ head.T"""
         ...
 
+    @property
+    def auxiliary(self) -> Tensor | None:
+        """What the model itself wants minimised besides the objective, such as evenly used experts: nats,
+        summed over the batch's supervised tokens, so that accumulation and data parallelism change
+        nothing. None outside of training, and for most models."""
+        ...
+
     def logits(self) -> Tensor:
         """(B, T, V) in fp32. Large: objectives use a chunked kernel on hidden and head instead."""
+        ...
+
+
+class Adapting(Protocol):
+    """A model that follows its training with more than its parameters, such as a mixture of experts that is
+    kept in balance. The loop calls these on every model that has them."""
+
+    def after_step(self, progress: float, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Called once after each step, whether its update was applied or not, before a checkpoint is written.
+        `progress` is the share of the run that is done, in (0, 1]; `total` adds a tensor up over all
+        processes. Returns metrics of the step."""
+        ...
+
+    def training_state(self) -> Mapping[str, Tensor]:
+        """What the next step depends on besides the parameters; may be empty. The same on all processes."""
+        ...
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `training_state` returned, and forget what was gathered since the last step."""
         ...
 
 

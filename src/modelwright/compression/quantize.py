@@ -3,8 +3,8 @@
 For each row w of a weight matrix: scale = max|w| / 127, q = round(w / scale), so that every weight is
 off by at most scale / 2, that is max|row| / 254. No weight is clipped and zero stays zero.
 
-What is quantized: the projections of attention and feed-forward (nn.Linear inside the layers). What is
-kept: norms and biases, which are tiny, and the embedding with the output head. The head's rounding
+What is quantized: the projections of attention and feed-forward, those of experts included. What is kept:
+norms, biases and routers, which are tiny, and the embedding with the output head. The head's rounding
 errors go straight into the logits with no layer after them to average them out, and readers of the
 compressed-tensors format expect `lm_head` untouched; a tied embedding is the head.
 """
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.base.errors import UserError
+from modelwright.model.moe import StackedLinear
 from modelwright.model.quantized import replace_linears
 from modelwright.model.transformer import Transformer
 
@@ -25,14 +26,15 @@ LEVELS = 127
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(out, in) floats -> (out, in) int8 and (out, 1) fp32 scales, |weight - q * scale| <= scale / 2.
+    """(..., out, in) floats -> int8 of that shape and (..., out, 1) fp32 scales, |weight - q * scale| <=
+    scale / 2.
 
     A row of zeros gets scale 1, so that nothing is divided by zero. The rounding is done in fp64: in
     fp32 the quotient itself is rounded, and a weight at the midpoint could land on the far side.
     """
     if not torch.isfinite(weight).all():
         raise UserError("a weight is not finite: the model diverged in training and cannot be quantized.")
-    largest = weight.float().abs().amax(dim=1, keepdim=True)
+    largest = weight.float().abs().amax(dim=-1, keepdim=True)
     scale = torch.where(largest > 0, largest / LEVELS, torch.ones_like(largest))
     scale = scale.clamp_min(torch.finfo(torch.float32).tiny)
     rounded = torch.round(weight.double() / scale.double()).clamp(-LEVELS, LEVELS)
@@ -49,7 +51,7 @@ def quantized_linears(model: Transformer) -> tuple[str, ...]:
     return tuple(
         f"model.layers.{name}"
         for name, module in model.model.layers.named_modules()
-        if isinstance(module, nn.Linear)
+        if isinstance(module, nn.Linear | StackedLinear)
     )
 
 

@@ -9,6 +9,7 @@ from modelwright.base.artifact import Artifact
 from modelwright.base.metrics import figure, in_words
 from modelwright.base.provenance import Provenance
 from modelwright.model.config import ModelConfig
+from modelwright.model.flops import idle_parameters
 
 
 def licence_of(provenance: Provenance) -> str:
@@ -49,9 +50,13 @@ def _front_matter(provenance: Provenance) -> str:
 
 def _what_it_is(config: ModelConfig, parameters: int) -> str:
     tied = "tied" if config.tie_word_embeddings else "separate"
+    active = parameters - idle_parameters(config)
+    experts = f" ({active:,} of them active for a token)" if config.num_experts else ""
+    mixture = f", {config.num_experts} experts, {config.num_experts_per_tok} for a token"
     return (
-        f"A language model with {parameters:,} parameters in the {config.architecture} architecture:"
-        f" {config.num_hidden_layers} layers, width {config.hidden_size}, {config.num_attention_heads} query"
+        f"A language model with {parameters:,} parameters{experts} in the {config.architecture} architecture:"
+        f" {config.num_hidden_layers} layers, width {config.hidden_size}"
+        f"{mixture if config.num_experts else ''}, {config.num_attention_heads} query"
         f" and {config.num_key_value_heads} key/value heads, {config.vocab_size:,} tokens,"
         f" {tied} embeddings, trained for contexts of up to {config.max_position_embeddings:,} tokens."
     )
@@ -119,14 +124,16 @@ def _loading(name: str, config: ModelConfig, gguf_files: Sequence[str]) -> str:
 
 
 def _gguf_in_transformers(file: str, config: ModelConfig) -> str:
-    """transformers 5.23 does not read the head size from the file (see formats/readers.py)."""
+    """transformers 5.23 does not read some sizes from the file (see formats/readers.py)."""
     path = PurePosixPath(file)
     source = f'"{path.parent}", gguf_file="{path.name}"'
+    size = f"config.moe_intermediate_size = {config.moe_intermediate_size}\n"
+    expert = size if config.num_experts else ""
     return (
         f"\nThe GGUF file in transformers. The size of a head ({config.head_dim}) must be given: transformers"
         " takes a default that does not fit this model.\n\n```python\n"
         "from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast\n\n"
-        f"config = AutoConfig.from_pretrained({source})\nconfig.head_dim = {config.head_dim}\n"
+        f"config = AutoConfig.from_pretrained({source})\nconfig.head_dim = {config.head_dim}\n{expert}"
         f"model = AutoModelForCausalLM.from_pretrained({source}, config=config)\n"
         f"tokenizer = PreTrainedTokenizerFast.from_pretrained({source})\n```\n"
     )

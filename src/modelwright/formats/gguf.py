@@ -26,6 +26,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType, qua
 
 from modelwright.base.errors import DamagedFile, UserError, did_you_mean
 from modelwright.base.files import atomic_path, read_json
+from modelwright.formats.experts import as_held
 from modelwright.formats.huggingface import load_config, load_weights
 from modelwright.model.config import ModelConfig
 from modelwright.tokenizer.bpe import CONFIG_FILE, TOKENIZER_FILE
@@ -33,7 +34,7 @@ from modelwright.tokenizer.chat import END_OF_TEXT, TURN_END
 from modelwright.tokenizer.patterns import REGEX, cut_of
 
 FileType = Literal["f32", "f16", "q8_0"]
-"""How the matrices are stored; vectors (norms and biases) are F32 in every type."""
+"""How the matrices are stored; vectors (norms, biases) and routers are F32 in every type."""
 
 _FILE_TYPES: Mapping[str, tuple[LlamaFileType, GGMLQuantizationType]] = {
     "f32": (LlamaFileType.ALL_F32, GGMLQuantizationType.F32),
@@ -58,8 +59,14 @@ _TENSORS = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.gate_proj": "ffn_gate_exps",
+    "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
 }
-"""Hugging Face module -> GGUF name; those inside a layer without their layer's prefix."""
+"""Module -> GGUF name; those inside a layer without their layer's prefix. Experts are stacked in both."""
+_ARCHITECTURES = {"qwen3_moe": "qwen3moe"}
+"""Where llama.cpp's name differs from Hugging Face's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +94,13 @@ def write_gguf(model_folder: Path, out: Path, file_type: FileType, about: About 
             f"llama.cpp loads qwen2 only where heads x head_dim ({config.num_attention_heads} x"
             f" {config.head_dim}) is hidden_size ({config.hidden_size}). Use the architecture qwen3 or llama."
         )
+    _refuse_other_mixtures(config)
     vocabulary = Vocabulary.read(model_folder, rows=config.vocab_size)
-    state = load_weights(model_folder)
+    state = as_held(load_weights(model_folder))
     if config.tie_word_embeddings:
         state.pop("lm_head.weight", None)  # readers take the embedding where there is no output matrix
-    with atomic_path(out) as temporary, closing(GGUFWriter(str(temporary), config.architecture)) as writer:
+    architecture = _ARCHITECTURES.get(config.architecture, config.architecture)
+    with atomic_path(out) as temporary, closing(GGUFWriter(str(temporary), architecture)) as writer:
         _describe(writer, config, file_type, about or About())
         vocabulary.write(writer)
         for name, weight in state.items():
@@ -101,6 +110,19 @@ def write_gguf(model_folder: Path, out: Path, file_type: FileType, about: About 
         writer.write_ti_data_to_file()
         for name, weight in state.items():
             writer.write_tensor_data(_converted(name, weight, config, file_type))
+
+
+def _refuse_other_mixtures(config: ModelConfig) -> None:
+    """llama.cpp has one kind of qwen3moe, and reads others as if they were of it."""
+    if config.num_experts and not config.norm_topk_prob:
+        raise UserError(
+            "llama.cpp divides the weights of chosen experts by their sum; norm_topk_prob is false."
+        )
+    if config.num_experts and len(config.mixture_layers) < config.num_hidden_layers:
+        raise UserError(
+            f"llama.cpp's qwen3moe has experts in every layer; this model in {len(config.mixture_layers)} of"
+            f" {config.num_hidden_layers} (decoder_sparse_step, mlp_only_layers)."
+        )
 
 
 _STORAGE: Mapping[GGMLQuantizationType, np.dtype[Any]] = {
@@ -132,6 +154,10 @@ def _describe(writer: GGUFWriter, config: ModelConfig, file_type: FileType, abou
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_vocab_size(config.vocab_size)
+    if config.num_experts:
+        writer.add_expert_count(config.num_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,8 +252,9 @@ def gguf_name(name: str) -> str:
     return f"{prefix}{_TENSORS[module]}.{kind}"
 
 
-def _kind(shape: tuple[int, ...], file_type: FileType) -> GGMLQuantizationType:
-    if len(shape) == 1:
+def _kind(name: str, shape: tuple[int, ...], file_type: FileType) -> GGMLQuantizationType:
+    """How a tensor (by its GGUF name) is stored: vectors and routers in full."""
+    if len(shape) == 1 or "ffn_gate_inp" in name:
         return GGMLQuantizationType.F32
     if file_type == "q8_0" and shape[-1] % _BLOCK:
         return GGMLQuantizationType.F16
@@ -236,7 +263,7 @@ def _kind(shape: tuple[int, ...], file_type: FileType) -> GGMLQuantizationType:
 
 def _announce(writer: GGUFWriter, name: str, shape: tuple[int, ...], file_type: FileType) -> None:
     """Reserve a tensor's place; the bytes follow in the same order."""
-    kind = _kind(shape, file_type)
+    kind = _kind(name, shape, file_type)
     dtype = _STORAGE[kind]
     stored = quants.quant_shape_to_byte_shape(shape, kind) if dtype == np.uint8 else shape
     writer.add_tensor_info(name, stored, dtype, math.prod(stored) * dtype.itemsize, raw_dtype=kind)
@@ -254,7 +281,7 @@ def _converted(
         elif "k_proj" in name:
             weight = interleave_rotary(weight, config.num_key_value_heads)
     values = weight.float().contiguous().numpy()
-    kind = _kind(values.shape, file_type)
+    kind = _kind(gguf_name(name), values.shape, file_type)
     largest = float(np.abs(values).max(initial=0.0))
     if not np.isfinite(largest):
         raise UserError(

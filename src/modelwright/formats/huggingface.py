@@ -21,11 +21,17 @@ from torch import Tensor
 from modelwright.base.config import validate
 from modelwright.base.errors import DamagedFile, UserError, did_you_mean
 from modelwright.base.files import atomic_path, read_json, write_json
-from modelwright.model.config import ModelConfig
+from modelwright.formats.experts import as_held, as_stored
+from modelwright.model.config import EXPERT_FIELDS, ModelConfig
 from modelwright.model.quantized import replace_linears
 from modelwright.model.transformer import Transformer
 
-ARCHITECTURES = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+ARCHITECTURES = {
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+}
 WEIGHTS = "model.safetensors"
 QUANT_METHOD = "compressed-tensors"
 """The one quantized layout that is read: int8 weights with one scale per output row."""
@@ -35,7 +41,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jin
 def save_model(folder: Path, model: Transformer, tokenizer_folder: Path | None = None) -> None:
     """Write a whole folder: configuration, weights in fp32 as trained, tokenizer and its template."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(folder / WEIGHTS, model.state_dict())
+    save_weights(folder / WEIGHTS, as_stored(model.state_dict()))
     special = copy_tokenizer(tokenizer_folder, folder) if tokenizer_folder else {}
     dtype = next(model.parameters()).dtype
     write_json(folder / "config.json", config_to_json(model.config, dtype, special))
@@ -55,7 +61,7 @@ def load_model(
     quantized = (read_json(folder / "config.json").get("quantization_config") or {}).get("quant_method")
     with torch.device("meta"):
         model = Transformer(config, compute_dtype=dtype)
-    state = load_weights(folder)
+    state = as_held(load_weights(folder))
     if config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
     if quantized == QUANT_METHOD:
@@ -91,7 +97,9 @@ def load_config(folder: Path) -> ModelConfig:
     if raw.get("hidden_act", "silu") != "silu":
         raise UserError(f"{path}: activation {raw['hidden_act']} is not supported, expected silu")
     heads = raw["num_attention_heads"]
-    settings = {name: raw[name] for name in ModelConfig.model_fields if name in raw}
+    known = ModelConfig.model_fields.keys() - EXPERT_FIELDS
+    settings = {name: raw[name] for name in known if name in raw}
+    settings |= _experts_of(raw) if names[stated] == "qwen3_moe" else {}
     settings |= {
         "architecture": names[stated],
         "head_dim": raw.get("head_dim") or raw["hidden_size"] // heads,
@@ -102,13 +110,22 @@ def load_config(folder: Path) -> ModelConfig:
     return validate(ModelConfig, settings, str(path))
 
 
+def _experts_of(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json says of a mixture. transformers 5 writes `num_local_experts`; what is left out has the
+    defaults of its Qwen3MoeConfig."""
+    stated = {name: raw[name] for name in EXPERT_FIELDS if raw.get(name) is not None}
+    defaults = {"norm_topk_prob": False, "router_aux_loss_coef": 0.001}
+    return {**defaults, "num_experts": raw.get("num_local_experts", 0), **stated}
+
+
 def config_to_json(config: ModelConfig, dtype: torch.dtype, special: Mapping[str, Any]) -> dict[str, Any]:
     """config.json with both spellings of what readers disagree on."""
     dtype_name = str(dtype).removeprefix("torch.")
     return {
         "architectures": [ARCHITECTURES[config.architecture]],
         "model_type": config.architecture,
-        **config.model_dump(exclude={"architecture"}),
+        **config.model_dump(mode="json", exclude={"architecture", *EXPERT_FIELDS}),
+        **_experts_to_json(config),
         "rope_scaling": None,
         "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
         "hidden_act": "silu",
@@ -121,6 +138,13 @@ def config_to_json(config: ModelConfig, dtype: torch.dtype, special: Mapping[str
         "dtype": dtype_name,
         **special,
     }
+
+
+def _experts_to_json(config: ModelConfig) -> dict[str, Any]:
+    if not config.num_experts:
+        return {}
+    stated = config.model_dump(mode="json", include=set(EXPERT_FIELDS))
+    return {**stated, "num_local_experts": config.num_experts, "output_router_logits": False}
 
 
 def copy_tokenizer(source: Path, folder: Path) -> dict[str, Any]:

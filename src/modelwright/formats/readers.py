@@ -100,7 +100,8 @@ class TransformersReader:
             tokenizer_class = self._transformers.PreTrainedTokenizerFast
             self._tokenizer = tokenizer_class.from_pretrained(alone, **source)
             config = self._transformers.AutoConfig.from_pretrained(alone, **source)
-            config.head_dim = _head_dim(path)
+            for name, value in _left_unread(path).items():
+                setattr(config, name, value)
             self._model = self._load(Path(alone), config=config, **source)
 
     def _load(self, folder: Path, **source: Any) -> Any:
@@ -127,12 +128,14 @@ class TransformersReader:
         )
 
 
-def _head_dim(path: Path) -> int:
-    """The head size that a GGUF file states. transformers 5.23 does not read it for qwen2 and qwen3, and
-    takes its default, which only fits some of the large models."""
+def _left_unread(path: Path) -> dict[str, int]:
+    """Sizes that a GGUF file states and transformers 5.23 does not read: it takes defaults, which only fit
+    some of the large models. The head's for qwen2 and qwen3, an expert's for qwen3moe."""
     fields = GGUFReader(path).fields
     architecture = fields["general.architecture"].contents()
-    return int(fields[f"{architecture}.attention.key_length"].contents())
+    keys = {"head_dim": "attention.key_length", "moe_intermediate_size": "expert_feed_forward_length"}
+    found = {name: fields.get(f"{architecture}.{key}") for name, key in keys.items()}
+    return {name: int(field.contents()) for name, field in found.items() if field is not None}
 
 
 def _messages(conversation: Conversation) -> list[Any]:

@@ -6,21 +6,36 @@ recipe says: a depth, and whatever should differ from what the depth implies.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from modelwright.base.config import Config
 from modelwright.base.errors import ConfigError
+from modelwright.model.balance import BalanceConfig
 
-Architecture = Literal["qwen3", "qwen2", "llama"]
+Architecture = Literal["qwen3", "qwen2", "llama", "qwen3_moe"]
+EXPERT_FIELDS = frozenset(
+    {
+        "num_experts",
+        "num_experts_per_tok",
+        "moe_intermediate_size",
+        "norm_topk_prob",
+        "decoder_sparse_step",
+        "mlp_only_layers",
+        "router_aux_loss_coef",
+    }
+)
+"""What a ModelConfig says about a mixture of experts, and a dense one does not."""
+EXPERT_WIDTH = 32
+"""Experts are as wide as a multiple of this: a block of GGUF's Q8_0, and what GPUs want."""
 
 
 class ModelConfig(Config):
     """A decoder-only transformer: RMSNorm, RoPE, grouped-query attention, SwiGLU.
 
     qwen3 normalises queries and keys per head (QK-norm), qwen2 has biases on the query, key and value
-    projections, llama has neither.
+    projections, llama has neither. qwen3_moe is qwen3 with a mixture of experts as feed-forward network.
     """
 
     architecture: Architecture = "qwen3"
@@ -35,6 +50,32 @@ class ModelConfig(Config):
     rope_theta: float = 10_000.0
     max_position_embeddings: int = 2048
     tie_word_embeddings: bool = True
+    num_experts: int = Field(default=0, ge=0)
+    """Experts in each mixture; 0 in a dense network."""
+    num_experts_per_tok: int = Field(default=0, ge=0)
+    """How many of them read a token."""
+    moe_intermediate_size: int = Field(default=0, ge=0)
+    """Feed-forward size of one expert."""
+    norm_topk_prob: bool = True
+    """Whether the weights of the chosen experts are divided by their sum."""
+    decoder_sparse_step: int = Field(default=1, gt=0)
+    """Layers number n, 2n, 3n... from 1 are mixtures; the others are dense, of `intermediate_size`."""
+    mlp_only_layers: tuple[int, ...] = ()
+    """Layers, from 0, that are dense in any case."""
+    router_aux_loss_coef: float = Field(default=0.01, ge=0)
+    """Weight of the auxiliary loss wherever this model is trained."""
+
+    @model_validator(mode="after")
+    def _experts_fit(self) -> ModelConfig:
+        sizes = (self.num_experts, self.num_experts_per_tok, self.moe_intermediate_size)
+        if self.architecture != "qwen3_moe" and any(sizes):
+            raise ValueError(f"the architecture {self.architecture} has no experts: expected qwen3_moe")
+        if self.architecture == "qwen3_moe" and not (all(sizes) and sizes[1] <= sizes[0]):
+            raise ValueError(
+                "qwen3_moe needs num_experts, num_experts_per_tok (no more) and moe_intermediate_size,"
+                f" received {sizes[0]}, {sizes[1]} and {sizes[2]}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> ModelConfig:
@@ -50,12 +91,20 @@ class ModelConfig(Config):
     @property
     def qk_norm(self) -> bool:
         """Whether queries and keys are normalised per head."""
-        return self.architecture == "qwen3"
+        return self.architecture in ("qwen3", "qwen3_moe")
 
     @property
     def qkv_bias(self) -> bool:
         """Whether the query, key and value projections have biases."""
         return self.architecture == "qwen2"
+
+    @property
+    def mixture_layers(self) -> tuple[int, ...]:
+        """The layers, from 0, whose feed-forward network is a mixture of experts."""
+        layers = range(self.num_hidden_layers) if self.num_experts else ()
+        return tuple(
+            n for n in layers if (n + 1) % self.decoder_sparse_step == 0 and n not in self.mlp_only_layers
+        )
 
 
 class ModelChoice(Config):
@@ -76,6 +125,15 @@ class ModelChoice(Config):
     rope_theta: float = 10_000.0
     tie_word_embeddings: bool = True
     max_position_embeddings: int = 1024
+    experts: int = Field(default=0, ge=0)
+    """Experts in each layer; 0: a dense network."""
+    experts_per_token: int = Field(default=2, gt=0)
+    """How many of them read a token."""
+    expert_size: int | None = None
+    """Feed-forward size of one expert. Default: intermediate_size / experts_per_token, so that a token costs
+    what it costs in the dense network of this depth."""
+    balance: BalanceConfig = BalanceConfig()
+    """How the experts are kept alike busy."""
 
     def derive(self, vocab_size: int) -> ModelConfig:
         """The network this choice stands for."""
@@ -87,11 +145,12 @@ class ModelChoice(Config):
                 "set model.num_attention_heads or another size"
             )
         heads = self.num_attention_heads or hidden // head_dim
+        intermediate = self.intermediate_size or 3 * hidden
         return ModelConfig(
-            architecture=self.architecture,
+            **self._mixture(intermediate),
             vocab_size=vocab_size,
             hidden_size=hidden,
-            intermediate_size=self.intermediate_size or 3 * hidden,
+            intermediate_size=intermediate,
             num_hidden_layers=self.depth,
             num_attention_heads=heads,
             num_key_value_heads=self.num_key_value_heads or max(1, heads // 2),
@@ -100,3 +159,21 @@ class ModelChoice(Config):
             max_position_embeddings=self.max_position_embeddings,
             tie_word_embeddings=self.tie_word_embeddings,
         )
+
+    def _mixture(self, intermediate: int) -> dict[str, Any]:
+        """The architecture, and what it says of experts."""
+        if not self.experts:
+            return {"architecture": self.architecture}
+        if self.architecture not in ("qwen3", "qwen3_moe"):
+            raise ConfigError(
+                f"model.experts is {self.experts} and model.architecture {self.architecture}, which has no "
+                "experts: expected qwen3"
+            )
+        width = round(intermediate / self.experts_per_token / EXPERT_WIDTH) * EXPERT_WIDTH
+        return {
+            "architecture": "qwen3_moe",
+            "num_experts": self.experts,
+            "num_experts_per_tok": self.experts_per_token,
+            "moe_intermediate_size": self.expert_size or max(EXPERT_WIDTH, width),
+            "router_aux_loss_coef": self.balance.loss if self.balance.kind != "none" else 0.0,
+        }

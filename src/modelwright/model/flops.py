@@ -6,11 +6,21 @@ from modelwright.model.config import ModelConfig
 
 
 def matmul_parameters(config: ModelConfig) -> int:
-    """Weights that every token is multiplied with: all but the embedding's look-up and the norms."""
+    """Weights that a token is multiplied with: all but the embedding's look-up and the norms. Of a mixture,
+    the router and the experts that the token is sent to."""
     q = config.num_attention_heads * config.head_dim
     kv = config.num_key_value_heads * config.head_dim
-    layer = config.hidden_size * (2 * q + 2 * kv) + 3 * config.hidden_size * config.intermediate_size
-    return config.num_hidden_layers * layer + config.vocab_size * config.hidden_size
+    sparse = len(config.mixture_layers)
+    attention = config.num_hidden_layers * (2 * q + 2 * kv)
+    dense = (config.num_hidden_layers - sparse) * 3 * config.intermediate_size
+    read = 3 * config.moe_intermediate_size * config.num_experts_per_tok + config.num_experts
+    return config.hidden_size * (attention + dense + sparse * read + config.vocab_size)
+
+
+def idle_parameters(config: ModelConfig) -> int:
+    """Weights of the experts that a token is not sent to: total less active parameters."""
+    idle = config.num_experts - config.num_experts_per_tok
+    return len(config.mixture_layers) * idle * 3 * config.hidden_size * config.moe_intermediate_size
 
 
 def training_flops_per_token(config: ModelConfig, context: int) -> float:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modelwright.model.moe import StackedLinear
+
 PACKED_ROWS = 8
 """Up to this many rows (decoding) torch's packed kernel wins, since reading the weights is what takes
 the time; above it (prefill) the plain product is faster. Measured on a CPU with AVX512."""
@@ -65,6 +67,28 @@ class Int8Linear(nn.Module):
         )
 
 
+class Int8StackedLinear(nn.Module):
+    """A `StackedLinear` in int8: weight (E, out, in) and weight_scale (E, out, 1)."""
+
+    weight: Tensor
+    weight_scale: Tensor
+
+    def __init__(self, experts: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(experts, out_features, in_features, dtype=torch.int8))
+        self.register_buffer("weight_scale", torch.ones(experts, out_features, 1))
+
+    def forward(self, rows: Tensor, sizes: Tensor) -> Tensor:
+        """(M, in) rows sorted by expert, `sizes` (E,) of each -> (M, out), in the rows' dtype."""
+        found: list[Tensor] = []
+        for part, weight, scale in zip(
+            rows.split(sizes.tolist()), self.weight, self.weight_scale, strict=True
+        ):
+            if len(part):  # an expert that nobody asked is not even cast
+                found.append(F.linear(part, weight.to(rows.dtype)) * scale.to(rows.dtype).T)
+        return torch.cat(found)
+
+
 @cache
 def has_packed_kernel(dtype: torch.dtype) -> bool:
     """Whether this torch multiplies `dtype` by packed int8 on the CPU. The function is private to torch,
@@ -83,10 +107,14 @@ def has_packed_kernel(dtype: torch.dtype) -> bool:
 
 
 def replace_linears(module: nn.Module, names: frozenset[str], prefix: str = "") -> None:
-    """Put an empty Int8Linear in the place of each nn.Linear named in `names` (dotted), in place."""
+    """Put an empty int8 layer in the place of each linear one named in `names` (dotted), in place."""
     for name, child in list(module.named_children()):
         full = f"{prefix}{name}"
-        if not isinstance(child, nn.Linear):
+        if isinstance(child, StackedLinear):
+            if full in names:
+                experts, out_features, in_features = child.weight.shape
+                setattr(module, name, Int8StackedLinear(experts, in_features, out_features))
+        elif not isinstance(child, nn.Linear):
             replace_linears(child, names, f"{full}.")
         elif full in names:
             empty = Int8Linear(child.in_features, child.out_features, child.bias is not None)

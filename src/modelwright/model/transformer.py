@@ -6,16 +6,20 @@ No device, no parallelism and no training detail lives here: those are applied f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from modelwright.base.schema import Batch
+from modelwright.base.schema import IGNORE, Batch
 from modelwright.kernels.attention import additive
 from modelwright.model.attention import Attention, KeyValueCache, Rope, segment_mask
+from modelwright.model.balance import BalanceConfig, Balancer, Routing, Total, describe
 from modelwright.model.config import ModelConfig
+from modelwright.model.flops import idle_parameters
 from modelwright.model.layers import Linear, RMSNorm, SwiGLU
+from modelwright.model.moe import MixtureOfExperts
 
 __all__ = ["Linear", "ModelOutput", "Transformer"]
 
@@ -28,6 +32,10 @@ class ModelOutput:
     """(B, T, D)."""
     head: Tensor
     """(V, D)."""
+    auxiliary: Tensor | None = None
+    """What training a mixture of experts adds to the loss, summed over supervised tokens (base/seams.py)."""
+    routings: Sequence[Routing] = ()
+    """What the router of each mixture said, in the order of layers."""
 
     def logits(self) -> Tensor:
         """(B, T, V) in fp32."""
@@ -42,14 +50,27 @@ class Block(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
+        self.mlp = (
+            MixtureOfExperts(config)
+            if layer in config.mixture_layers
+            else SwiGLU(config.hidden_size, config.intermediate_size)
+        )
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor | None, cache: KeyValueCache | None
-    ) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        bias: Tensor | None,
+        cache: KeyValueCache | None,
+        favour: Tensor | None = None,
+    ) -> tuple[Tensor, Routing | None]:
+        """(B, T, D) -> ((B, T, D), what the router of a mixture said; `favour` (E,) sways its choice)."""
         x = x + self.self_attn(self.input_layernorm(x), rope, bias, cache)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        inner = self.post_attention_layernorm(x)
+        if isinstance(self.mlp, SwiGLU):
+            return x + self.mlp(inner), None
+        mixed, routing = self.mlp(inner, favour)
+        return x + mixed, routing
 
 
 class Decoder(nn.Module):
@@ -61,6 +82,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rope = Rope(config)
+        self.mixtures = config.mixture_layers
 
     def forward(
         self,
@@ -69,23 +91,35 @@ class Decoder(nn.Module):
         mask: Tensor | None,
         cache: KeyValueCache | None,
         dtype: torch.dtype,
-    ) -> Tensor:
-        """(B, T) ids -> (B, T, D)."""
+        favour: Tensor | None = None,
+    ) -> tuple[Tensor, list[Routing]]:
+        """(B, T) ids -> ((B, T, D), what each router said)."""
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)[None]
         cos, sin = self.rope(positions, dtype)
         rope = (cos[:, None], sin[:, None])
         x = self.embed_tokens(ids).to(dtype)
         bias = None if mask is None else additive(mask, dtype)
-        for block in self.layers:
-            x = block(x, rope, bias, cache)
-        return self.norm(x)
+        routings: list[Routing] = []
+        for layer, block in enumerate(self.layers):
+            swayed = favour[len(routings)] if favour is not None and layer in self.mixtures else None
+            x, routing = block(x, rope, bias, cache, swayed)
+            if routing is not None:
+                routings.append(routing)
+        return self.norm(x), routings
 
 
 class Transformer(nn.Module):
     """A causal language model."""
 
-    def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        compute_dtype: torch.dtype = torch.float32,
+        balance: BalanceConfig | None = None,
+    ) -> None:
+        """`balance` is how the experts of a mixture are kept busy in training; by default, the auxiliary loss
+        that the configuration states."""
         super().__init__()
         self.config = config
         self.compute_dtype = compute_dtype
@@ -93,6 +127,8 @@ class Transformer(nn.Module):
         self.lm_head = (
             None if config.tie_word_embeddings else Linear(config.hidden_size, config.vocab_size, bias=False)
         )
+        self.balance = balance or BalanceConfig(loss=config.router_aux_loss_coef)
+        self._balancer: Balancer | None = None
 
     @property
     def head(self) -> Tensor:
@@ -105,19 +141,57 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        favour: Tensor | None = None,
     ) -> ModelOutput:
         """Run the network on (B, T) ids.
 
         `positions` (B, T) default to 0..T-1. `mask` (B, 1, T, S), True = may attend; without one,
-        attention is causal. With a `cache`, a mask over all S stored tokens is required.
+        attention is causal. With a `cache`, a mask over all S stored tokens is required. `favour`
+        (mixture layers, E) sways the choice of experts, in training only.
         """
-        return ModelOutput(self.model(ids, positions, mask, cache, self.compute_dtype), self.head)
+        hidden, routings = self.model(ids, positions, mask, cache, self.compute_dtype, favour)
+        return ModelOutput(hidden, self.head, routings=routings)
 
     def on_batch(self, batch: Batch) -> ModelOutput:
-        """Run the network on a micro-batch; documents packed in one row do not see each other."""
+        """Run the network on a micro-batch; documents packed in one row do not see each other. While a
+        mixture is trained, each expert's tokens are counted, and the output carries the auxiliary loss."""
         mask = None if batch.segments is None else segment_mask(batch.segments)
-        return self(batch.ids, batch.positions, mask)
+        balancer = self._balancer
+        output = self(batch.ids, batch.positions, mask, favour=balancer.favour if balancer else None)
+        if not (output.routings and self.training and torch.is_grad_enabled()):
+            return output
+        supervised = batch.targets.flatten() != IGNORE
+        return replace(output, auxiliary=self._balancing().take(output.routings, supervised))
+
+    def _balancing(self) -> Balancer:
+        """Made when training first asks: a model that only answers has none."""
+        if self._balancer is None:
+            config, layers = self.config, len(self.config.mixture_layers)
+            sizes = (layers, config.num_experts, config.num_experts_per_tok)
+            self._balancer = Balancer(self.balance, *sizes, device=self.head.device)
+        return self._balancer
+
+    def after_step(self, progress: float, total: Total = lambda counts: counts) -> dict[str, float]:
+        """What `base.seams.Adapting` asks: how evenly the experts were used. {} for a dense network."""
+        return self._balancing().after_step(progress, total) if self.config.mixture_layers else {}
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What the next step depends on besides the parameters. {} for a dense network."""
+        return self._balancing().state() if self.config.mixture_layers else {}
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `training_state` returned."""
+        if self.config.mixture_layers:
+            self._balancing().load_state(state)
+
+    def describe_experts(self) -> list[str]:
+        """How busy the experts were in the last step, and what is healthy. Empty for a dense network."""
+        return describe(self._balancing().load) if self.config.mixture_layers else []
 
     def num_parameters(self) -> int:
         """Learned numbers, tied ones counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    def num_active_parameters(self) -> int:
+        """Of these, the ones that take part in one token."""
+        return self.num_parameters() - idle_parameters(self.config)

@@ -31,10 +31,16 @@ class NextToken:
         return int((batch.targets != IGNORE).sum())
 
     def __call__(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """(sum of -log p(target), no further metrics)."""
+        """(sum of -log p(target), the share of it that the model's own auxiliary loss is, if it has one)."""
+        loss = self._likelihood(output, batch)
+        if output.auxiliary is None:
+            return loss, {}
+        return loss + output.auxiliary, {"auxiliary": output.auxiliary.detach(), "next_token": loss.detach()}
+
+    def _likelihood(self, output: Output, batch: Batch) -> Tensor:
         keep = batch.targets.flatten() != IGNORE
         hidden = output.hidden.flatten(0, 1)
         if bool(keep.all()):  # the pre-training case: no rows to gather
-            return linear_cross_entropy(hidden, output.head, batch.targets.flatten()), {}
+            return linear_cross_entropy(hidden, output.head, batch.targets.flatten())
         targets = batch.targets.flatten()[keep]
-        return linear_cross_entropy(hidden[keep], output.head, targets), {}
+        return linear_cross_entropy(hidden[keep], output.head, targets)
