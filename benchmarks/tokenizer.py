@@ -1,7 +1,8 @@
 """Tokenizer speed on one core: encoding into shards, encoding alone, and learning a vocabulary.
 
 Text: 92 novels (57 MB) cut into documents of about 3.4 kB. Encoding is compared with tiktoken, built from
-our vocabulary, and with the `tokenizers` library, each on one thread, ids checked to be equal first. The
+our vocabulary, text by text and by its call for many texts (`encode_ordinary_batch`), and with the
+`tokenizers` library, each on one thread, ids checked to be equal first. The
 whole way is Parquet -> ids -> shards, with our reader and writer for all. Learning 32,768 ids is compared
 with rustbpe and with the library, which may use all cores. Each side is a process of its own; they take
 turns.
@@ -73,6 +74,8 @@ def encoder(name: str, tokenizer: BPETokenizer) -> Encode:
 
     ranks = {tokenizer.token_bytes(number): number for number in range(3, tokenizer.vocab_size)}
     encoding = tiktoken.Encoding("ours", pat_str=QWEN2_PATTERN, mergeable_ranks=ranks, special_tokens={})
+    if name == "tiktoken batch":
+        return lambda batch: iter(encoding.encode_ordinary_batch(list(batch), num_threads=1))
     return lambda batch: (encoding.encode_ordinary(text) for text in batch)
 
 
@@ -145,6 +148,7 @@ def main() -> None:
         raise SystemExit(f"no novels at {NOVELS}: this benchmark needs real text")
     if given.worker:
         work(given.worker, given.task, Path(given.folder))
+    load = os.getloadavg()[0]
     one_core = {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     found = texts()
     size, part = sum(len(t.encode()) for t in found) / 1e6, sum(len(t.encode()) for t in sample()) / 1e6
@@ -157,8 +161,9 @@ def main() -> None:
         rows = measure("learn", ["rustbpe", "tokenizers"], LEARNING_ROUNDS, folder, size)
         os.environ.update(one_core)
         for task in ("shards", "encode"):
-            rows += measure(task, ["tiktoken", "tokenizers"], ROUNDS, folder, part)
+            rows += measure(task, ["tiktoken", "tiktoken batch", "tokenizers"], ROUNDS, folder, part)
     notes = (
+        f"Load of the machine at the start: {load:.1f}. "
         f"{len(found):,} documents, {size:.1f} MB; encoding reads {part:.1f} MB of them a round. Encoding is"
         f" on one thread each. Learning: ours on one thread, the peers on all {os.cpu_count()} cores."
     )
