@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -24,6 +25,7 @@ from modelwright.data.corpus import shard_name
 from modelwright.data.decontaminate.items import EvalItem, read_items
 from modelwright.data.decontaminate.settings import BARS
 from modelwright.data.execution import Execution, Performer, alone_in, saying_when_full
+from modelwright.data.pipeline import repeats, resolve
 from modelwright.data.pipeline.clean import FILES
 from modelwright.data.pipeline.plan import (
     CLEAN,
@@ -44,7 +46,7 @@ from modelwright.data.pipeline.shard import CLEAN_PHASE, DROPPED, WRITE_PHASE, S
 from modelwright.data.pipeline.sides import fill_the_empty_side
 from modelwright.data.pipeline.tally import Tally
 from modelwright.data.readers.faults import Faults
-from modelwright.data.readers.units import units
+from modelwright.data.readers.units import Unit, units
 from modelwright.data.sources import mark, stated, statements
 from modelwright.data.split import SIDES
 from modelwright.environments.task import all_tasks
@@ -94,19 +96,27 @@ def make(config: Config, run: Run, folder: Path) -> Artifact:
     """All phases, by workers; then what they have left, put together."""
     unlisted: list[dict[str, str]] = []
     faults = Faults(config.on_error, lambda where, why: unlisted.append({"file": where, "why": str(why)}))
-    planned = write_plan(folder, config, run.seed, units(config.sources, config.unit_bytes, faults))
+    found = told(units(config.sources, config.unit_bytes, faults), run)
+    planned = write_plan(folder, config, run.seed, found)
     num_units = len(planned.sources)
     ours = [config.sources[source].is_atlas for source in planned.sources]
     total = planned.num_bytes + sum(ours) * config.atlas_size_bytes
     numbers = range(num_units)
     with Performer(config.execution, folder, total, run.log, trusted=all(ours)) as perform:
         with run.progress("bytes cleaned and hashed", total + planned.file_bytes) as bar:
-            perform(CLEAN, numbers, bar.advance)
-        resolved = perform(RESOLVE, [num_units])[num_units]
+            left = perform(CLEAN, numbers, bar.advance)
+        documents, size = (sum(each[key] for each in left.values()) for key in ("rows_out", "bytes_out"))
+        with run.progress("looks for duplicates", documents * resolve.looks(config.duplicates)) as bar:
+            resolved = perform(RESOLVE, [num_units], bar.advance)[num_units]
         if config.duplicates.within:
-            resolved |= perform(REPEATS, [num_units])[num_units]
-        indexed = perform(INDEX, [num_units])[num_units] if lay_down_items(config, folder) else None
-        if indexed:
+            with run.progress(
+                "bytes looked through for repeats", size * repeats.looks(config.duplicates)
+            ) as bar:
+                resolved |= perform(REPEATS, [num_units], bar.advance)[num_units]
+        indexed = None
+        if lay_down_items(config, folder):
+            run.log("evaluation items are indexed, and some planted in texts of this corpus")
+            indexed = perform(INDEX, [num_units])[num_units]
             say_recall(run, indexed)
         with run.progress("bytes written", total) as bar:
             perform(WRITE, numbers, bar.advance)
@@ -118,8 +128,8 @@ def make(config: Config, run: Run, folder: Path) -> Artifact:
     metrics["skipped"] = added([metrics["skipped"], faults.counts, faults.passed_over])
     if indexed:
         metrics |= {"evaluation_items": indexed["items"], "decontamination": indexed["recall"]}
-    left = metrics["train_documents"] + metrics["validation_documents"]
-    if left:
+    kept = metrics["train_documents"] + metrics["validation_documents"]
+    if kept:
         for key, change in assemble(config, run, folder, num_units, unlisted).items():
             metrics[key] = metrics.get(key, 0) + change
     say_where_they_went(run, metrics)
@@ -137,12 +147,28 @@ def make(config: Config, run: Run, folder: Path) -> Artifact:
         suites=items_by_suite(folder),
     )
     write_report(run.dir / REPORT_FILE, findings)
-    if not left:
+    if not kept:
         raise UserError(f"no document is left to train on.\n{table(metrics)}")
     write_sources(run.dir / SOURCES_FILE, folder, num_units)
     run.brings_in(brought)
     shutil.rmtree(folder)
+    run.log("the corpus is whole; its files are hashed for the manifest")
     return run.finish([*SIDES, DROPPED_FOLDER, SOURCES_FILE, REPORT_FILE], metrics)
+
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def told(found: Iterable[Unit], run: Run) -> Iterator[Unit]:
+    """The same units; the log says now and then how far planning is, since it looks through large files for
+    the ends of lines."""
+    size, last = 0, time.monotonic()
+    for number, unit in enumerate(found, 1):
+        yield unit
+        size += unit.num_bytes
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
+            run.log(f"planning: {number:,} units of input so far, {size:,} bytes")
+            last = time.monotonic()
 
 
 def lay_down_items(config: Config, folder: Path) -> bool:

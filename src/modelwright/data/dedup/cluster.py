@@ -98,13 +98,18 @@ class Clusters:
 
 
 def cluster(
-    units: Sequence[Hashes], config: Config, folder: Path, similarity: Similarity | None = None
+    units: Sequence[Hashes],
+    config: Config,
+    folder: Path,
+    similarity: Similarity | None = None,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> Clusters:
     """The clusters of all documents.
 
     A unit is (documents, bands) of `minhash.band_keys`, in memory or memory mapped. `similarity` is asked
     where `config.min_similarity` is above 0: `estimated(...)`, or one that reads the texts. Temporary files
-    go to `folder`, and the clusters' own file stays there.
+    go to `folder`, and the clusters' own file stays there. `advance` is told of documents looked at, each one
+    once in every band.
     """
     assert similarity is not None or not config.min_similarity, "min_similarity needs a similarity"
     found = Clusters(sum(map(len, units)), folder, config.memory_bytes)
@@ -113,7 +118,7 @@ def cluster(
         for band in range(bands):
             with Sorter(Path(place), config.memory_bytes) as by_key:
                 _add(by_key, units, band)
-                for left, right in _candidates(by_key):
+                for left, right in _candidates(by_key, advance):
                     if config.min_similarity and similarity is not None:
                         _compare(found, left, right, similarity, config.min_similarity)
                     else:
@@ -131,9 +136,10 @@ def _add(by_key: Sorter, units: Sequence[Hashes], band: int) -> None:
         done += len(unit)
 
 
-def _candidates(by_key: Sorter) -> Iterator[tuple[Integers, Integers]]:
+def _candidates(by_key: Sorter, advance: Callable[[int], None]) -> Iterator[tuple[Integers, Integers]]:
     """(first, other) for every document that is not the first with its key."""
     for block in ranked(by_key.blocks()):
+        advance(len(block.records))
         later = np.flatnonzero(block.rank)
         yield block.first[later].astype(np.int64), block.records["position"][later].astype(np.int64)
 

@@ -17,7 +17,7 @@ The answer is that of the suffix array (suffix_array.py), whatever the hashes.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,23 @@ from modelwright.data.dedup.ranges import Bytes, Ranges, Texts, merged, snapped
 from modelwright.data.dedup.settings import Passages as Config
 from modelwright.data.dedup.sorting import Records, Sorter, make_records, ranked
 
+PASSES = 3
+"""How often each byte is looked at."""
+
 PLACE = np.dtype([("key", "<u8")])
 """A record that is nothing but a place in the corpus."""
 
 
-def repeated(units: Sequence[Texts], config: Config, folder: Path | None = None) -> Iterator[Ranges]:
+def repeated(
+    units: Sequence[Texts],
+    config: Config,
+    folder: Path | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Iterator[Ranges]:
     """For each unit the parts of its documents that stand before in the corpus, at borders of letters.
 
-    Temporary files go to a folder of their own within `folder`.
+    Temporary files go to a folder of their own within `folder`. `advance` is told of bytes looked at, each
+    one in `PASSES` passes.
     """
     begins = np.cumsum([0, *(len(unit.content) for unit in units)], dtype=np.int64)
     with tempfile.TemporaryDirectory(dir=folder) as place, _places(place, config) as found:
@@ -47,6 +56,7 @@ def repeated(units: Sequence[Texts], config: Config, folder: Path | None = None)
                     for records in _minimizers(unit, config):
                         records["position"] += np.uint64(begins[number])
                         by_hash.add(records)
+                    advance(len(unit.content))
                 for block in _suspects(by_hash):
                     suspects.add(block)
             with Sorter(Path(place), config.memory_bytes // 4) as by_hash:
@@ -54,11 +64,13 @@ def repeated(units: Sequence[Texts], config: Config, folder: Path | None = None)
                 for number, unit in enumerate(units):
                     for records in _windows(unit, config, reader, int(begins[number])):
                         by_hash.add(records)
+                    advance(len(unit.content))
                 for block in _verified(by_hash, units, begins, config.min_bytes):
                     found.add(block)
         reader = Places(found.blocks())
         for number, unit in enumerate(units):
             yield _ranges(unit, config, reader, int(begins[number]))
+            advance(len(unit.content))
 
 
 def _places(folder: str, config: Config) -> Sorter:

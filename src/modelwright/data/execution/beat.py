@@ -54,8 +54,10 @@ class Beat:
         return self._died > 0
 
     def advance(self, size: int) -> None:
-        """So much input has been used up."""
-        self._set(self._hand)
+        """So much input has been used up. Where no document was at hand yet, this does not count as a change:
+        of work over all documents nobody can say when it hangs."""
+        if self._changes:
+            self._set(self._hand)
         self._tell(size)
 
     def at(self, document: int) -> None:

@@ -54,7 +54,7 @@ _BATCH_CHARACTERS = 1 << 22
 
 
 def clean(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
-    """Read and clean one unit; how many documents went in and out."""
+    """Read and clean one unit; how many documents and bytes of text came out."""
     plan, seed = read_plan(folder)
     unit = read_unit(folder, number)
     target, mark = shard_folder(folder, CLEAN_PHASE, number), clean_mark(folder, unit)
@@ -63,7 +63,7 @@ def clean(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
         beat.advance(unit.num_bytes + sum(part.file_bytes for part in unit.parts if part.begins))
     else:
         shard = make_shard(target, mark, lambda place: _make(plan, seed, unit, beat, place))
-    return {"rows_in": shard.rows_in, "rows_out": shard.rows_out}
+    return {"rows_out": shard.rows_out, "bytes_out": shard.bytes_out}
 
 
 def _make(

@@ -17,7 +17,7 @@ from modelwright.data.dedup import lines, substring
 from modelwright.data.dedup.ranges import Ranges, Removal, Texts, merged, remove
 from modelwright.data.execution.beat import Beat
 from modelwright.data.pipeline.forgotten import UNCUT
-from modelwright.data.pipeline.plan import Plan, read_plan
+from modelwright.data.pipeline.plan import Duplicates, Plan, read_plan
 from modelwright.data.pipeline.resolve import KEPT, Verdicts, resolve_folder
 from modelwright.data.pipeline.shard import (
     CLEAN_PHASE,
@@ -31,7 +31,8 @@ _COLUMNS = ("document", "start", "end")
 
 
 def repeats(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
-    """Find the parts of all `number` units that stand elsewhere too; how much is to be cut."""
+    """Find the parts of all `number` units that stand elsewhere too; how much is to be cut. It advances by
+    bytes of the documents that stay, each of them `looks` times."""
     plan, _ = read_plan(folder)
     duplicates = plan.duplicates
     settings = [each and each.model_dump() for each in (duplicates.lines, duplicates.passages)]
@@ -39,8 +40,8 @@ def repeats(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
 
     def make(target: Path) -> tuple[int, int, int, dict[str, Any]]:
         counts = {"documents with repeated parts": 0, "bytes of repeated parts": 0}
-        texts = [_texts(folder, unit, target) for unit in range(number)]
-        for unit, ranges in enumerate(_all_ranges(plan, texts, target)):
+        texts = [_texts(folder, unit, beat, target) for unit in range(number)]
+        for unit, ranges in enumerate(_all_ranges(plan, texts, beat, target)):
             np.save(target / _file(unit), np.stack([getattr(ranges, name) for name in _COLUMNS]))
             counts["documents with repeated parts"] += len(np.unique(ranges.document))
             counts["bytes of repeated parts"] += int((ranges.end - ranges.start).sum())
@@ -49,6 +50,11 @@ def repeats(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
         return 0, 0, 0, counts
 
     return make_shard(repeats_folder(folder), mark, make).about
+
+
+def looks(duplicates: Duplicates) -> int:
+    """How often each byte is looked at: to lay it down, and for lines and passages."""
+    return 1 + (duplicates.lines is not None) + substring.PASSES * (duplicates.passages is not None)
 
 
 def repeats_folder(folder: Path) -> Path:
@@ -60,7 +66,7 @@ def _file(unit: int) -> str:
     return f"{unit:06d}.npy"
 
 
-def _texts(folder: Path, unit: int, target: Path) -> Texts:
+def _texts(folder: Path, unit: int, beat: Beat, target: Path) -> Texts:
     """The unit's texts as one memory-mapped file; a document that does not stay has length 0."""
     verdicts = Verdicts(folder, unit)
     path = target / f"texts-{unit:06d}"
@@ -70,21 +76,25 @@ def _texts(folder: Path, unit: int, target: Path) -> Texts:
         for row, (document, fate) in enumerate(zip(documents, verdicts, strict=True)):
             size = file.write(document.text.encode()) if fate == KEPT else 0
             offsets[row + 1] = offsets[row] + size
+    beat.advance(int(offsets[-1]))
     content = np.memmap(path, np.uint8, "r") if offsets[-1] else np.empty(0, np.uint8)
     return Texts(content, offsets)
 
 
-def _all_ranges(plan: Plan, texts: Sequence[Texts], target: Path) -> Iterator[Ranges]:
+def _all_ranges(plan: Plan, texts: Sequence[Texts], beat: Beat, target: Path) -> Iterator[Ranges]:
     """For each unit, what lines and passages together say."""
     found: list[Iterable[Ranges]] = []
     if plan.duplicates.lines:
         config = plan.duplicates.lines.model_copy(update={"memory_bytes": plan.memory_bytes})
-        pieces = [_pieces(unit, config, target / f"texts-pieces-{n:06d}.npy") for n, unit in enumerate(texts)]
+        pieces: list[lines.Pieces] = []
+        for number, unit in enumerate(texts):
+            pieces.append(_pieces(unit, config, target / f"texts-pieces-{number:06d}.npy"))
+            beat.advance(len(unit.content))
         stays = lines.too_many([unit.key for unit in pieces], config, target)
         found.append(lines.ranges_of(unit, stay) for unit, stay in zip(pieces, stays, strict=True))
     if plan.duplicates.passages:
         config = plan.duplicates.passages.model_copy(update={"memory_bytes": plan.memory_bytes})
-        found.append(substring.repeated(texts, config, target))
+        found.append(substring.repeated(texts, config, target, beat.advance))
     for ranges in zip(*found, strict=True):
         yield merged(*(np.concatenate([getattr(each, name) for each in ranges]) for name in _COLUMNS))
 

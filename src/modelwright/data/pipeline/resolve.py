@@ -25,6 +25,7 @@ from modelwright.data.pipeline.shard import (
     DOCUMENTS,
     HASHES,
     SIGNATURES,
+    Shard,
     check_shard,
     make_shard,
     shard_folder,
@@ -38,17 +39,26 @@ Fates = NDArray[np.uint8]
 
 
 def resolve(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
-    """Decide for all documents of the `number` units; what was found."""
+    """Decide for all documents of the `number` units; what was found. It advances by documents looked at,
+    each of them `looks` times."""
     plan, _ = read_plan(folder)
     places = [shard_folder(folder, CLEAN_PHASE, unit) for unit in range(number)]
-    shards = [check_shard(place) for place in places]
+    shards: list[Shard] = []
+    for place in places:
+        shards.append(check_shard(place))
+        beat.advance(shards[-1].rows_out)
     settings = plan.duplicates.model_dump()
     mark = sha256_text(canonical_json([settings, [(shard.mark, shard.files) for shard in shards]]))
 
     def make(target: Path) -> tuple[int, int, int, dict[str, Any]]:
-        return _make(plan, places, [shard.rows_out for shard in shards], target)
+        return _make(plan, places, [shard.rows_out for shard in shards], beat, target)
 
     return make_shard(resolve_folder(folder), mark, make).about
+
+
+def looks(duplicates: Duplicates) -> int:
+    """How often each document is looked at: for damage, in each band, and for its text's hash."""
+    return 1 + (duplicates.near.bands if duplicates.near else 0) + duplicates.exact
 
 
 def resolve_folder(folder: Path) -> Path:
@@ -57,7 +67,7 @@ def resolve_folder(folder: Path) -> Path:
 
 
 def _make(
-    plan: Plan, places: Sequence[Path], sizes: Sequence[int], target: Path
+    plan: Plan, places: Sequence[Path], sizes: Sequence[int], beat: Beat, target: Path
 ) -> tuple[int, int, int, dict[str, Any]]:
     total = sum(sizes)
     fates = new_npy(target / FATES, np.uint8, total)
@@ -66,7 +76,7 @@ def _make(
     np.save(target / OFFSETS, np.cumsum([0, *sizes]), allow_pickle=False)
     about: dict[str, Any] = {}
     if plan.duplicates.near and total:
-        found = _near(plan.duplicates, plan.memory_bytes, places, target)
+        found = _near(plan.duplicates, plan.memory_bytes, places, beat, target)
         for rows in found.slices():
             firsts[rows] = found.parent[rows]
             fates[rows] = np.where(found.parent[rows] == np.arange(rows.start, rows.stop), KEPT, NEAR)
@@ -78,6 +88,7 @@ def _make(
             rows = np.flatnonzero(found != np.arange(done, done + len(found)))
             fates[done + rows], firsts[done + rows] = EXACT, found[rows]
             done += len(found)
+            beat.advance(len(found))
     counts = [int(np.count_nonzero(fates == fate)) for fate in (KEPT, EXACT, NEAR)]
     about |= {"exact duplicates": counts[EXACT], "near duplicates": counts[NEAR]}
     for mapped in (fates, firsts):
@@ -86,7 +97,9 @@ def _make(
     return total, counts[KEPT], 0, about
 
 
-def _near(settings: Duplicates, memory_bytes: int, places: Sequence[Path], target: Path) -> cluster.Clusters:
+def _near(
+    settings: Duplicates, memory_bytes: int, places: Sequence[Path], beat: Beat, target: Path
+) -> cluster.Clusters:
     assert settings.near is not None
     bands = [np.load(place / BANDS, mmap_mode="r", allow_pickle=False) for place in places]
     config = cluster.Config(min_similarity=settings.min_similarity, memory_bytes=memory_bytes)
@@ -94,7 +107,7 @@ def _near(settings: Duplicates, memory_bytes: int, places: Sequence[Path], targe
     if settings.min_similarity:
         signatures = [np.load(place / SIGNATURES, mmap_mode="r", allow_pickle=False) for place in places]
         similarity = cluster.estimated(signatures, memory_bytes)
-    return cluster.cluster(bands, config, target, similarity)
+    return cluster.cluster(bands, config, target, similarity, beat.advance)
 
 
 def _describer(places: Sequence[Path], sizes: Sequence[int]) -> Any:

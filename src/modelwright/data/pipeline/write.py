@@ -31,6 +31,7 @@ from modelwright.data.pipeline.shard import (
     Shard,
     check_once,
     check_shard,
+    find_shard,
     make_shard,
     shard_folder,
 )
@@ -48,6 +49,7 @@ def write(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
     plan, _ = read_plan(folder)
     unit = read_unit(folder, number)
     shard = check_shard(shard_folder(folder, CLEAN_PHASE, number))
+    share = unit.num_bytes // max(shard.rows_out, 1)
     settings = {
         "decontaminate": plan.decontaminate.model_dump(),
         "forget": sorted(plan.forget),
@@ -64,16 +66,21 @@ def write(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
     ]
 
     def make(target: Path) -> tuple[int, int, int, dict[str, Any]]:
-        return _make(folder, plan, number, shard, beat, target)
+        return _make(folder, plan, number, shard, beat, share, target)
 
     mark = sha256_text(canonical_json(made_from))
-    written = make_shard(shard_folder(folder, WRITE_PHASE, number), mark, make)
-    beat.advance(unit.num_bytes)
+    target = shard_folder(folder, WRITE_PHASE, number)
+    written = find_shard(target, mark)
+    if written:
+        beat.advance(unit.num_bytes)
+    else:
+        written = make_shard(target, mark, make)
+        beat.advance(unit.num_bytes - shard.rows_out * share)
     return {"rows_in": written.rows_in, "rows_out": written.rows_out}
 
 
 def _make(
-    folder: Path, plan: Plan, number: int, shard: Shard, beat: Beat, target: Path
+    folder: Path, plan: Plan, number: int, shard: Shard, beat: Beat, share: int, target: Path
 ) -> tuple[int, int, int, dict[str, Any]]:
     tallies = {side: Tally() for side in SIDES}
     shown, hits = Group(SHOWN), dict[str, Group]()
@@ -83,7 +90,7 @@ def _make(
         DocumentsFile(target / "train.parquet") as train,
         DocumentsFile(target / "validation.parquet") as validation,
     ):
-        raw = _noted(read_documents(source / DOCUMENTS), beat)
+        raw = _noted(read_documents(source / DOCUMENTS), beat, share)
         steps = write_steps(plan, folder, number, beat)
         documents, flows = chain(raw, steps, _by_suite(dropped, hits))
         for document in documents:
@@ -187,7 +194,8 @@ def _by_suite(dropped: Dropped, hits: dict[str, Group]) -> Record:
     return record
 
 
-def _noted(documents: Iterator[Document], beat: Beat) -> Iterator[Document]:
+def _noted(documents: Iterator[Document], beat: Beat, share: int) -> Iterator[Document]:
+    """`share`: of the unit's bytes, one document's."""
     for number in count():
         with beat.together():  # read in groups
             document = next(documents, None)
@@ -195,3 +203,4 @@ def _noted(documents: Iterator[Document], beat: Beat) -> Iterator[Document]:
             return
         beat.at(number)
         yield document
+        beat.advance(share)

@@ -62,7 +62,7 @@ def units(sources: Sequence[Source], unit_bytes: int, faults: Faults) -> Iterato
         waiting: list[Part] = []
         size = 0
         for file in find_files(source, faults):
-            for part in _parts(file, unit_bytes, faults):
+            for part in _parts_or_fault(file, unit_bytes, faults):
                 if waiting and size + part.num_bytes > unit_bytes:
                     yield _unit(index, source, tuple(waiting))
                     waiting, size = [], 0
@@ -77,42 +77,47 @@ def _unit(index: int, source: Source, parts: tuple[Part, ...]) -> Unit:
     return Unit(index, parts, sha256_text(readable(canonical_json(content))))
 
 
-def _parts(file: File, unit_bytes: int, faults: Faults) -> list[Part]:
+def _parts_or_fault(file: File, unit_bytes: int, faults: Faults) -> Iterator[Part]:
     try:
-        return parts(file, unit_bytes)
+        yield from _parts(file, unit_bytes)
     except OSError as error:
         faults("file gone", readable(file.path), f"cannot be opened: {error}")
-        return []
 
 
 def parts(file: File, unit_bytes: int) -> list[Part]:
     """A file in parts of about `unit_bytes`, where its format allows. Raises OSError where it is gone."""
+    return list(_parts(file, unit_bytes))
+
+
+def _parts(file: File, unit_bytes: int) -> Iterator[Part]:
+    """One after the other, since a large file takes long to look through."""
     all_of_it = whole(file)
-    if all_of_it.num_bytes <= unit_bytes:
-        return [all_of_it]
-    if file.format in _OF_LINES and not file.path.lower().endswith(COMPRESSIONS):
-        return _parts_of_lines(all_of_it, unit_bytes)
-    if file.format in _OF_BATCHES:
-        try:
-            return _parts_of_batches(all_of_it, module_of(file.format).pieces(file.path), unit_bytes)
-        except BROKEN:
-            pass  # the reader will say what is wrong with it
-    return [all_of_it]
+    if all_of_it.num_bytes > unit_bytes:
+        if file.format in _OF_LINES and not file.path.lower().endswith(COMPRESSIONS):
+            yield from _parts_of_lines(all_of_it, unit_bytes)
+            return
+        if file.format in _OF_BATCHES:
+            try:
+                pieces = module_of(file.format).pieces(file.path)
+            except BROKEN:
+                pieces = []  # the reader will say what is wrong with it
+            yield from _parts_of_batches(all_of_it, pieces, unit_bytes)
+            return
+    yield all_of_it
 
 
-def _parts_of_lines(part: Part, unit_bytes: int) -> list[Part]:
+def _parts_of_lines(part: Part, unit_bytes: int) -> Iterator[Part]:
     with open_raw(part.path) as file:
         if wide_encoding(file.read(4)):
-            return [part]
+            yield part
+            return
         file.seek(0)
-        starts = [(0, 0), *_line_ends(file, unit_bytes)]
-    if starts[-1][0] >= part.file_bytes and len(starts) > 1:
-        starts.pop()
-    stops = [start for start, _ in starts[1:]]
-    return [
-        replace(part, start=start, stop=stop, first=first, num_bytes=(stop or part.file_bytes) - start)
-        for (start, first), stop in zip(starts, [*stops, None], strict=True)
-    ]
+        start = first = 0
+        for stop, lines in _line_ends(file, unit_bytes):
+            if stop < part.file_bytes:
+                yield replace(part, start=start, stop=stop, first=first, num_bytes=stop - start)
+                start, first = stop, lines
+    yield replace(part, start=start, stop=None, first=first, num_bytes=part.file_bytes - start)
 
 
 def _line_ends(file: BinaryIO, unit_bytes: int) -> Iterator[tuple[int, int]]:

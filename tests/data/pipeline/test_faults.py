@@ -1,0 +1,202 @@
+"""prepare under faults: documents that kill where they are read, cleaned or written; disks that are full."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from tests.data.pipeline.test_prepare_at_work import source, story, work
+
+from modelwright.base.errors import DamagedFile
+from modelwright.data.corpus import read_corpus
+from modelwright.data.pipeline.plan import Plan, read_plan, read_unit, write_plan
+from modelwright.data.readers.faults import Faults
+from modelwright.data.readers.units import units
+from modelwright.data.sources import describe
+
+__all__ = ["source"]
+
+DEADLY = """
+import os, signal
+from modelwright.data.dedup import minhash
+from modelwright.data.pipeline import repeats
+from modelwright.data.readers import jsonl
+
+signatures, remove, rows = minhash.signatures, repeats.remove, jsonl.rows
+
+def die_if(hit):
+    if hit:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def deadly_signatures(texts, config):
+    die_if(any("number 2000" in text for text in texts))
+    return signatures(texts, config)
+
+def deadly_remove(document, ranges, removal):
+    die_if("number 3000" in document.text)
+    return remove(document, ranges, removal)
+
+def deadly_rows(part, faults):
+    for number, row in enumerate(rows(part, faults)):
+        die_if(part.file == "9.jsonl" and number == 4)
+        yield row
+
+minhash.signatures, repeats.remove, jsonl.rows = deadly_signatures, deadly_remove, deadly_rows
+"""
+
+
+@pytest.fixture
+def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries that die on certain documents, in workers alone."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(DEADLY)
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def rows(path: Path, texts: list[str]) -> None:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+
+@pytest.mark.usefixtures("deadly")
+def test_the_right_document_is_blamed_in_every_phase(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    rows(folder / "1.jsonl", [story(seed, 5) for seed in range(30)])
+    rows(folder / "2.jsonl", [story(31, 5), "This is number 2000. " + story(32, 5), story(33, 5)])
+    rows(folder / "3.jsonl", [story(34, 5), "This is number 3000. " + story(35, 5), story(36, 5)])
+    rows(folder / "9.jsonl", [story(seed, 5) for seed in range(40, 50)])
+    settings: dict[str, Any] = {"unit_bytes": 1 << 20, "keep_dropped": "reasons"}
+    with pytest.raises(DamagedFile, match=r"2\.jsonl, line 2: two processes died on this document"):
+        work(tmp_path / "fail", folder, **settings)
+    made = work(tmp_path / "skip", folder, on_error="skip", **settings)
+    went = {
+        row["place"].rpartition("/")[2].removeprefix("source: "): row["says"]
+        for row in pq.read_table(made.file("dropped")).to_pylist()
+    }
+    assert set(went) == {
+        "2.jsonl, line 2",
+        "3.jsonl, line 2",
+        "9.jsonl, all behind the first 4 documents of it",
+    }
+    assert all("two processes died" in said for said in went.values())
+    assert "while it was written" in went["3.jsonl, line 2"]
+    kept = [d for side in ("train", "validation") for d in read_corpus(made.file(side))]
+    assert len(kept) == 30 + 2 + 2 + 4
+    assert made.metrics["skipped"] == {"killed its process": 2}
+    assert made.metrics["dropped"] == {"killed its process": 1}
+
+
+def test_a_document_that_hangs_a_small_run_is_left_out(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    hanging = DEADLY.replace("os.kill(os.getpid(), signal.SIGKILL)", "signal.pause()")
+    (folder / "sitecustomize.py").write_text(
+        hanging.replace('"9.jsonl" and number == 4', '"3.jsonl" and number == 29')
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    made = work(tmp_path / "a", source, on_error="skip", execution={"stalled_seconds": 2})
+    assert made.metrics["skipped"] == {"killed its process": 1}
+    assert made.metrics["train_documents"] + made.metrics["validation_documents"] == 117
+
+
+FULL = """
+import json, os, resource, subprocess, sys
+from pathlib import Path
+import numpy as np
+from modelwright.base.errors import UserError
+from modelwright.data.dedup.arrays import new_npy
+from tests.data.pipeline.test_prepare_at_work import work
+
+place, source = Path(sys.argv[1]), Path(sys.argv[2])
+said = []
+try:
+    new_npy(place / "large.npy", np.int64, 1 << 20)[:] = 1  # SIGBUS, if it were sparse
+except OSError as error:
+    said.append(str(error))
+(place / "large.npy").unlink()
+for size in (40, 350, 600, 4000):
+    subprocess.run(["mount", "-o", f"remount,size={size}k", str(place)], check=True)
+    try:
+        print(json.dumps({"said": said, "id": work(place / "run", source).id}))
+        break
+    except UserError as error:
+        said.append(str(error))
+"""
+
+
+def python(code: str, *arguments: Path, before: str = "") -> subprocess.CompletedProcess[str]:
+    inner = " ".join(["exec", sys.executable, "-c", '"$0"', '"$@"'])
+    command = ["sh", "-c", before + inner, code, *map(str, arguments)]
+    if before.startswith("mount"):
+        command = ["unshare", "-rm", *command]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_disk_that_is_full_again_and_again_loses_nothing(source: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounting = f"mount -t tmpfs -o size=1000k none {small}"
+    permitted = subprocess.run(["unshare", "-rm", "sh", "-c", mounting], capture_output=True, check=False)
+    if permitted.returncode:
+        pytest.skip(f"no file system may be mounted here: {permitted.stderr.decode().strip()}")
+    whole = work(tmp_path / "whole", source)
+    done = python(FULL, small, source, before=f"{mounting} && ")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert "No space left" in found["said"].pop(0) and len(found["said"]) >= 2
+    assert all(
+        re.search(r"the disk is full: [\d,]+ bytes are left at .*small", said) for said in found["said"]
+    )
+    assert found["id"] == whole.id
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from modelwright.base.errors import UserError
+from tests.data.pipeline.test_prepare_at_work import work
+
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, most))
+try:
+    work(Path(sys.argv[1]), Path(sys.argv[2]))
+except UserError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+print(work(Path(sys.argv[1]), Path(sys.argv[2])).id)
+"""
+
+
+def test_a_limit_of_file_sizes_is_named(source: Path, tmp_path: Path) -> None:
+    done = python(LIMITED, tmp_path / "run", source)
+    said, identity = done.stdout.splitlines()
+    assert "no file may be over 20,000 bytes: ulimit -f" in said
+    assert identity == work(tmp_path / "whole", source).id
+
+
+def test_a_process_that_stays_sees_a_new_plan_and_a_unit_alone(source: Path, tmp_path: Path) -> None:
+    for seed, unit_bytes in ((1, 5_000), (2, 10_000)):
+        plan = Plan(sources=(str(source),), unit_bytes=unit_bytes)  # type: ignore[arg-type]
+        expected = list(units(plan.sources, unit_bytes, Faults()))
+        planned = write_plan(tmp_path, plan, seed, iter(expected))
+        assert read_plan(tmp_path) == (plan, seed)
+        assert [read_unit(tmp_path, number) for number in range(len(planned.sources))] == expected
+        files = sum(path.stat().st_size for path in source.iterdir())
+        assert planned.num_bytes == planned.file_bytes == files
+
+
+def test_units_hash_the_files_that_begin_in_them(source: Path, tmp_path: Path) -> None:
+    made = work(tmp_path / "a", source, unit_bytes=5_000)
+    config = Plan(sources=(str(source),))  # type: ignore[arg-type]
+    assert json.loads(made.file("sources.json").read_text()) == [
+        f.model_dump() for f in describe(config.sources)
+    ]
