@@ -83,6 +83,9 @@ def test_ls_says_what_is_done(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert "4 of 9" in text
     assert "align" in text
     assert "1.5 kB" in text
+    (folder / "recipe.yaml").write_text("stages: [prepare, tokenize, pretrain, finetune, align]")
+    runs.show_runs(folder.parent)
+    assert "4 of 5" in capsys.readouterr().out
 
 
 def test_ls_shows_the_figure_of_the_latest_stage_and_says_whose_it_is(

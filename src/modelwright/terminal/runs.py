@@ -13,6 +13,7 @@ from rich.table import Table
 from modelwright.base.artifact import MANIFEST, Artifact
 from modelwright.base.errors import UserError
 from modelwright.base.metrics import in_words
+from modelwright.recipes.recipe import RECIPE_FILE, load_recipe
 from modelwright.recipes.stations import VERBS
 from modelwright.terminal.printable import printable
 
@@ -86,6 +87,7 @@ def summarize(run: Path) -> dict[str, Any]:
         "run": run.name,
         "path": str(run),
         "done": [artifact.stage for artifact in made],
+        "planned": planned(run),
         "unfinished": unfinished,
         "damaged": damaged,
         "model_bytes": weights[-1] if weights else None,
@@ -94,6 +96,14 @@ def summarize(run: Path) -> dict[str, Any]:
         "updated": max((artifact.manifest.created for artifact in made), default=None),
         "headline": headline({artifact.stage: artifact.metrics for artifact in made}),
     }
+
+
+def planned(run: Path) -> list[str]:
+    """The stations of the run's recipe; all there are where it has none that can be read."""
+    try:
+        return list(load_recipe(str(run / RECIPE_FILE), environment={}).stages)
+    except UserError:
+        return list(VERBS)
 
 
 def headline(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -121,7 +131,7 @@ def show_runs(folder: Path, *, as_json: bool = False) -> None:
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    stations = f"{len(row['done'])} of {len(VERBS)}"
+    stations = f"{len(row['done'])} of {len({*row['planned'], *row['done']})}"
     if row["unfinished"]:
         stations += f", {row['unfinished'][0]} unfinished"
     if row["damaged"]:
