@@ -121,16 +121,8 @@ def run_ours(
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), "pretrain", "base", config, seed=seed)
         start = time.perf_counter()
-        train(
-            model,
-            NextToken(),
-            batches,
-            config.plan(steps),
-            config,
-            run,
-            validate=dict,
-            matmul_dtype=device.dtype,
-        )
+        plan = config.plan(steps)
+        train(model, NextToken(), batches, plan, config, run, validate=dict, matmul_dtype=device.dtype)
         seconds = time.perf_counter() - start
         run.close()
     with torch.no_grad():
