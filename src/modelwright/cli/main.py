@@ -14,7 +14,7 @@ from modelwright import __version__
 from modelwright.base.errors import ConfigError, GateRefused, UserError
 from modelwright.cli.app import app
 
-for _name in ("lives", "talking", "runs", "data", "checks"):
+for _name in ("lives", "talking", "runs", "data", "scale", "checks"):
     import_module(f"modelwright.cli.{_name}")  # registers its commands; --help lists them in this order
 
 
