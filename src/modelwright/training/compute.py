@@ -24,6 +24,17 @@ class ComputeConfig(Config):
     """FLOPs of training from which "auto" compiles. Measured on two CPU cores: the first compilation took
     35 to 55 s and saved 4 % of a step with compiled row kernels (a fifth without), so a run has to take
     half an hour to earn it back."""
+    shard: Literal["auto", "none", "fsdp", "hsdp"] = "auto"
+    """How several processes (torchrun) hold the parameters. none: each has all. fsdp: all hold one copy
+    together. hsdp: the processes of one machine do. "auto": hsdp."""
+    shard_size: int | None = Field(default=None, gt=0)
+    """Processes that hold a copy together, where it is to be another number."""
+    tensor_parallel: int = Field(default=1, gt=0)
+    """Processes that compute each matrix product together and read the same rows."""
+    activation_checkpointing: Literal["none", "full", "selective"] = "none"
+    """Less memory for more arithmetic: what is computed again in the backward pass."""
+    checkpoint_every_block: int = Field(default=1, gt=0)
+    """Every how-manieth block does so."""
 
 
 def resolve(config: ComputeConfig) -> Device:

@@ -28,6 +28,7 @@ from modelwright.training.ema import WeightAverage
 from modelwright.training.guard import Action, Guard, GuardConfig, Verdict
 from modelwright.training.optimizer import Optimizer, OptimizerConfig
 from modelwright.training.schedule import ScheduleConfig, make_schedule
+from modelwright.training.spread import Share, Spread
 from modelwright.training.step_plan import BatchRampConfig, StepPlan
 
 Validate = Callable[[], dict[str, float]]
@@ -67,6 +68,8 @@ class LoopConfig(Config):
     """Steps between measurements on held-out data; the end is always measured."""
     checkpoint_every: int = Field(default=100, gt=0)
     """Steps between checkpoints: what a kill can cost."""
+    checkpoint_in_background: bool = False
+    """Go on while a checkpoint is written: costs the memory of one more copy of the state."""
     keep_checkpoints: int = Field(default=3, gt=0)
     """How many stay on disk, for resuming and for averaging."""
     ema_half_life: float = Field(default=0.03, gt=0, le=1)
@@ -89,22 +92,26 @@ class Trained:
 class _State:
     """All that the next step depends on: what a checkpoint holds."""
 
-    def __init__(self, model: Trainable, optimizer: Optimizer, ema: WeightAverage, guard: Guard) -> None:
-        self.model, self.optimizer, self.ema, self.guard = model, optimizer, ema, guard
+    def __init__(self, spread: Spread, optimizer: Optimizer, ema: WeightAverage, guard: Guard) -> None:
+        self.spread, self.optimizer, self.ema, self.guard = spread, optimizer, ema, guard
         self.step = 0
         self.tokens = 0
 
     def save(self, checkpoints: Checkpoints) -> None:
-        weights = dict(self.model.named_parameters())
-        parts = {"model": weights, "optimizer": self.optimizer.state(), "ema": self.ema.state()}
+        parts = {
+            "model": self.spread.parameters(),
+            "optimizer": self.optimizer.state(),
+            "ema": self.ema.state(),
+        }
         small = {"tokens": self.tokens, "ema_decay": self.ema.decay, "guard": self.guard.state()}
         checkpoints.save(self.step, parts, small)
 
     def load_weights(self, checkpoint: Checkpoint) -> None:
         """Weights, averages and the optimizer's moments, and not how far training has come."""
-        self.model.load_state_dict(checkpoint.tensors("model"), strict=True)
-        self.optimizer.load_state(checkpoint.tensors("optimizer"))
-        self.ema.load_state(checkpoint.tensors("ema"))
+        layout = self.spread.layout
+        self.spread.load(checkpoint.tensors("model", layout))
+        self.optimizer.load_state(checkpoint.tensors("optimizer", layout))
+        self.ema.load_state(checkpoint.tensors("ema", layout))
 
     def resume(self, checkpoints: Checkpoints, run: Run) -> None:
         """Take up the newest whole checkpoint, if there is one, and cut the metrics back to it."""
@@ -119,7 +126,7 @@ class _State:
 
 
 def train(
-    model: Trainable,
+    model: nn.Module | Spread,
     objective: Objective,
     batches: Batches,
     plan: StepPlan,
@@ -129,35 +136,40 @@ def train(
     validate: Validate,
     matmul_dtype: torch.dtype = torch.float32,
 ) -> Trained:
-    """Run the steps of `plan` on `model`, in place. `model.on_batch(batch)` gives the objective's Output."""
-    optimizer = Optimizer(model.named_parameters(), config.optimizer, matmul_dtype)
-    ema = WeightAverage(model.named_parameters(), max(1.0, config.ema_half_life * plan.steps))
+    """Run the steps of `plan` on `model`, in place. `model.on_batch(batch)` gives the objective's Output.
+
+    A model that several processes hold together comes as a Spread (`parallel.spread_out`); each of them calls
+    this with the same arguments, and they end with the same numbers.
+    """
+    spread = model if isinstance(model, Spread) else Spread(model)
+    weights = spread.parameters()
+    optimizer = Optimizer(weights.items(), config.optimizer, matmul_dtype, spread.layout)
+    ema = WeightAverage(weights.items(), max(1.0, config.ema_half_life * plan.steps))
     guard = Guard(config.guard)
-    checkpoints = Checkpoints(run.dir / "checkpoints", config.keep_checkpoints)
-    at = _State(model, optimizer, ema, guard)
+    checkpoints = spread.checkpoints(run.dir, config.keep_checkpoints, config.checkpoint_in_background)
+    at = _State(spread, optimizer, ema, guard)
     at.resume(checkpoints, run)
     schedule = make_schedule(config.schedule, plan.steps)
-    device = next(model.parameters()).device
-    measured = _measure(model, validate) if at.step == plan.steps else {}
+    measured = _measure(spread, validate) if at.step == plan.steps else {}
     with run.progress(run.stage, plan.steps, at.step) as bar:
         while at.step < plan.steps:
             start = time.perf_counter()
             factor = schedule(at.step)
-            micro = [batches[index].to(device) for index in plan.of_step(at.step)]
-            values = _accumulate(model, objective, micro, optimizer)
+            shares = spread.deal(batches, plan.of_step(at.step))
+            count, tokens = _size(spread, objective, shares)
+            values = _accumulate(spread, objective, shares, count, optimizer)
             values["grad_norm"] = optimizer.clip()
             verdict = guard.judge(values)
             if verdict.action is Action.APPLY:
                 optimizer.step(factor)
                 ema.update()
             else:
-                _withhold(at, verdict, objective, micro, config, checkpoints, run)
+                _withhold(at, verdict, objective, shares, config, checkpoints, run)
             at.step += 1
-            tokens = sum(batch.ids.numel() for batch in micro)
             at.tokens += tokens
             speed = tokens / (time.perf_counter() - start)
             due = at.step % config.validate_every == 0 or at.step == plan.steps
-            shown: dict[str, float | str] = dict(measured := _measure(model, validate)) if due else {}
+            shown: dict[str, float | str] = dict(measured := _measure(spread, validate)) if due else {}
             if verdict.reason:
                 shown["event"] = f"{verdict.action.value}: {verdict.reason}"
             rate = factor * config.optimizer.learning_rate
@@ -166,6 +178,7 @@ def train(
                 at.save(checkpoints)
             run.timing(at.step, tokens_per_second=speed)
             bar.advance(1, loss=values["loss"], tokens_per_s=speed)
+    checkpoints.close()
     return Trained(at.tokens, measured, ema.average())
 
 
@@ -183,32 +196,41 @@ def mean_loss(model: Trainable, objective: Objective, batches: FiniteBatches) ->
     return {name: value / count for name, value in sums.items()}
 
 
+def _size(spread: Spread, objective: Objective, shares: list[Share]) -> tuple[int, int]:
+    """(units to learn from, tokens read) in a step, on all processes together."""
+    counted = [share.batch for share in shares if share.counts]
+    mine = {"units": sum(map(objective.count, counted)), "tokens": sum(b.ids.numel() for b in counted)}
+    units, tokens = (int(total) for total in spread.totals(mine).values())
+    if units == 0:
+        raise UserError("a batch holds no supervised token: every label is masked, so nothing can be learned")
+    return units, tokens
+
+
 def _accumulate(
-    model: Trainable,
+    spread: Spread,
     objective: Objective,
-    micro: list[Batch],
+    shares: list[Share],
+    count: int,
     optimizer: Optimizer,
 ) -> dict[str, float]:
-    """Gradients of the mean loss over all units of all micro-batches, and the mean metrics."""
-    model.train()
+    """Gradients of the mean loss over all `count` units of a step, and the mean metrics."""
+    spread.module.train()
     optimizer.zero_grad()
-    count = sum(objective.count(batch) for batch in micro)
-    if count == 0:
-        raise UserError("a batch holds no supervised token: every label is masked, so nothing can be learned")
     sums: dict[str, float] = {}
-    for batch in micro:
-        loss, metrics = objective(model.on_batch(batch), batch)
-        (loss / count).backward()
+    for share in shares:
+        loss, metrics = objective(spread.on_batch(share.batch), share.batch)
+        (loss / count if share.counts else 0.0 * loss).backward()
         for name, value in {"loss": loss.detach(), **metrics}.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-    return {name: value / count for name, value in sums.items()}
+            sums[name] = sums.get(name, 0.0) + (float(value) if share.counts else 0.0)
+    spread.collect()
+    return {name: value / count for name, value in spread.totals(sums).items()}
 
 
 def _withhold(
     at: _State,
     verdict: Verdict,
     objective: Objective,
-    micro: list[Batch],
+    shares: list[Share],
     config: LoopConfig,
     checkpoints: Checkpoints,
     run: Run,
@@ -218,8 +240,8 @@ def _withhold(
     step = at.step + 1
     run.log(f"step {step}: {verdict.reason}; the update is withheld and its batch passed over")
     cause = ""
-    if "not finite" in verdict.reason and isinstance(at.model, nn.Module):
-        cause = first_nonfinite(at.model, objective, micro)
+    if "not finite" in verdict.reason and at.spread.world.size == 1:  # several would part ways here
+        cause = first_nonfinite(at.spread.module, objective, [share.batch for share in shares])
         run.log(f"step {step}: {cause}")
     at.optimizer.zero_grad()
     if verdict.action is Action.SKIP:
@@ -237,7 +259,9 @@ def _withhold(
 
 
 @torch.no_grad()
-def _measure(model: Trainable, validate: Validate) -> dict[str, float]:
-    model.train(False)
+def _measure(spread: Spread, validate: Validate) -> dict[str, float]:
+    spread.module.train(False)
     with torch.compiler.set_stance("force_eager"):
-        return validate()
+        found = validate()
+    spread.settle()
+    return found

@@ -1,0 +1,265 @@
+"""Several processes train one module: FSDP2 (arXiv 2304.11277), HSDP, tensor parallelism.
+
+The processes form a box: replicas x shards x tensor. Processes along "tensor" hold parts of each matrix
+product and read the same rows. Along "shards" they hold parts of each parameter, gathered where a block
+computes and given up after it. "replicas" hold copies of one another. Rows are dealt out over replicas and
+shards.
+
+FSDP adds gradients up and does not divide: the loss is divided by the count of the whole batch beforehand,
+so that a step is the same at any number of processes but for the rounding of sums in another order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+from modelwright.base.device import Device
+from modelwright.base.errors import ConfigError
+from modelwright.base.world import World
+from modelwright.training.checkpoint import Checkpoints
+from modelwright.training.compute import ComputeConfig
+from modelwright.training.layout import Piece, ShardedLayout, in_order, whole_piece
+from modelwright.training.spread import Spread
+
+STYLES = {"columns": ColwiseParallel, "rows": RowwiseParallel}
+REPLICAS, SHARDS, TENSOR = "replicas", "shards", "tensor"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Box:
+    """How many processes stand along each side."""
+
+    replicas: int
+    shards: int
+    tensor: int
+
+    @property
+    def held_by(self) -> int:
+        """Processes that hold one copy of the parameters together. Their ranks follow one another."""
+        return self.shards * self.tensor
+
+    def describe(self) -> str:
+        """For the log."""
+        sides = zip(("replicas", "shards", "tensor parallel"), dataclasses.astuple(self), strict=True)
+        return " x ".join(f"{size} {name}" for name, size in sides if size > 1) or "1 process"
+
+
+def choose_box(config: ComputeConfig, world: World) -> Box:
+    """Where each process stands. "auto" shards over the processes of one machine and replicates over
+    machines: parameters travel inside a machine, gradients alone between them."""
+    ways = config.tensor_parallel
+    if world.size % ways:
+        raise ConfigError(
+            f"compute.tensor_parallel is {ways}, which does not divide the {world.size} processes: start a "
+            f"multiple of {ways} (torchrun --nproc-per-node)"
+        )
+    readers = world.size // ways
+    near = max(1, world.local_size // ways)
+    sizes = {"none": 1, "fsdp": readers, "hsdp": near, "auto": near}
+    shards = config.shard_size or sizes[config.shard]
+    if readers % shards:
+        raise ConfigError(
+            f"{readers} processes that read different rows cannot hold copies in groups of {shards}: set "
+            "compute.shard_size to a divisor, or compute.shard to fsdp"
+        )
+    return Box(readers // shards, shards, ways)
+
+
+def spread_out(
+    module: nn.Module,
+    blocks: Iterable[nn.Module],
+    plan: Mapping[str, str],
+    config: ComputeConfig,
+    device: Device,
+    world: World,
+) -> Spread:
+    """Let all processes hold `module` together; alone, it is only brought to the device.
+
+    `blocks` are gathered one at a time; `plan` says by module name how each is cut for tensor parallelism.
+    Parameters on the meta device are made, not filled: see `Spread.fill`.
+    """
+    if world.size == 1:
+        if config.tensor_parallel > 1:
+            choose_box(config, world)
+        on_meta = any(parameter.is_meta for parameter in module.parameters())
+        return Spread(module.to_empty(device=device.name) if on_meta else module.to(device.name))
+    return Sharded(module, blocks, plan, choose_box(config, world), device, world)
+
+
+class Sharded(Spread):
+    """Several processes, each with its pieces of the parameters as plain tensors: what updates them need not
+    know of DTensor, which lives in the module alone."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        blocks: Iterable[nn.Module],
+        plan: Mapping[str, str],
+        box: Box,
+        device: Device,
+        world: World,
+    ) -> None:
+        self.module, self.world, self.box = module, world, box
+        sides = (box.replicas, box.shards, box.tensor)
+        mesh = init_device_mesh(device.name, sides, mesh_dim_names=(REPLICAS, SHARDS, TENSOR))
+        shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+        cuts = _cut(module, plan, mesh) if box.tensor > 1 else {}
+        _shard(module, blocks, mesh, device)
+        if any(parameter.is_meta for parameter in module.parameters()):
+            module.to_empty(device=device.name)
+        groups: list[Any] = [
+            dist.new_group(list(range(first, first + box.held_by)))
+            for first in range(0, world.size, box.held_by)
+        ]
+        replica, rank = divmod(world.rank, box.held_by)
+        pieces = [
+            {name: _piece(shape, cuts.get(name), box, at) for name, shape in shapes.items()}
+            for at in range(box.held_by)
+        ]
+        self.layout = ShardedLayout(shapes, pieces, groups[replica], rank)
+        self.is_original = replica == 0
+        """Whether this process holds a part of the first copy: the one that is saved."""
+        self._place = (world.rank // box.tensor, box.replicas * box.shards)
+        self._tensor_group = mesh[TENSOR].get_group()
+        self._wholes = {name: _sharded(parameter) for name, parameter in module.named_parameters()}
+        self._pieces = {name: nn.Parameter(whole.to_local().detach()) for name, whole in self._wholes.items()}
+        summed = [name for name, cut in plan.items() if cut == "summed"] if box.tensor > 1 else []
+        self._summed = [
+            name for name in shapes if any(fnmatchcase(name.rpartition(".")[0], each) for each in summed)
+        ]
+        for name, piece in self._pieces.items():
+            assert tuple(piece.shape) == pieces[rank][name].shape, f"{name} is not cut as it was said to be"
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self._pieces.values())).device
+
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        return self._pieces
+
+    @torch.no_grad()
+    def fill(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        for name, weight in weights:
+            self._pieces[name].copy_(weight[self.layout.pieces[self.layout.rank][name].slices])
+
+    @torch.no_grad()
+    def load(self, pieces: Mapping[str, Tensor]) -> None:
+        if pieces.keys() != self._pieces.keys():
+            different = sorted(pieces.keys() ^ self._pieces.keys())
+            raise ValueError(f"the weights are of another module: {different[:4]} are in one of the two only")
+        for name, piece in pieces.items():
+            self._pieces[name].copy_(piece)
+
+    def checkpoints(self, folder: Path, keep: int, background: bool) -> Checkpoints:
+        place = folder / "checkpoints"
+        return Checkpoints(place, keep, self.world, self.layout, self.is_original, background)
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Hand the gradients from the module over to the pieces."""
+        for name, whole in self._wholes.items():
+            gradient = whole.grad
+            self._pieces[name].grad = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+            whole.grad = None
+        found = [grad for name in self._summed if (grad := self._pieces[name].grad) is not None]
+        if found:
+            together = torch.cat([gradient.reshape(-1) for gradient in found])
+            dist.all_reduce(together, group=self._tensor_group)
+            parts = together.split([gradient.numel() for gradient in found])
+            for gradient, part in zip(found, parts, strict=True):
+                gradient.copy_(part.view(gradient.shape))
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        everyone = in_order(tensor.to(self.device).contiguous())
+        return everyone[:: self.box.tensor].sum(0).to(tensor.device)
+
+    def totals(self, sums: Mapping[str, float]) -> dict[str, float]:
+        values = torch.tensor(list(sums.values()), dtype=torch.float64)
+        return dict(zip(sums, self.add_up(values).tolist(), strict=True))
+
+    def settle(self) -> None:
+        assert isinstance(self.module, FSDPModule)
+        self.module.reshard()
+
+
+def _cut(module: nn.Module, plan: Mapping[str, str], mesh: DeviceMesh) -> dict[str, int]:
+    """Apply the plan; parameter name -> the axis along which it is cut."""
+    styles = {name: STYLES[cut]() for name, cut in plan.items() if cut in STYLES}
+    parallelize_module(module, mesh[TENSOR], styles)
+    return {
+        name: placement.dim
+        for name, parameter in module.named_parameters()
+        if isinstance(parameter, DTensor) and isinstance(placement := parameter.placements[0], Shard)
+    }
+
+
+def _shard(module: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, device: Device) -> None:
+    """FSDP2 on every block, then on the rest. On a GPU parameters travel in the format of the products, and
+    gradients in fp32."""
+    half = device.name == "cuda" and device.dtype == torch.bfloat16
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if half else None,
+        reduce_dtype=torch.float32 if half else None,
+        cast_forward_inputs=False,
+    )
+    along = mesh[REPLICAS, SHARDS] if mesh[REPLICAS].size() > 1 else mesh[SHARDS]
+    settings: dict[str, Any] = {"mesh": along, "mp_policy": policy}
+    # Before FSDP's own hook, which would hang one more hook on the head's weight at every step.
+    module.register_forward_hook(_stand_in_for_head)
+    for block in blocks:
+        fully_shard(block, **settings)
+    # The head is used after the forward pass (by the loss), so the last group is given up after the backward.
+    fully_shard(module, reshard_after_forward=False, **settings)
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)
+            part.unshard()  # FSDP settles at first use where its pieces lie in memory: let that be now
+            part.reshard()
+
+
+def _sharded(parameter: nn.Parameter) -> DTensor:
+    assert isinstance(parameter, DTensor), "every parameter is sharded by now"
+    return parameter
+
+
+def _piece(shape: tuple[int, ...], cut: int | None, box: Box, at: int) -> Piece:
+    """Which box of a parameter the process at place `at` of a copy holds: a part along the axis of the tensor
+    plan, and of that the part along the first axis that FSDP takes, as torch.chunk cuts."""
+    shard, way = divmod(at, box.tensor)
+    offset, size = list(whole_piece(shape).offset), list(shape)
+    if cut is not None:
+        size[cut] //= box.tensor
+        offset[cut] = way * size[cut]
+    step = -(-size[0] // box.shards)
+    first, last = (min(place * step, size[0]) for place in (shard, shard + 1))
+    offset[0], size[0] = offset[0] + first, last - first
+    return Piece(tuple(offset), tuple(size))
+
+
+class _Same(torch.autograd.Function):
+    """The same numbers under another name in the graph: neither a leaf nor a view."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return tensor.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Tensor:
+        return upstream[0]
+
+
+def _stand_in_for_head(module: nn.Module, inputs: Any, output: Any) -> Any:
+    return dataclasses.replace(output, head=_Same.apply(output.head))

@@ -1,0 +1,109 @@
+"""A module and the processes that train it together, as the loop sees them.
+
+`Spread` is one process that has it all, and the base of `parallel.Sharded`, which is several. The loop asks
+for the same things in both cases: parameters to update, a share of each batch, sums over all processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from modelwright.base.schema import Batch
+from modelwright.base.seams import Output
+from modelwright.base.world import World
+from modelwright.training.batches import Batches
+from modelwright.training.checkpoint import Checkpoints
+from modelwright.training.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of a step's batch for one process."""
+
+    batch: Batch
+    counts: bool = True
+    """False where nothing was left: the process runs on rows of another one, so that it takes part in all
+    exchanges, and what comes out of it is multiplied by zero."""
+
+
+def deal(batches: Batches, indices: range, place: int, of: int) -> list[Share]:
+    """What process `place` among `of` takes of a step: whole micro-batches where that comes out even, else
+    units of rows of each. All shares together hold each row of the step once, whatever their number."""
+    if len(indices) % of == 0:
+        return [Share(batches[index]) for index in indices[place::of]]
+    shares: list[Share] = []
+    for index in indices:
+        batch = batches[index]
+        first, last = batch.units * place // of, batch.units * (place + 1) // of
+        shares.append(Share(batch.part(first, last)) if first < last else Share(batch.part(0, 1), False))
+    return shares
+
+
+class Spread:
+    """One process: the module is whole, and so is every batch."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.world = World()
+        self.layout = Layout()
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return next(self.module.parameters()).device
+
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """What the optimizer updates: this process's piece of each parameter."""
+        return dict(self.module.named_parameters())
+
+    @torch.no_grad()
+    def fill(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Set parameters to whole tensors, one after the other."""
+        parameters = self.parameters()
+        for name, weight in weights:
+            parameters[name].copy_(weight)
+
+    def load(self, pieces: Mapping[str, Tensor]) -> None:
+        """Set parameters to what a checkpoint has for this process; names have to be the same."""
+        self.module.load_state_dict(dict(pieces), strict=True)
+
+    def on_batch(self, batch: Batch) -> Output:
+        """Run the module on a micro-batch."""
+        return self.module.on_batch(batch)  # type: ignore[operator,no-any-return]
+
+    def checkpoints(self, folder: Path, keep: int, background: bool) -> Checkpoints:
+        """The checkpoints of this training, below the folder of its run."""
+        return Checkpoints(folder / "checkpoints", keep, background=background)
+
+    def deal(self, batches: Batches, indices: range) -> list[Share]:
+        """This process's part of a step."""
+        return [
+            Share(share.batch.to(self.device), share.counts) for share in deal(batches, indices, *self._place)
+        ]
+
+    _place = (0, 1)
+    """Which process this is, and how many there are, among those that read different rows."""
+
+    def collect(self) -> None:
+        """After the last backward pass of a step: gradients are complete from here on."""
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all processes that read different rows, the same bits on each."""
+        return tensor
+
+    def totals(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Each value added up over all processes that read different rows."""
+        return dict(sums)
+
+    def settle(self) -> None:
+        """After a forward pass without a backward pass: give up what was gathered for it."""
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every whole weight under its name, one after the other. All processes have to go through it."""
+        for name, piece in self.parameters().items():
+            yield name, self.layout.whole(name, piece.detach())
