@@ -31,6 +31,7 @@ WIDE = 0.03
 """The same while the starts come down from afar."""
 EXPONENTS = (0.01, 3.0)
 """alpha and beta are kept between these: every published value lies within 0.05 to 0.8."""
+MAX_STEPS = 300
 MIN_RUNS, MIN_VALUES = 8, 3
 """Five parameters leave three degrees of freedom in eight runs; an exponent and an asymptote need three
 sizes and three horizons."""
@@ -176,26 +177,27 @@ def grid_of_starts(lowest: float) -> Array:
 
 
 def minimize(
-    design: Design, log_losses: Array, starts: Array, corners: Sequence[float], steps: int = 300
+    design: Design, log_losses: Array, starts: Array, corners: Sequence[float], tolerance: float = 1e-9
 ) -> tuple[Array, Array]:
     """Minimum near each of (R, 5) `starts`, each for its own row of (R, n) log losses.
 
     Returns (R, 5) parameters and (R,) sums of Huber's loss for the last of `corners`. The first may be
     wider, since from afar a sharp corner looks the same everywhere. A step that does not lower the sum is
-    not taken, and the next one is damped more; a row that cannot be lowered any more is left alone.
+    not taken, and the next one is damped more; a row whose step lowers it by less than `tolerance` of the
+    sum is left alone.
     """
     theta, sums = starts.copy(), np.empty(len(starts))
     for corner in corners:
         sums = _huber(design.predicted(theta) - log_losses, corner)
         damping, live = np.full(len(theta), 1e-2), np.arange(len(theta))
-        for _ in range(steps):
+        for _ in range(MAX_STEPS):
             step = _step(theta[live], design, log_losses[live], corner, damping[live])
             proposed = _clip(theta[live] + step)
             reached = _huber(design.predicted(proposed) - log_losses[live], corner)
             better, gain = reached < sums[live], sums[live] - reached
             theta[live[better]], sums[live[better]] = proposed[better], reached[better]
             damping[live] = np.where(better, damping[live] / 3, damping[live] * 4)
-            done = np.where(better, gain < 1e-9 * sums[live], damping[live] > 1e4)
+            done = np.where(better, gain < tolerance * sums[live], damping[live] > 1e4)
             live = live[~done & (sums[live] > 1e-24)]
             if not len(live):
                 break

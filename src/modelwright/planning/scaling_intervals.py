@@ -75,7 +75,7 @@ def bootstrap(fit: Fit, seed: int, replicates: int = REPLICATES) -> Bootstrap:
     log_losses = fit.design.predicted(fit.theta[None]) + noise[:, :runs]
     starts = np.concatenate((fit.theta[None], _spread_starts(fit, random)))
     rows = np.repeat(log_losses, len(starts), axis=0)
-    found, sums = minimize(fit.design, rows, np.tile(starts, (replicates, 1)), (fit.delta,))
+    found, sums = minimize(fit.design, rows, np.tile(starts, (replicates, 1)), (fit.delta,), tolerance=1e-5)
     best = sums.reshape(replicates, -1).argmin(1)
     theta = found.reshape(replicates, len(starts), 5)[np.arange(replicates), best]
     return Bootstrap(fit, theta, log_losses, noise[:, runs])

@@ -1,0 +1,135 @@
+"""What autograd keeps of a forward pass until the backward pass, in bytes.
+
+Counted tensor by tensor from our layers and kernels, and held against what `saved_tensors_hooks` sees in
+tests/planning/test_activations.py. In a layer, for each token (D width, F feed-forward, q and k numbers of all
+query and key heads, a bytes of an activation):
+
+    a (2 D + 2 D + q + k + k + q + 3 F)   residual stream twice, both normalised inputs; q, k, v as attention
+                                          takes them and its mix; gate, up and their product
+    + a (q + k) with QK-norm              queries and keys before it
+    + a heads T with explicit attention   probabilities (on a CPU, up to 512 tokens)
+    + 4 (2 + heads + kv_heads)            fp32 scales of the norms, the heads' ones with QK-norm
+
+and once: weights cast to bf16, each kept until its gradient is made. The fused loss keeps the gradient of
+the hidden states and, in fp32, that of the head (kernels/cross_entropy.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from modelwright.kernels.attention import EXPLICIT_MAX_LENGTH
+from modelwright.kernels.cross_entropy import CHUNK, FUSED_CHUNK
+from modelwright.planning.shape import Shape
+
+Checkpointing = Literal["none", "full", "selective"]
+FP32 = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What a micro-batch is, as far as memory cares."""
+
+    rows: int
+    context: int
+    bytes: int = 2
+    """Of an activation: 2 in bf16, 4 in fp32."""
+    masked: bool = True
+    """Documents share rows, so attention gets a mask of (rows, T, T) numbers (pretrain, finetune)."""
+    compiled_kernels: bool = True
+    """The C++ row kernels are in use (a CPU with GCC)."""
+    explicit_attention: bool = True
+    """A CPU that may hold (T, T) probabilities of short contexts."""
+
+    @property
+    def tokens(self) -> int:
+        """In the micro-batch."""
+        return self.rows * self.context
+
+    @property
+    def holds_probabilities(self) -> bool:
+        """Whether attention is written out (kernels/attention.py)."""
+        return self.explicit_attention and self.masked and self.context <= EXPLICIT_MAX_LENGTH
+
+
+def layer_bytes(shape: Shape, batch: Batch) -> float:
+    """Kept of one layer, for all tokens of the micro-batch."""
+    q, k, a = shape.q_size, shape.kv_size, batch.bytes
+    norms = FP32 * (2 + (shape.heads + shape.kv_heads if shape.qk_norm else 0))
+    before_norm = a * (q + k) if shape.qk_norm else 0
+    stream = 4 * a * shape.hidden
+    return batch.tokens * (
+        stream + before_norm + _attention(shape, batch) + norms + _feed_forward(shape, batch)
+    )
+
+
+def _attention(shape: Shape, batch: Batch) -> float:
+    """Per token: what attention and the projection behind it keep."""
+    q, k, a = shape.q_size, shape.kv_size, batch.bytes
+    if batch.holds_probabilities:
+        return a * (q + 2 * k + q + shape.heads * batch.context)
+    # The fused kernel gets keys and values repeated for every head, and keeps its mix, which is then laid out
+    # anew for the projection, and a log-sum per head.
+    return a * (3 * q + 2 * q) + FP32 * shape.heads
+
+
+def _feed_forward(shape: Shape, batch: Batch) -> float:
+    """Per token: gate, up and their product, and silu(gate) where the plain version runs; with experts, once for
+    each that the token passes, with its copy of the input."""
+    wide = 3 if batch.compiled_kernels else 4
+    if not shape.gated:
+        wide = 2
+    if not shape.experts:
+        return batch.bytes * wide * shape.feed_forward
+    routed = shape.active_experts * (wide * shape.expert_width + shape.hidden) + wide * shape.shared_width
+    return batch.bytes * routed + FP32 * shape.experts
+
+
+def shared_bytes(shape: Shape, batch: Batch) -> float:
+    """Kept once for all layers: ids, casts of the weights, the mask, the last norm's input and rotations."""
+    casts = batch.bytes * shape.block_matrices if batch.bytes < FP32 else 0
+    mask = batch.bytes * batch.tokens * batch.context if batch.masked else 0
+    last = batch.tokens * (batch.bytes * shape.hidden + FP32)
+    angles = 2 * batch.bytes * batch.context * shape.head_dim
+    return 8 * batch.tokens + casts + mask + last + angles
+
+
+def kept_bytes(shape: Shape, batch: Batch, checkpointing: Checkpointing = "none", every: int = 1) -> float:
+    """All that the backward pass of the blocks needs. With full activation checkpointing (arXiv 1604.06174) a
+    layer keeps its input, with selective (arXiv 2205.05198) also the results of its matrix products; one layer at a
+    time is computed again. `every`: only each so-manieth layer does so."""
+    one, shared = layer_bytes(shape, batch), shared_bytes(shape, batch)
+    if checkpointing == "none":
+        return shape.layers * one + shared
+    again = shape.layers // every
+    kept = batch.bytes * batch.tokens * _kept_numbers(shape, batch, checkpointing)
+    casts = batch.bytes * shape.block_matrices if batch.bytes < FP32 else 0
+    casts_again = (
+        casts * (again - 1) / shape.layers
+    )  # those of one layer are there while it is computed again
+    return again * kept + (shape.layers - again + 1) * one + shared - max(0.0, casts_again)
+
+
+def _kept_numbers(shape: Shape, batch: Batch, checkpointing: Checkpointing) -> float:
+    """Per token of a layer that is computed again."""
+    if checkpointing == "full":
+        return shape.hidden
+    attention = 0 if batch.holds_probabilities else shape.q_size
+    products = shape.q_size + 2 * shape.kv_size + 2 * shape.hidden + attention
+    wide = (2 if shape.gated else 1) * (0 if shape.experts else shape.feed_forward)
+    return shape.hidden + products + wide
+
+
+def loss_bytes(shape: Shape, batch: Batch, *, fused: bool = True, supervised: float = 1.0) -> float:
+    """Held at the peak of the loss: one chunk of logits, the gradients of hidden states and head, the head in
+    bf16. `supervised` is the share of tokens with a loss: where it is not all, their hidden states are copied
+    out. Not fused (preferences), only the chunk and the hidden states are kept."""
+    tokens = batch.tokens * supervised
+    chunk = min(tokens, max(CHUNK, FUSED_CHUNK / shape.vocab) if batch.compiled_kernels else CHUNK)
+    copies = batch.bytes if batch.compiled_kernels else batch.bytes + 2 * FP32
+    logits = chunk * shape.vocab * copies
+    head = shape.embedding * (FP32 + (batch.bytes if batch.bytes < FP32 else 0))
+    hidden = tokens * shape.hidden * batch.bytes * (1 if supervised == 1.0 else 2)
+    product = FP32 * shape.embedding  # logits.T @ hidden, added to the gradient of the head
+    return logits + hidden + (head + product if fused else 0)

@@ -1,0 +1,154 @@
+"""How long a training takes: arithmetic over the rate that a machine reaches, plus what is bound by memory.
+
+    step = FLOPs / (rate x efficiency) + bytes of the update / bandwidth + a constant
+
+`rate` is that of a large matrix product: measured here, or stated by the vendor. Efficiency is what a whole
+forward and backward pass reaches of it: narrow matrices, attention, norms and the loss are slower. On a CPU it is
+a table by width, measured; a rehearsal of a few real steps (`--probe`) replaces the whole formula. On GPUs it is a
+share that good engines reach, stated with its source, for as long as nobody has measured ours there.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+from modelwright.planning.activations import FP32
+from modelwright.planning.machines import Machine
+from modelwright.planning.memory import Training, optimizer_bytes
+from modelwright.planning.shape import Shape
+
+CPU_EFFICIENCY = {
+    "bfloat16": ((128, 0.07), (256, 0.25), (512, 0.36), (768, 0.42), (1024, 0.48)),
+    "float32": ((128, 0.25), (256, 0.60), (512, 0.75), (768, 0.80), (1024, 0.85)),
+}
+"""Width -> share of the measured matmul rate that forward and backward reach, without compilation."""
+GPU_EFFICIENCY = ((768, 0.35), (2048, 0.42), (4096, 0.45))
+"""bf16, compiled. An assumption: torchtitan reaches 33 to 39 % on Llama 3.1 8B, nanochat 41 to 50 % at widths of
+768 to 1536, modded-nanogpt about 40 % at 768."""
+MAC_EFFICIENCY = ((768, 0.30),)
+"""An assumption: not measured by us."""
+MUON_ITERATIONS = 5
+STEP_CONSTANT = 0.01
+"""Seconds a step for what does not grow with it: batches, metrics, the progress bar."""
+DISK = 5e8
+"""Bytes per second of writing and hashing checkpoints: a usual SSD."""
+FORWARD_SHARE = 1 / 3
+"""Of a training step's arithmetic: what measuring costs a token (2 of 6 FLOPs a weight)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a station does, as far as time cares."""
+
+    steps: int
+    measured_tokens: int = 0
+    """Held-out tokens that are read, over all measurements."""
+    reference_tokens: int = 0
+    """Tokens of a frozen reference's forward pass."""
+    checkpoints: int = 0
+    """Checkpoints that are written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """Seconds by part."""
+
+    steps: float
+    measuring: float
+    checkpoints: float
+    start: float
+    efficiency: float
+    """Share of the machine's matmul rate in forward and backward."""
+    source: str
+    """How it was found: "table", "assumption" or "rehearsal"."""
+
+    @property
+    def total(self) -> float:
+        """Seconds."""
+        return self.steps + self.measuring + self.checkpoints + self.start
+
+
+def efficiency(machine: Machine, width: int, dtype: str) -> float:
+    """Share of the matmul rate that forward and backward of a network this wide reach."""
+    tables = {"cpu": CPU_EFFICIENCY.get(dtype, CPU_EFFICIENCY["bfloat16"]), "gpu": GPU_EFFICIENCY}
+    return interpolate(tables.get(machine.kind, MAC_EFFICIENCY), width)
+
+
+def interpolate(table: tuple[tuple[int, float], ...], width: int) -> float:
+    """Between the neighbours in a table; its ends go on as they are."""
+    place = bisect_left([known for known, _ in table], width)
+    if place == 0:
+        return table[0][1]
+    if place == len(table):
+        return table[-1][1]
+    (low, at_low), (high, at_high) = table[place - 1], table[place]
+    return at_low + (at_high - at_low) * (width - low) / (high - low)
+
+
+def step_seconds(shape: Shape, training: Training, machine: Machine, devices: int = 1) -> float:
+    """One update, by the formula, on `devices` that share its rows evenly."""
+    rate = machine.rate(training.dtype)
+    forward = shape.forward_flops(training.batch.context) * training.step_tokens / devices
+    passes = {"none": 3.0, "selective": 3.2, "full": 4.0}[training.checkpointing]
+    share = efficiency(machine, shape.hidden, training.dtype)
+    arithmetic = passes * forward / (rate * share)
+    return arithmetic + update_seconds(shape, training, machine) + STEP_CONSTANT
+
+
+def update_seconds(shape: Shape, training: Training, machine: Machine) -> float:
+    """The optimizer and the averages: every number of their state is read and written once, gradients are read
+    three times (norm, clipping, update); Muon's iteration is three products each."""
+    state = 2 * optimizer_bytes(shape, training.optimizer)
+    weights = FP32 * shape.parameters
+    moved = state + weights * (2 + 3 + 3 * training.averages)
+    seconds = moved / machine.bandwidth
+    if training.optimizer == "muon":
+        seconds += muon_flops(shape) / (machine.rate(training.dtype) * 0.5)
+    return seconds
+
+
+def muon_flops(shape: Shape) -> float:
+    """Newton-Schulz on every matrix of the blocks, s <= l the shorter and longer side: a step is two products of
+    (s, l) with (s, s) and one (s, s) with (s, s)."""
+    width = shape.hidden
+    sides = [(width, shape.q_size), (width, shape.q_size), (width, shape.kv_size), (width, shape.kv_size)]
+    flops = shape.layers * sum(_iteration_flops(*side) for side in sides)
+    matrices = 3 if shape.gated else 2
+    dense = shape.layers - shape.moe_layers
+    flops += dense * matrices * _iteration_flops(width, max(1, shape.feed_forward))
+    if shape.experts:
+        flops += shape.moe_layers * shape.experts * matrices * _iteration_flops(width, shape.expert_width)
+    return MUON_ITERATIONS * flops
+
+
+def _iteration_flops(rows: int, columns: int) -> float:
+    short, long = min(rows, columns), max(rows, columns)
+    return 2.0 * (2 * short * short * long + short**3)
+
+
+def forecast_duration(
+    shape: Shape,
+    training: Training,
+    work: Work,
+    machine: Machine,
+    devices: int = 1,
+    rehearsed: float | None = None,
+) -> Duration:
+    """All of a station. `rehearsed`: seconds of a step as measured, in place of the formula."""
+    step = rehearsed if rehearsed is not None else step_seconds(shape, training, machine, devices)
+    share = efficiency(machine, shape.hidden, training.dtype)
+    flops = 3 * shape.forward_flops(training.batch.context) * training.step_tokens / devices
+    if rehearsed is not None:
+        share = flops / (machine.rate(training.dtype) * max(rehearsed, 1e-9))
+    per_token = FORWARD_SHARE * step / training.step_tokens
+    read = work.measured_tokens + work.reference_tokens
+    saved = FP32 * shape.parameters * (1 + training.averages) + optimizer_bytes(shape, training.optimizer)
+    return Duration(
+        steps=work.steps * step,
+        measuring=read * per_token,
+        checkpoints=work.checkpoints * saved / DISK,
+        start=1.0 + FP32 * shape.parameters / 1e9,
+        efficiency=share,
+        source="rehearsal" if rehearsed is not None else "table" if machine.kind == "cpu" else "assumption",
+    )

@@ -1,0 +1,209 @@
+"""A forecast of a recipe, station by station, as it is kept and as it is held against what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modelwright.base.artifact import Cost
+from modelwright.base.config import Config
+from modelwright.planning.duration import Duration, Work, forecast_duration
+from modelwright.planning.machines import Machine, Prices
+from modelwright.planning.memory import Memory, Training, training_memory
+from modelwright.planning.remedies import remedies
+from modelwright.planning.shape import Shape
+
+FILE = "plan.json"
+"""In a run directory: what was forecast before it ran."""
+ROOM = 0.95
+"""Share of a machine's memory that a training may fill: beyond it, the system starts to swap or to kill."""
+
+
+class StationForecast(Config):
+    """What one station will need. Seconds, bytes, tokens, FLOPs."""
+
+    station: str
+    about: str = ""
+    """Where the figures are from."""
+    parameters: int = 0
+    active_parameters: int = 0
+    steps: int = 0
+    tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    efficiency: float = 0.0
+    """Share of the machine's matmul rate; 0 where no model is trained."""
+    memory: dict[str, float] = {}
+    """Part -> bytes at the peak."""
+    peak_memory: float = 0.0
+    fits: bool = True
+    remedies: tuple[dict[str, Any], ...] = ()
+    """What would make it fit, in order."""
+    energy_wh: float = 0.0
+    money: float = 0.0
+
+
+class Forecast(Config):
+    """A recipe's forecast on a machine."""
+
+    recipe: str
+    machine: str
+    machine_source: str
+    machine_memory: float
+    devices: int = 1
+    currency: str = "USD"
+    prices_as_of: str = ""
+    stations: tuple[StationForecast, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """All stations, one after the other."""
+        return sum(station.seconds for station in self.stations)
+
+    @property
+    def money(self) -> float:
+        """In `currency`."""
+        return sum(station.money for station in self.stations)
+
+    @property
+    def energy_wh(self) -> float:
+        """Of all stations."""
+        return sum(station.energy_wh for station in self.stations)
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What a few real steps came to."""
+
+    step_seconds: float
+    peak_memory: float
+    """Bytes of the process that rehearsed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A station's forecast and what it took."""
+
+    station: str
+    forecast_seconds: float
+    seconds: float
+    forecast_memory: float
+    peak_memory: float
+    inherited: bool
+    """The process had been that large before: an earlier station of the same run set the peak."""
+
+    @property
+    def seconds_ratio(self) -> float:
+        """Forecast over actual."""
+        return self.forecast_seconds / self.seconds if self.seconds else float("inf")
+
+    @property
+    def memory_ratio(self) -> float:
+        """Forecast over actual."""
+        return self.forecast_memory / self.peak_memory if self.peak_memory else float("inf")
+
+
+def training_station(
+    station: str,
+    shape: Shape,
+    training: Training,
+    work: Work,
+    machine: Machine,
+    prices: Prices,
+    devices: int = 1,
+    rehearsed: Rehearsed | None = None,
+) -> StationForecast:
+    """The forecast of a station that trains."""
+    memory = training_memory(shape, training)
+    step = rehearsed.step_seconds if rehearsed else None
+    duration = forecast_duration(shape, training, work, machine, devices, step)
+    peak = rehearsed.peak_memory if rehearsed else memory.total
+    tokens = work.steps * training.step_tokens
+    energy = energy_wh(machine, duration.total, devices)
+    return StationForecast(
+        station=station,
+        about=_about(duration, rehearsed),
+        parameters=shape.parameters,
+        active_parameters=shape.active_parameters,
+        steps=work.steps,
+        tokens=tokens,
+        flops=3 * shape.forward_flops(training.batch.context) * tokens,
+        seconds=duration.total,
+        efficiency=duration.efficiency,
+        memory=_measured_parts(memory, peak) if rehearsed else memory.parts,
+        peak_memory=peak,
+        fits=peak <= ROOM * machine.memory,
+        remedies=tuple(
+            {"what": r.what, "setting": r.setting, "bytes": r.total, "effect": r.effect}
+            for r in (
+                remedies(shape, training, ROOM * machine.memory) if peak > ROOM * machine.memory else ()
+            )
+        ),
+        energy_wh=energy,
+        money=prices.of(machine.name, duration.total, devices, energy),
+    )
+
+
+def _about(duration: Duration, rehearsed: Rehearsed | None) -> str:
+    if rehearsed:
+        return "a few real steps of this shape"
+    return (
+        f"formula; efficiency from a {duration.source}"
+        if duration.source == "table"
+        else "assumed efficiency"
+    )
+
+
+def _measured_parts(memory: Memory, peak: float) -> dict[str, float]:
+    """The parts as counted, with what was measured beyond them as the allocator's."""
+    parts = dict(memory.parts)
+    parts["allocator"] += peak - memory.total
+    return parts
+
+
+def energy_wh(machine: Machine, seconds: float, devices: int = 1) -> float:
+    """At full power all the time: an upper bound."""
+    return machine.watts * devices * seconds / 3600
+
+
+def other_station(
+    station: str, seconds: float, memory: float, about: str, machine: Machine, prices: Prices
+) -> StationForecast:
+    """The forecast of a station that does not train: a throughput times what it reads."""
+    energy = energy_wh(machine, seconds)
+    return StationForecast(
+        station=station,
+        about=about,
+        seconds=seconds,
+        peak_memory=memory,
+        memory={"process": memory},
+        fits=memory <= ROOM * machine.memory,
+        energy_wh=energy,
+        money=prices.of(machine.name, seconds, 1, energy),
+    )
+
+
+def compare(forecast: Forecast, costs: Mapping[str, Cost]) -> list[Compared]:
+    """Stations that are in both. The peak of memory is the process's, and stations of one run share a process, so
+    what is forecast of a station is the largest so far."""
+    found: list[Compared] = []
+    largest, peak_before = 0.0, 0.0
+    for station in forecast.stations:
+        cost = costs.get(station.station)
+        if cost is None:
+            continue
+        largest = max(largest, station.peak_memory)
+        inherited = cost.peak_memory_bytes <= peak_before
+        peak_before = max(peak_before, float(cost.peak_memory_bytes))
+        found.append(
+            Compared(
+                station.station,
+                station.seconds,
+                cost.seconds,
+                largest,
+                float(cost.peak_memory_bytes),
+                inherited,
+            )
+        )
+    return found

@@ -1,0 +1,215 @@
+"""What a training could run on: machines by name, and this one, measured.
+
+`machines.yaml` holds the vendors' figures. This machine is measured: the rate of a large matrix product in
+both formats and the bandwidth of its memory, once, and kept in the user's cache with when and by what.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import Field
+
+from modelwright.base.config import Config, validate
+from modelwright.base.errors import ConfigError, DamagedFile, UserError, did_you_mean
+from modelwright.base.files import canonical_json, read_json, sha256_text, write_json
+from modelwright.base.native import cache_folder
+from modelwright.base.run import ASSUMED_WATTS_PER_CPU, machine
+
+GIB = 2**30
+PROBE_SIZE = 2048
+"""Side of the square matrices of the probe: 8 MiB in bf16, beyond the caches of one core."""
+PROBE_REPEATS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A device and what feeds it."""
+
+    name: str
+    kind: str
+    """"cpu", "gpu" or "mac"."""
+    memory: float
+    """Bytes that a program can use."""
+    bandwidth: float
+    """Bytes per second of that memory."""
+    rates: Mapping[str, float]
+    """FLOP/s of matrix products by format: "float32", "bfloat16", "fp8"."""
+    watts: float
+    link: float = 0.0
+    """Bytes per second to the other devices of a node, both directions together; 0: there are none."""
+    source: str = ""
+    """Where the figures are from."""
+
+    def rate(self, dtype: str) -> float:
+        """FLOP/s in a format; bf16's where it is not stated."""
+        return self.rates.get(dtype) or self.rates["bfloat16"]
+
+
+class Prices(Config):
+    """What machines and electricity cost."""
+
+    currency: str = "USD"
+    as_of: str = ""
+    per_kwh: float = Field(default=0.3, ge=0)
+    """For machines without a price by the hour."""
+    per_hour: dict[str, float] = {}
+    """Machine -> price of an hour of one device."""
+
+    def of(self, name: str, seconds: float, devices: int, energy_wh: float) -> float:
+        """What a work costs: rented hours, or one's own electricity."""
+        if name in self.per_hour:
+            return self.per_hour[name] * devices * seconds / 3600
+        return self.per_kwh * energy_wh / 1000
+
+
+def load_prices(path: Path | None = None) -> Prices:
+    """The shipped prices, or those of a file."""
+    if path is None:
+        text, where = (files("modelwright.planning") / "prices.yaml").read_text(encoding="utf-8"), "prices"
+    else:
+        text, where = path.read_text(encoding="utf-8"), str(path)
+    try:
+        settings: Any = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(
+            f"{where} holds a {type(settings).__name__}, expected per_kwh and per_hour: {{...}}"
+        )
+    prices = validate(Prices, settings, where)
+    if negative := [name for name, price in prices.per_hour.items() if price < 0]:
+        raise ConfigError(f"{where}: the price of {negative[0]} is below zero")
+    return prices
+
+
+@cache
+def _table() -> dict[str, dict[str, Any]]:
+    text = (files("modelwright.planning") / "machines.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)
+
+
+def known_machines() -> tuple[str, ...]:
+    """The names of the table."""
+    return tuple(_table())
+
+
+def find_machine(name: str) -> Machine:
+    """A machine of the table ("H100", "rtx 4090", "4090"), or "here"."""
+    word = name.strip().lower().replace(" ", "-").replace("_", "-")
+    if word in ("here", "this", "auto"):
+        return this_machine()
+    table = _table()
+    key = next((key for key in (word, f"rtx-{word}", f"{word}-80gb", f"{word}gb") if key in table), None)
+    if key is None:
+        raise UserError(
+            f"no machine is known as '{name}': expected 'here' or one of the table."
+            f"{did_you_mean(word, table)}"
+        )
+    row = table[key]
+    rates = {"bfloat16": row["bf16"] * 1e12, "fp8": row.get("fp8", 0) * 1e12}
+    return Machine(
+        name=key,
+        kind=row["kind"],
+        memory=row["memory_gib"] * GIB,
+        bandwidth=row["bandwidth"] * 1e9,
+        rates={format: rate for format, rate in rates.items() if rate},
+        watts=row["watts"],
+        link=row.get("link", 0) * 1e9,
+        source=row["source"],
+    )
+
+
+def this_machine(*, again: bool = False) -> Machine:
+    """This machine, as it was measured; measured now where it never was, or `again`."""
+    file = cache_folder() / "machines" / f"{sha256_text(canonical_json(_identity()))[:16]}.json"
+    if file.is_file() and not again:
+        try:
+            return Machine(**read_json(file)["machine"])
+        except (DamagedFile, KeyError, TypeError):
+            pass  # an older or broken note: measure again
+    found = _measure()
+    write_json(file, {"machine": asdict(found), "identity": _identity(), "load": os.getloadavg()[0]})
+    return found
+
+
+def _identity() -> dict[str, Any]:
+    """What the measurement depends on."""
+    torch_threads = {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
+    return machine() | torch_threads | {"node": platform.node()}
+
+
+def _measure() -> Machine:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    formats = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    rates = {name: _matmul_rate(device, dtype) for name, dtype in formats.items()}
+    if device == "cuda":
+        facts = torch.cuda.get_device_properties(0)
+        name, memory, known = facts.name, facts.total_memory, _by_device_name(facts.name)
+        watts, link = (known.watts, known.link) if known else (300.0, 0.0)
+    else:
+        name, memory, link = machine()["processor"], _usable_memory(), 0.0
+        watts = ASSUMED_WATTS_PER_CPU * (os.cpu_count() or 1)
+    busy = os.getloadavg()[0] / (os.cpu_count() or 1)
+    loaded = f", while it was busy ({busy:.1f} tasks a processor)" if busy > 0.5 else ""
+    when = f"{datetime.now(UTC):%Y-%m-%d}, {_identity()['threads']} threads, torch {torch.__version__}"
+    return Machine(
+        name="here",
+        kind="gpu" if device == "cuda" else "cpu",
+        memory=float(memory),
+        bandwidth=_bandwidth(device),
+        rates=rates,
+        watts=watts,
+        link=link,
+        source=f"{name}, measured {when}{loaded}",
+    )
+
+
+def _by_device_name(name: str) -> Machine | None:
+    """The machine of the table that a GPU is."""
+    word = name.lower().replace(" ", "-")
+    return next((find_machine(key) for key in known_machines() if key.split("-")[-1] in word), None)
+
+
+def _matmul_rate(device: str, dtype: torch.dtype) -> float:
+    """FLOP/s of a square product; the best of a few."""
+    size = PROBE_SIZE * (4 if device == "cuda" else 1)
+    a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+    return 2.0 * size**3 / _best_seconds(lambda: torch.mm(a, b), device)
+
+
+def _bandwidth(device: str) -> float:
+    """Bytes per second of adding two tensors far beyond the caches: two read, one written."""
+    size = 2**24 * (16 if device == "cuda" else 1)
+    a, b, c = (torch.ones(size, device=device) for _ in range(3))
+    return 3 * 4 * size / _best_seconds(lambda: torch.add(a, b, out=c), device)
+
+
+def _best_seconds(work: Any, device: str) -> float:
+    best = float("inf")
+    for _ in range(PROBE_REPEATS):
+        start = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _usable_memory() -> int:
+    """Bytes of main memory, or what a container is limited to."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text(encoding="utf-8").strip() if limit.is_file() else "max"
+    return min(physical, int(text)) if text.isdigit() else physical

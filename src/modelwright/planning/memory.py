@@ -1,0 +1,174 @@
+"""What a training step of ours holds, part by part, and its peak.
+
+Kept from step to step, per parameter: weights 4 bytes, AdamW's moments 8 (Muon's momentum 4, for the matrices in
+the blocks), 4 for each average of the weights. A step has three heights, and the highest counts:
+
+    loss       activations, a chunk of logits, the gradients of hidden states and head
+    backward   all gradients, 4 bytes, while the last layer's activations are still there
+    update     all gradients, and what Muon needs to orthogonalise the largest group of equal matrices
+
+On a CPU the process comes on top, and what its allocator cannot hand out again: blocks that are freed at one height
+are not found again at the next, so that heights partly add up (measured: `CPU_GROWTH`). On a GPU: the context, and
+the caching allocator's rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from modelwright.planning.activations import FP32, Batch, Checkpointing, kept_bytes, layer_bytes, loss_bytes
+from modelwright.planning.shape import Shape
+
+MIB = 2**20
+CPU_BASE = 370 * MIB
+"""A process of ours with torch, pyarrow and a tokenizer, its libraries warm: resident memory, measured with torch
+2.13 on Linux."""
+CPU_GROWTH = (1.10, 1.25)
+"""What a process grows by for each byte alive at the loss, and for each byte alive at the update, fitted to
+processes of 8 to 25 steps on Linux (glibc's malloc, which gives no aligned block back as one of the same size)."""
+CUDA_BASE = 600 * MIB
+"""CUDA context, cuBLAS workspaces. An assumption: not measured by us."""
+ROUNDING = 1.06
+"""Reserved over allocated on a GPU. An assumption from torch's caching allocator with expandable segments."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """Settings of a training that memory and time depend on."""
+
+    batch: Batch
+    accumulation: int = 1
+    steps: int = 1
+    optimizer: Literal["adamw", "muon"] = "muon"
+    averages: int = 1
+    """Copies of the weights that are averaged over time (EMA)."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    checkpointing: Checkpointing = "none"
+    checkpoint_every: int = 1
+    """Only each so-manieth block is computed again."""
+    kind: str = "cpu"
+    """Of the machine: "cpu", "gpu" or "mac"."""
+    fused_loss: bool = True
+    """The loss makes its gradients at once; preferences do not."""
+    supervised: float = 1.0
+    """Share of the tokens with a loss."""
+    rows_per_unit: int = 1
+    """2 for preferences: a pair is two rows."""
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one update."""
+        return self.batch.tokens * self.accumulation
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes by part at the peak of a step."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    averages: float
+    activations: float
+    loss: float
+    workspace: float
+    """What the update needs beside gradients."""
+    overhead: float
+    """What the allocator cannot hand out again."""
+    base: float
+    """The process before there is a model."""
+    peak: str
+    """Which of the heights is the highest: "loss", "backward" or "update"."""
+
+    @property
+    def total(self) -> float:
+        """Bytes at the peak."""
+        return sum(self.parts.values())
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Name -> bytes of what is there at the peak: parts of other heights are left out."""
+        there = {
+            "loss": ("activations", "loss"),
+            "backward": ("gradients", "last layer"),
+            "update": ("gradients", "workspace"),
+        }[self.peak]
+        moving = {
+            "activations": self.activations,
+            "loss": self.loss,
+            "gradients": self.gradients,
+            "workspace": self.workspace,
+            "last layer": self.loss,
+        }
+        always = {"weights": self.weights, "optimizer": self.optimizer, "averages": self.averages}
+        rest = {"allocator": self.overhead, "process": self.base}
+        return {**always, **{name: moving[name] for name in there}, **rest}
+
+
+def optimizer_bytes(shape: Shape, optimizer: str) -> float:
+    """State of AdamW (two moments), and of Muon (one) for the matrices in the blocks."""
+    others = shape.parameters - shape.block_matrices
+    per_matrix = 2 * FP32 if optimizer == "adamw" else FP32
+    return per_matrix * shape.block_matrices + 2 * FP32 * others
+
+
+def update_bytes(shape: Shape, training: Training) -> float:
+    """Muon's workspace: the Nesterov step of a group in fp32, its cast, and three more of that for the iteration
+    (training/optimizer.py). AdamW, fused, needs none."""
+    if training.optimizer == "adamw":
+        return 0.0
+    matrices = 3 if shape.gated else 2
+    feed_forward = shape.feed_forward_weights() * (matrices - 1) / matrices  # gate and up have one shape
+    attention = (
+        shape.layers * shape.hidden * max(shape.q_size + (shape.q_size == shape.hidden) * shape.q_size, 1)
+    )
+    group = max(feed_forward, attention)
+    width = training.batch.bytes
+    return group * (FP32 + (0 if width == FP32 else width) + 3 * width)
+
+
+def training_memory(shape: Shape, training: Training) -> Memory:
+    """Memory of one process that holds the whole model."""
+    batch = training.batch
+    kept = kept_bytes(shape, batch, training.checkpointing, training.checkpoint_every)
+    loss = loss_bytes(shape, batch, fused=training.fused_loss, supervised=training.supervised)
+    gradients = FP32 * shape.parameters
+    accumulated = gradients if training.accumulation > 1 else 0.0
+    last = layer_bytes(shape, batch) + FP32 * shape.embedding
+    update = update_bytes(shape, training)
+    heights = {
+        "loss": kept + loss + accumulated,
+        "backward": gradients + last,
+        "update": gradients + update,
+    }
+    peak = max(heights, key=lambda name: heights[name])
+    always = FP32 * shape.parameters * (1 + training.averages) + optimizer_bytes(shape, training.optimizer)
+    return Memory(
+        weights=FP32 * shape.parameters,
+        gradients=gradients,
+        optimizer=optimizer_bytes(shape, training.optimizer),
+        averages=FP32 * shape.parameters * training.averages,
+        activations=kept + accumulated,
+        loss=loss if peak == "loss" else last,
+        workspace=update,
+        overhead=_overhead(heights, always, training.kind),
+        base=CPU_BASE if training.kind == "cpu" else CUDA_BASE,
+        peak=peak,
+    )
+
+
+def _overhead(heights: Mapping[str, float], always: float, kind: str) -> float:
+    """What a process holds beyond what is alive at its highest."""
+    highest = max(heights.values())
+    if kind != "cpu":
+        return (ROUNDING - 1) * (always + highest)
+    at_loss, at_update = CPU_GROWTH
+    return max(0.0, at_loss * heights["loss"] + at_update * heights["update"] - highest)
+
+
+def with_rows(training: Training, rows: int) -> Training:
+    """The same updates in micro-batches of `rows` rows: accumulation makes up for it."""
+    total = training.batch.rows * training.accumulation
+    return replace(training, batch=replace(training.batch, rows=rows), accumulation=-(-total // rows))
