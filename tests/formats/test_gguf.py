@@ -175,3 +175,28 @@ def test_what_llama_cpp_cannot_load_is_said_before_it_is_written(
         write_gguf(tiny_model("qwen3"), tmp_path / "m.gguf", "q8" + "_k")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="no place in a GGUF"):
         gguf_name("model.layers.0.self_attn.rotary.inv_freq")
+
+
+MIXTURE = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+
+
+def test_experts_are_stacked_and_their_router_is_kept_in_full(tiny_model: MakeModel, tmp_path: Path) -> None:
+    write_gguf(tiny_model("qwen3_moe", **MIXTURE), tmp_path / "m.gguf", "q8_0")
+    reader = GGUFReader(tmp_path / "m.gguf")
+    stated = {"general.architecture": "qwen3moe", "qwen3moe.expert_count": 3,
+              "qwen3moe.expert_used_count": 2, "qwen3moe.expert_feed_forward_length": 32}  # fmt: skip
+    assert {name: field(reader, name) for name in stated} == stated
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    assert tensors["blk.1.ffn_down_exps.weight"].shape.tolist() == [32, 64, 3]
+    assert tensors["blk.1.ffn_down_exps.weight"].tensor_type == GGMLQuantizationType.Q8_0
+    assert tensors["blk.0.ffn_gate_inp.weight"].tensor_type == GGMLQuantizationType.F32
+
+
+def test_mixtures_that_llama_cpp_would_read_as_others_are_refused(
+    tiny_model: MakeModel, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="norm_topk_prob"):
+        write_gguf(tiny_model("qwen3_moe", **MIXTURE, norm_topk_prob=False), tmp_path / "m.gguf", "f16")
+    with pytest.raises(UserError, match="in every layer; this model in 1 of 2"):
+        write_gguf(tiny_model("qwen3_moe", **MIXTURE, mlp_only_layers=(0,)), tmp_path / "m.gguf", "f16")
+    assert not list(tmp_path.iterdir())

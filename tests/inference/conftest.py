@@ -21,6 +21,9 @@ def tokenizer() -> BPETokenizer:
     return learn(TEXT, 320)
 
 
+MIXTURE = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+
+
 def tiny_model(architecture: str = "qwen3", vocab_size: int = 320, seed: int = 0) -> Transformer:
     config = ModelConfig(
         architecture=architecture,  # type: ignore[arg-type]
@@ -33,6 +36,7 @@ def tiny_model(architecture: str = "qwen3", vocab_size: int = 320, seed: int = 0
         head_dim=8,
         max_position_embeddings=160,
         tie_word_embeddings=architecture != "llama",
+        **(MIXTURE if architecture == "qwen3_moe" else {}),
     )
     torch.manual_seed(seed)
     model = Transformer(config)

@@ -31,7 +31,7 @@ def prompts_of(lengths, vocab=320, seed=1):
     return [[draw.randrange(3, vocab) for _ in range(length)] for length in lengths]
 
 
-@pytest.mark.parametrize("architecture", ["qwen3", "qwen2", "llama"])
+@pytest.mark.parametrize("architecture", ["qwen3", "qwen2", "llama", "qwen3_moe"])
 def test_equals_naive_decoding(make_model, tokenizer, architecture):
     model = make_model(architecture)
     engine = Engine(model, tokenizer, max_slots=3, stop_ids=())

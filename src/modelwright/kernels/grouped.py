@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 ALIGNMENT = 16
-"""Bytes that rows of both matrices must be a multiple of for the grouped product on a GPU."""
+"""Bytes that rows of both matrices must be a multiple of for the grouped product."""
 
 
 def reference(rows: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
@@ -36,12 +36,13 @@ def grouped_linear(rows: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
 
 
 def has_grouped_product(rows: Tensor, weights: Tensor) -> bool:
-    """Whether torch multiplies these by one call: bf16 with aligned rows on a GPU, fp32 and bf16 on a CPU (in
-    bf16 it took half the time of a call per group there, forward and backward)."""
-    if rows.device.type == "cpu":
-        return hasattr(F, "grouped_mm") and rows.dtype in (torch.float32, torch.bfloat16)
+    """Whether torch multiplies these by one call: aligned rows in bf16, and in fp32 on a CPU unless it is
+    compiled. (On a CPU a bf16 call takes half the time of a call per group, forward and backward.)"""
+    half_only = rows.is_cuda or torch.compiler.is_compiling()
+    kinds = (torch.bfloat16,) if half_only else (torch.float32, torch.bfloat16)
     aligned = all(size * rows.element_size() % ALIGNMENT == 0 for size in weights.shape[1:])
-    return hasattr(F, "grouped_mm") and rows.is_cuda and rows.dtype == torch.bfloat16 and aligned
+    known = rows.is_cuda or rows.device.type == "cpu"
+    return hasattr(F, "grouped_mm") and known and rows.dtype in kinds and aligned
 
 
 @torch.compiler.disable
