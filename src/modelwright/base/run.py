@@ -40,6 +40,9 @@ ASSUMED_WATTS_PER_CPU = 10.0
 class Run:
     """One stage at work. `finish` writes the manifest and ends it."""
 
+    keeps = True
+    """Whether this process writes what is made: of several that train together, the first one does."""
+
     def __init__(
         self,
         folder: Path,
@@ -119,11 +122,19 @@ class Run:
     ) -> Artifact:
         """Hash what was made and write the manifest; from here on the stage is done."""
         self.timing(0)
+        manifest = self._manifest(files, metrics, tokens, flops)
+        write_json(self.dir / MANIFEST, manifest.model_dump(mode="json"))
+        self.close()
+        return Artifact(self.dir, manifest)
+
+    def _manifest(
+        self, files: Iterable[str], metrics: Mapping[str, Any] | None, tokens: int, flops: float
+    ) -> Manifest:
         provenance = self._inherited() + self._sources
         described = describe_files(self.dir, files)
         parents = self.parents()
         mark = fingerprint(self.stage, self.config, self.seed, parents, __version__)
-        manifest = Manifest(
+        return Manifest(
             id=content_id(self.stage, mark, described),
             stage=self.stage,
             role=self.role,
@@ -140,9 +151,6 @@ class Run:
             provenance=provenance,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        write_json(self.dir / MANIFEST, manifest.model_dump(mode="json"))
-        self.close()
-        return Artifact(self.dir, manifest)
 
     def close(self) -> None:
         """Close the files; `finish` does it, and so does whoever gives the stage up."""

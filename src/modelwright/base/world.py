@@ -14,19 +14,28 @@ import os
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, Self, cast
 
 from modelwright.base.errors import UserError
 from modelwright.base.schema import Json
-
-if TYPE_CHECKING:
-    from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 PATIENCE = timedelta(days=30)
 """How long a process waits for a word of another. A station that does not train runs on the first process
 while the others wait; if one dies, torchrun ends them all, so nobody waits in vain."""
 COLLECTIVE_PATIENCE = timedelta(minutes=30)
 """How long an exchange of tensors may take before torch.distributed gives it up."""
+
+
+class Store(Protocol):
+    """What is asked of torch.distributed's store: values under keys, seen by all processes."""
+
+    def set(self, key: str, value: str) -> None: ...
+
+    def get(self, key: str) -> bytes: ...
+
+    def wait(self, keys: list[str], timeout: timedelta) -> None: ...
+
+    def clone(self) -> Self: ...
 
 
 @dataclass(slots=True)
@@ -90,22 +99,18 @@ class World:
 
 def place() -> World:
     """Which process this is, by the environment variables of torchrun, without joining the others."""
-    variables = {
-        "rank": "RANK",
-        "size": "WORLD_SIZE",
-        "local_rank": "LOCAL_RANK",
-        "local_size": "LOCAL_WORLD_SIZE",
-    }
-    given = {name: os.environ[variable] for name, variable in variables.items() if variable in os.environ}
-    if int(given.get("size", 1)) == 1 or "MASTER_ADDR" not in os.environ:
+    if "MASTER_ADDR" not in os.environ or "RANK" not in os.environ:
         return World()
     try:
-        return World(**{name: int(value) for name, value in given.items()})
-    except ValueError as error:
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    except (KeyError, ValueError) as error:
         raise UserError(
-            f"RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE say which process this is, received {given}: "
-            "start several processes with torchrun, or unset these variables"
+            "RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE say which of several processes this is, and "
+            f"one of them is missing or no number ({error}): start with torchrun, or unset them"
         ) from error
+    return World(rank, size, local_rank, local_size) if size > 1 else World()
 
 
 @cache
@@ -116,15 +121,18 @@ def join() -> World:
         return world
     import torch
     import torch.distributed as dist
-    from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
-    from torch.distributed.rendezvous import rendezvous
+    from torch.distributed import (
+        PrefixStore,  # pyright: ignore[reportPrivateImportUsage]
+        rendezvous,  # pyright: ignore
+    )
 
     if torch.cuda.is_available():
         torch.cuda.set_device(world.local_rank)
-    store, _, _ = next(rendezvous("env://", timeout=COLLECTIVE_PATIENCE))  # pyright: ignore
+    meet = cast(Any, rendezvous)
+    store = next(meet("env://", timeout=COLLECTIVE_PATIENCE))[0]
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     meeting: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "timeout": COLLECTIVE_PATIENCE}
     dist.init_process_group(backend, store=PrefixStore("tensors", store), **meeting)
     atexit.register(dist.destroy_process_group)
-    world.store = PrefixStore("words", store)
+    world.store = cast(Store, PrefixStore("words", store))
     return world

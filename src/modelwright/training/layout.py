@@ -152,7 +152,6 @@ class ShardedLayout(Layout):
 
 def in_order(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """(processes, *shape) every process's tensor, in the order of ranks."""
-    count = dist.get_world_size(group)
-    everyone = tensor.new_empty((count, *tensor.shape))
-    dist.all_gather_into_tensor(everyone.view(count, -1) if tensor.ndim else everyone, tensor, group=group)
-    return everyone
+    everyone = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(everyone, tensor, group=group)
+    return torch.stack(everyone)

@@ -117,8 +117,6 @@ class Sharded(Spread):
         shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
         cuts = _cut(module, plan, mesh) if box.tensor > 1 else {}
         _shard(module, blocks, mesh, device)
-        if any(parameter.is_meta for parameter in module.parameters()):
-            module.to_empty(device=device.name)
         groups: list[Any] = [
             dist.new_group(list(range(first, first + box.held_by)))
             for first in range(0, world.size, box.held_by)
@@ -222,6 +220,8 @@ def _shard(module: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, dev
         fully_shard(block, **settings)
     # The head is used after the forward pass (by the loss), so the last group is given up after the backward.
     fully_shard(module, reshard_after_forward=False, **settings)
+    if any(parameter.is_meta for parameter in module.parameters()):
+        module.to_empty(device=device.name)
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)

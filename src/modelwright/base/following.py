@@ -1,0 +1,76 @@
+"""A stage's workbench on a process that only computes with others: it prints and writes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from modelwright.base.artifact import Artifact
+from modelwright.base.config import Config
+from modelwright.base.progress import PlainView, View
+from modelwright.base.provenance import Provenance
+from modelwright.base.run import Run
+from modelwright.base.world import World
+
+
+class NoMetrics:
+    """Takes what a MetricsFile takes, and drops it."""
+
+    def write(self, step: int, values: Mapping[str, float | int | str]) -> None:
+        """Nothing."""
+
+    def rewind(self, last_step: int) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class FollowingRun(Run):
+    """The run of a process that is not the first: the same folder and inputs to read, nothing to write."""
+
+    keeps = False
+
+    def __init__(
+        self,
+        folder: Path,
+        stage: str,
+        role: str,
+        config: Config,
+        seed: int,
+        inputs: Mapping[str, Artifact] | None = None,
+        view: View | None = None,
+    ) -> None:
+        self.dir = Path(folder)
+        self.stage, self.role, self.config, self.seed = stage, role, config, seed
+        self.inputs = dict(inputs or {})
+        self.metrics = NoMetrics()  # type: ignore[assignment]
+        self._sources = Provenance()
+        self._view, self._start, self._earlier_seconds = PlainView(quiet=True), time.monotonic(), 0.0
+        self._environment: dict[str, Any] = {}
+
+    def log(self, text: str) -> None:
+        """Nothing."""
+
+    def timing(self, step: int, **values: float) -> None:
+        """Nothing."""
+
+    def finish(
+        self,
+        files: Iterable[str],
+        metrics: Mapping[str, Any] | None = None,
+        tokens: int = 0,
+        flops: float = 0.0,
+    ) -> Artifact:
+        """What was made, as far as this process knows: without the files, which the first one writes."""
+        return Artifact(self.dir, self._manifest((), metrics, tokens, flops))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def open_run(world: World) -> type[Run]:
+    """The kind of workbench for this process."""
+    return Run if world.is_first else FollowingRun

@@ -1,0 +1,93 @@
+"""What torchrun starts in the tests of several processes: a list of trainings, one after the other, so that
+one start serves many checks. Run as `python -m tests.training.together TASKS.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tests.training.tiny import make_windows
+
+from modelwright.base.device import Device
+from modelwright.base.following import open_run
+from modelwright.base.world import World, join
+from modelwright.model.config import ModelConfig
+from modelwright.model.init import first_weights
+from modelwright.model.sharding import tensor_plan
+from modelwright.model.transformer import Transformer
+from modelwright.objectives.next_token import NextToken
+from modelwright.training import loop
+from modelwright.training.compute import ComputeConfig
+from modelwright.training.loop import LoopConfig, mean_loss, train
+from modelwright.training.parallel import spread_out
+
+CPU = Device("cpu", torch.float32, 1, False)
+SIZES = {
+    "vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+}  # fmt: skip
+
+
+def train_together(folder: Path, task: dict[str, Any], world: World) -> None:
+    """One training as a task describes it; leaves metrics.jsonl, checkpoints and end.safetensors."""
+    config = LoopConfig.model_validate(task.get("loop", {}))
+    compute = ComputeConfig.model_validate(task.get("compute", {}))
+    shape = ModelConfig(**(SIZES | task.get("model", {})))
+    with torch.device("meta"):
+        model = Transformer(shape)
+    plan = tensor_plan(shape, compute.tensor_parallel)
+    spread = spread_out(model, model.model.layers, plan, compute, CPU, world)
+    spread.fill(first_weights(model, seed=1))
+    batches = make_windows(rows=task.get("rows", 4))
+    steps = config.plan(task["steps"] * config.accumulation)
+    if world.is_first:
+        folder.mkdir(parents=True, exist_ok=True)
+    run = open_run(world)(folder, "pretrain", "base", config, seed=5)
+    held_out = [make_windows(rows=3, seed=9)[index] for index in range(2)]
+
+    def validate() -> dict[str, float]:
+        return {"validation_loss": mean_loss(model, NextToken(), held_out)["loss"]}
+
+    try:
+        trained = train(spread, NextToken(), batches, steps, config, run, validate=validate)
+    finally:
+        run.close()
+    ends = dict(spread.weights())
+    ends |= {f"ema {name}": spread.layout.whole(name, piece) for name, piece in trained.ema.items()}
+    if world.is_first:
+        flat = {name: tensor.detach().contiguous() for name, tensor in ends.items()}
+        save_file(flat, folder / "end.safetensors")
+
+
+def die_at(step: int, rank: int, marker: Path) -> None:
+    """Kill this process in its `step`-th step, once."""
+    original, calls = loop._accumulate, {"n": 0}
+
+    def deadly(*args, **kwargs):
+        calls["n"] += 1
+        if calls["n"] == step and join().rank == rank and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+
+    loop._accumulate = deadly
+
+
+def main(path: Path) -> None:
+    torch.set_num_threads(1)
+    world = join()
+    for task in json.loads(path.read_text()):
+        if "die" in task:
+            die_at(**task["die"], marker=path.with_suffix(".died"))
+        train_together(path.parent / task["name"], task, world)
+    world.barrier()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
