@@ -7,7 +7,7 @@ never the engine behind it. Data steps see iterators.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from modelwright.base.schema import Batch, Completion, Document, Problem, Reason, Sampling, Score
 
@@ -64,6 +64,7 @@ class Output(Protocol):
         ...
 
 
+@runtime_checkable
 class Adapting(Protocol):
     """A model that follows its training with more than its parameters, such as a mixture of experts that is
     kept in balance. The loop calls these on every model that has them."""

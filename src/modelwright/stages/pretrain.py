@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import torch
 from pydantic import Field
 
 from modelwright.base.artifact import Artifact
-from modelwright.base.files import atomic_directory
 from modelwright.base.run import Run
 from modelwright.base.seeding import derive
-from modelwright.formats.huggingface import save_model
 from modelwright.kernels import native
 from modelwright.model.config import ModelChoice, ModelConfig
 from modelwright.model.flops import training_flops_per_token
-from modelwright.model.init import initialize
+from modelwright.model.init import first_weights
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
 from modelwright.stages.text_view import TextView
+from modelwright.stages.training import keep_model, spread_model
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.shards import TokenShards
 from modelwright.training.compute import ComputeConfig, compile_blocks, resolve
@@ -23,6 +23,8 @@ from modelwright.training.loop import LoopConfig, train
 from modelwright.training.step_plan import StepPlan
 
 INPUTS: tuple[str, ...] = ("tokens",)
+TOGETHER = True
+"""All processes run this stage, where there are several."""
 TOKENS_PER_PARAMETER = 20
 """The compute-optimal ratio of Chinchilla (arXiv 2203.15556): the horizon that a depth implies."""
 
@@ -33,7 +35,7 @@ class Config(LoopConfig, TextView):
     model: ModelChoice = ModelChoice()
     """The dial. In a recipe it is the section `model`."""
     tokens: int | None = Field(default=None, gt=0)
-    """Tokens to train on, repeats included. None: 20 per parameter."""
+    """Tokens to train on, repeats included. None: 20 per parameter that a token meets."""
     compute: ComputeConfig = ComputeConfig()
     """Device, number format, compilation."""
 
@@ -49,14 +51,15 @@ def run(config: Config, run: Run) -> Artifact:
     tokenizer = BPETokenizer.load(source.file("tokenizer"))
     device = resolve(config.compute)
     shape = config.model.derive(tokenizer.vocab_size)
-    model = Transformer(shape, device.dtype)
-    initialize(model, derive(run.seed, "init"))
-    model.to(device.name)
-    tokens = config.tokens or TOKENS_PER_PARAMETER * model.num_parameters()
+    with torch.device("meta"):
+        model = Transformer(shape, device.dtype, config.model.balance)
+    spread = spread_model(model, config.compute, device, run)
+    spread.fill(first_weights(model, derive(run.seed, "init")))
+    tokens = config.tokens or TOKENS_PER_PARAMETER * model.num_active_parameters()
     plan = config.plan_for(tokens)
     read = plan.micro_batches * config.rows * config.context
     flops = training_flops_per_token(shape, config.context) * read
-    run.log(describe(shape, model.num_parameters()))
+    run.log(describe(shape, model))
     run.log(f"{plan.steps:,} steps, {read:,} tokens, {flops / 1e12:,.0f} TFLOPs")
     shards, order = TokenShards.open(source.file("train")), derive(run.seed, "batches")
     rows = plan.micro_batches * config.rows
@@ -67,10 +70,11 @@ def run(config: Config, run: Run) -> Artifact:
     compile_blocks(model.model.layers, config.compute, device, flops, run.log)
     validate = config.measure(model, TokenShards.open(source.file("validation")), tokenizer)
     trained = train(
-        model, NextToken(), reading.batches, plan, config, run, validate=validate, matmul_dtype=device.dtype
+        spread, NextToken(), reading.batches, plan, config, run, validate=validate, matmul_dtype=device.dtype
     )
-    with atomic_directory(run.dir / "model") as folder:
-        save_model(folder, model, source.file("tokenizer"))
+    for line in model.describe_experts():
+        run.log(line)
+    keep_model(run, spread, model, source.file("tokenizer"))
     metrics = {"parameters": model.num_parameters(), "steps": plan.steps, **trained.metrics}
     metrics["read"] = [
         {"group": g.name, "tokens": g.tokens, "share": g.rows / rows, "epochs": g.epochs}
@@ -79,10 +83,16 @@ def run(config: Config, run: Run) -> Artifact:
     return run.finish(["model", "metrics.jsonl"], metrics, tokens=trained.tokens, flops=flops)
 
 
-def describe(shape: ModelConfig, parameters: int) -> str:
+def describe(shape: ModelConfig, model: Transformer) -> str:
     """What the dial came to."""
+    parameters, active = model.num_parameters(), model.num_active_parameters()
+    experts = (
+        f", {shape.num_experts} experts of {shape.moe_intermediate_size} in {len(shape.mixture_layers)} "
+        f"layers, {shape.num_experts_per_tok} for a token: {active / 1e6:.2f}M parameters active"
+    )
     return (
         f"{shape.architecture}, {shape.num_hidden_layers} layers x {shape.hidden_size}, "
         f"{shape.num_attention_heads}/{shape.num_key_value_heads} heads of {shape.head_dim}, feed-forward "
         f"{shape.intermediate_size}, vocabulary {shape.vocab_size}: {parameters / 1e6:.2f}M parameters"
+        f"{experts if shape.num_experts else ''}"
     )
