@@ -16,6 +16,7 @@ from modelwright.base.errors import DamagedFile, UserError
 from modelwright.base.files import sha256_text
 from modelwright.base.run import Run
 from modelwright.base.schema import Document
+from modelwright.cli import main
 from modelwright.data.corpus import write_corpus
 from modelwright.stages import pretrain, study, tokenize
 from modelwright.stages.parallel_text import read_parallel
@@ -154,11 +155,26 @@ def test_bad_parallel_text_is_named(parallel: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no file"):
         read_parallel(tmp_path / "nowhere", "eng")
     bad = tmp_path / "bad.jsonl"
+    good = b'{"language": "eng", "text": "free"}\n'
     for content in (b'{"language": "eng"}\n', b"[]\n", b"\xff\n", b"{"):
-        bad.write_bytes(content)
-        with pytest.raises(DamagedFile, match="row 1: expected an object"):
+        bad.write_bytes(good + good + content)
+        with pytest.raises(DamagedFile, match="row 3: expected a JSON object"):
             read_parallel(bad, "eng")
     whole = parallel.read_bytes()
     parallel.write_bytes(whole[:-20])
     with pytest.raises(DamagedFile):
         read_parallel(parallel, "eng")
+
+
+def test_mistakes_are_found_before_any_work(
+    tmp_path: Path, parallel: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert study.check({"vocab_sizes": ["300", "280"], "parallel": parallel}).vocab_sizes == (300, 280)
+    for mistake, says in (
+        (["--sizes", "1k,2048"], "received '1k'"),
+        (["--parallel", "nowhere"], "nowhere is no file"),
+    ):
+        assert main(["tokenize", "study", "tiny", *mistake]) > 0
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

@@ -26,17 +26,18 @@ def study(
     """Compare vocabulary sizes on a recipe's corpus: lengths, languages, bits per byte (tokenize study)."""
     from modelwright.life import stage_module
 
-    life = open_life(recipe, out, overrides, None, quiet)
-    (corpus,) = life.run(["prepare"])
+    stage, life = stage_module("study"), open_life(recipe, out, overrides, None, quiet)
     settings = {
-        "vocab_sizes": [int(size) for size in sizes.split(",") if size.strip().isdecimal()],
+        "vocab_sizes": [size.strip() for size in sizes.split(",")],
         "tokenizer": life.recipe.tokenizer,
         "target": life.recipe.model,
         "parallel": parallel,
         "train_bytes": train_bytes,
     }
+    stage.check(settings)
+    (corpus,) = life.run(["prepare"])
     folder = life.folder / "study"
-    made = stage_module("study").study(folder, corpus.path, settings, life.recipe.seed, life.view)
+    made = stage.study(folder, corpus.path, settings, life.recipe.seed, life.view)
     print((folder / "study.json").read_text(encoding="utf-8") if as_json else made.path / "study.html")
 
 

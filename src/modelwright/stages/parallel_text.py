@@ -21,15 +21,20 @@ def read_parallel(path: Path, reference: str) -> dict[str, str]:
     if not path.is_file():
         raise UserError(f"{path} is no file: expected JSON Lines with the same text in many languages")
     found: dict[str, str] = {}
+    number = 0
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for line in file:
+                number += 1
                 language, text = _language_and_text(json.loads(line), reference)
                 found.setdefault(language, text)
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
+        wrong = f"it has no field {error}" if isinstance(error, KeyError) else f"that it is not: {error}"
         raise DamagedFile(
-            f"{path}, row {len(found) + 1}: expected an object with 'language' and 'text', found {error!r}"
+            f"{path}, row {number}: expected a JSON object with 'language' and 'text', and {wrong}"
         ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DamagedFile(f"{path} cannot be read behind row {number}: {error}") from error
     if reference not in found:
         raise UserError(f"{path} has no text in the language '{reference}', only in {len(found)} others")
     return dict(sorted(found.items()))

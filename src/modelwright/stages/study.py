@@ -150,11 +150,19 @@ def target_parameters(choice: ModelChoice, vocab_size: int) -> int:
         return Transformer(choice.derive(vocab_size)).num_parameters()
 
 
+def check(settings: dict[str, Any]) -> Config:
+    """The settings, and whether the parallel texts can be read: before any work."""
+    chosen = config.validate(Config, settings, "the study")
+    if chosen.parallel:
+        read_parallel(chosen.parallel, chosen.reference)
+    return chosen
+
+
 def study(
     folder: Path, corpus: Path, settings: dict[str, Any], seed: int, view: View | None = None
 ) -> Artifact:
     """The study of a corpus (the folder of a `prepare`) in `folder`: what the command line calls."""
-    chosen = config.validate(Config, settings, "the settings of the study")
+    chosen = check(settings)
     work = Run(folder, "study", "study", chosen, seed, {"corpus": Artifact.load(corpus)}, view)
     try:
         return run(chosen, work, view)
