@@ -35,12 +35,14 @@ def open_life(
 ) -> Any:
     """The life of a recipe as the options of a command describe it."""
     from modelwright.base.progress import choose_view
-    from modelwright.life import Life
+    from modelwright.base.world import place
+    from modelwright.life import kind_of_life
     from modelwright.recipes.recipe import load_recipe, parse_inputs, run_directory
 
     loaded = load_recipe(recipe, overrides or ())
     folder = out or run_directory(recipe, loaded)
-    return Life(loaded, folder, choose_view(quiet), parse_inputs(inputs or ()))
+    view = choose_view(quiet or not place().is_first)
+    return kind_of_life()(loaded, folder, view, parse_inputs(inputs or ()))
 
 
 def _station_command(station: Station) -> Callable[..., None]:

@@ -38,10 +38,18 @@ QUANT_METHOD = "compressed-tensors"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
-def save_model(folder: Path, model: Transformer, tokenizer_folder: Path | None = None) -> None:
-    """Write a whole folder: configuration, weights in fp32 as trained, tokenizer and its template."""
+def save_model(
+    folder: Path,
+    model: Transformer,
+    tokenizer_folder: Path | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a whole folder: configuration, weights in fp32 as trained, tokenizer and its template.
+
+    `weights` are the model's, whole, where it holds but pieces of them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(folder / WEIGHTS, as_stored(model.state_dict()))
+    save_weights(folder / WEIGHTS, as_stored(weights or model.state_dict()))
     special = copy_tokenizer(tokenizer_folder, folder) if tokenizer_folder else {}
     dtype = next(model.parameters()).dtype
     write_json(folder / "config.json", config_to_json(model.config, dtype, special))

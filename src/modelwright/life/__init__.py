@@ -8,10 +8,12 @@ from modelwright.life.folder import locked
 from modelwright.life.forgetting import forget
 from modelwright.life.life import Life
 from modelwright.life.loading import read_at_step, resolved, stage_config, stage_module, write_report
+from modelwright.life.together import kind_of_life
 
 __all__ = [
     "Life",
     "forget",
+    "kind_of_life",
     "locked",
     "read_at_step",
     "resolved",

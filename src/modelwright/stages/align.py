@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from modelwright.base.artifact import Artifact
-from modelwright.base.files import atomic_directory
 from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
 from modelwright.data.sources import mark, stated
-from modelwright.formats.huggingface import load_model, save_model
+from modelwright.formats.huggingface import load_model
 from modelwright.kernels import native
 from modelwright.model.flops import training_flops_per_token
+from modelwright.stages.training import keep_model, spread_model
 from modelwright.stages.views import PairView
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.training.compute import ComputeConfig, compile_blocks, resolve
 from modelwright.training.loop import LoopConfig, train
 
 INPUTS: tuple[str, ...] = ("model",)
+TOGETHER = True
+"""All processes run this stage, where there are several."""
 
 
 class Config(LoopConfig, PairView):
@@ -44,8 +46,9 @@ def run(config: Config, run: Run) -> Artifact:
     parent = run.input("model").file("model")
     tokenizer = BPETokenizer.load(parent)
     device = resolve(config.compute)
-    model = load_model(parent, device=device.name)
+    model = load_model(parent)
     model.compute_dtype = device.dtype
+    spread = spread_model(model, config.compute, device, run)
     batches = config.pair_up("train", model, tokenizer, run, run.seed)
     validate = config.measure(model, model, tokenizer, run, run.seed)
     plan = config.plan(len(batches))
@@ -55,9 +58,8 @@ def run(config: Config, run: Run) -> Artifact:
     run.computes_with("row kernels", native.describe(device.name, device.dtype))
     compile_blocks(model.model.layers, config.compute, device, flops, run.log)
     trained = train(
-        model, config.loss(), batches, plan, config, run, validate=validate, matmul_dtype=device.dtype
+        spread, config.loss(), batches, plan, config, run, validate=validate, matmul_dtype=device.dtype
     )
-    with atomic_directory(run.dir / "model") as folder:
-        save_model(folder, model, parent)
+    keep_model(run, spread, model, parent)
     metrics = {"steps": plan.steps, **trained.metrics}
     return run.finish(["model", "metrics.jsonl"], metrics, tokens=trained.tokens, flops=flops)

@@ -148,6 +148,7 @@ def train(
     guard = Guard(config.guard)
     checkpoints = spread.checkpoints(run.dir, config.keep_checkpoints, config.checkpoint_in_background)
     at = _State(spread, optimizer, ema, guard)
+    spread.settle()  # the model may have been measured before
     at.resume(checkpoints, run)
     schedule = make_schedule(config.schedule, plan.steps)
     measured = _measure(spread, validate) if at.step == plan.steps else {}

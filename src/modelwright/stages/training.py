@@ -1,0 +1,38 @@
+"""What the training stages share: a model over the processes there are, and back into one folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modelwright.base.device import Device
+from modelwright.base.files import atomic_directory
+from modelwright.base.run import Run
+from modelwright.base.world import join
+from modelwright.formats.huggingface import save_model
+from modelwright.model.sharding import tensor_plan
+from modelwright.model.transformer import Transformer
+from modelwright.training.compute import ComputeConfig
+from modelwright.training.parallel import choose_box, spread_out
+from modelwright.training.recompute import recompute
+from modelwright.training.spread import Spread
+
+
+def spread_model(model: Transformer, config: ComputeConfig, device: Device, run: Run) -> Spread:
+    """Let all processes hold the model together, and bring it to their devices; the log says how."""
+    world, blocks = join(), list(model.model.layers)
+    if config.activation_checkpointing != "none":
+        kind = config.activation_checkpointing
+        count = recompute(blocks, kind, config.checkpoint_every_block)
+        run.log(f"activation checkpointing: {kind}, in {count} of {len(blocks)} blocks")
+    if world.size > 1:
+        run.computes_with("processes", f"{world.size}: {choose_box(config, world).describe()}")
+    return spread_out(model, blocks, tensor_plan(model.config, config.tensor_parallel), config, device, world)
+
+
+def keep_model(run: Run, spread: Spread, model: Transformer, tokenizer: Path) -> None:
+    """Write the trained model as a Hugging Face folder: gathered weight by weight, written by the first
+    process."""
+    weights = {name: weight.cpu() for name, weight in spread.weights() if run.keeps}
+    if run.keeps:
+        with atomic_directory(run.dir / "model") as folder:
+            save_model(folder, model, tokenizer, weights)
