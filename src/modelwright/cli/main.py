@@ -12,6 +12,7 @@ import typer
 
 from modelwright import __version__
 from modelwright.base.errors import ConfigError, GateRefused, UserError
+from modelwright.base.world import place
 from modelwright.cli.app import app
 
 for _name in ("lives", "talking", "runs", "data", "scale", "checks"):
@@ -46,10 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say(error: BaseException, code: int, text: str, debug: bool) -> int:
+    who = place()
     if debug:
         traceback.print_exception(error)
+    elif not who.is_first and code != 1:
+        return code  # a mistake in the settings is one on every process: the first one says it
     else:
-        print("\n".join([f"modelwright: {text}", *getattr(error, "__notes__", ())]), file=sys.stderr)
+        name = "modelwright" if who.is_first else f"modelwright, process {who.rank}"
+        print("\n".join([f"{name}: {text}", *getattr(error, "__notes__", ())]), file=sys.stderr)
     return code
 
 
