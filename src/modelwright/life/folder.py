@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,8 +23,10 @@ STARTED = "started.json"
 """Written when a station starts: the settings and inputs that its unfinished work is good for."""
 REPLACED = "replaced"
 """Where folders go that changed settings or inputs have made obsolete."""
+FORGETTING = "forgetting.json"
+"""What an unfinished `forget` still has to do."""
 LOCK = ".lock"
-BOOKKEEPING = (LOCK, RECIPE_FILE, STARTED, "log.txt", "timing.jsonl", "plan.json", "units.jsonl")
+BOOKKEEPING = (LOCK, FORGETTING, RECIPE_FILE, STARTED, "log.txt", "timing.jsonl", "plan.json", "units.jsonl")
 """What stands in a run directory before a station has made anything."""
 
 
@@ -48,6 +51,15 @@ def read_mark(folder: Path) -> Any:
 def is_unfinished(folder: Path, mark: Mapping[str, str]) -> bool:
     """Whether the folder holds unfinished work that the same settings and inputs began."""
     return read_mark(folder) == mark and not (folder / MANIFEST).exists()
+
+
+def check_forgotten(folder: Path) -> None:
+    """Refuse to work in a directory where texts are being forgotten and are not all gone."""
+    file = folder / FORGETTING
+    journal: dict[str, Any] = read_json(file) if file.is_file() else {"is_gone": True}
+    if not journal["is_gone"]:
+        command = shlex.join(["modelwright", "forget", str(folder), *journal["names"], "--yes"])
+        raise UserError(f"forgetting was interrupted in {folder}. Finish it first: {command}")
 
 
 @contextmanager

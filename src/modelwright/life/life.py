@@ -12,7 +12,6 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from modelwright.base.artifact import MANIFEST, Artifact
 from modelwright.base.config import Config, validate
@@ -26,6 +25,7 @@ from modelwright.life import loading
 from modelwright.life.folder import (
     REPLACED,
     STARTED,
+    check_forgotten,
     has_work,
     is_unfinished,
     locked,
@@ -67,6 +67,7 @@ class Life:
         stages = {verb: loading.stage_module(verb) for verb in verbs}
         configs = {verb: loading.stage_config(self.recipe, verb) for verb in verbs}
         with nothing_left_behind(self.folder), locked(self.folder):
+            check_forgotten(self.folder)
             self._stay_forgotten(configs)
             self._check_inputs(stages)
             self._check_policy(stages, configs)
@@ -74,24 +75,6 @@ class Life:
             if note := loading.taught_from_atlas(self.recipe, configs):
                 self.view.log(note)
             return [self._station(verb, stages[verb], configs[verb], force) for verb in verbs]
-
-    def is_up_to_date(self, verb: str) -> bool:
-        """Whether a station that needs no inputs was made from what the recipe and its sources are now."""
-        stage, config = loading.stage_module(verb), loading.stage_config(self.recipe, verb)
-        mark = started_mark(verb, stage, config, derive(self.recipe.seed, verb), {})
-        return read_mark(self.folder / verb) == mark
-
-    def edit_corpus(self, stage: ModuleType, targets: Sequence[Any]) -> None:
-        """Take texts out of the finished corpus, so that it is what the recipe asks for now."""
-        folder = self.folder / "prepare"
-        if not (folder / MANIFEST).is_file():
-            return
-        config, seed = loading.stage_config(self.recipe, "prepare"), derive(self.recipe.seed, "prepare")
-        for target in targets:
-            stage.edit_corpus(Artifact.load(folder), target, config, seed)
-        write_json(
-            folder / STARTED, started_mark("prepare", loading.stage_module("prepare"), config, seed, {})
-        )
 
     def finish(self) -> None:
         """Write the report, and say what can be done now with what there is."""
@@ -160,17 +143,16 @@ class Life:
     def _stay_forgotten(self, configs: dict[str, Config]) -> None:
         """What was once forgotten in this directory stays so, whatever recipe it is given next."""
         file = self.folder / RECIPE_FILE
-        if not file.is_file() or "prepare" not in configs:
+        before = load_recipe(str(file), environment={}).data.get("forget", ()) if file.is_file() else ()
+        if not before:
             return
-        before = load_recipe(str(file), environment={}).data.get("forget", ())
-        new = sorted({*before} - {*self.recipe.data.get("forget", ())})
-        if new:
-            self.view.log(
-                f"Forgotten here before, and left out again: {', '.join(each[:16] for each in new)}"
-            )
-            data = {**self.recipe.data, "forget": sorted({*before, *self.recipe.data.get("forget", ())})}
-            self.recipe = self.recipe.model_copy(update={"data": data})
-            configs["prepare"] = loading.stage_config(self.recipe, "prepare")
+        stage = loading.stage_module("forget")
+        settings = self.recipe.model_dump(mode="json")
+        edited = stage.stay_forgotten(settings, before)
+        if edited != settings:
+            self.view.log(f"Forgotten here before, and left out again: {', '.join(n[:16] for n in before)}")
+            self.recipe = validate(Recipe, edited, f"recipe '{self.recipe.name}'")
+            configs |= {verb: loading.stage_config(self.recipe, verb) for verb in configs}
 
     def _check_policy(self, stages: Mapping[str, ModuleType], configs: Mapping[str, Config]) -> None:
         """Refuse before any work what the recipe's policy does not allow: what sources say of themselves,

@@ -1,17 +1,16 @@
-"""forget: take a source or a document out of a run's corpus, and out of all that was made from it.
+"""forget: where a source or a document is in a corpus and in shards, and how it is taken out of them.
 
 For a document the corpus is edited where it lies: only the shards that hold it are written anew, and what
-remains is what preparing again would give, since what repeated a forgotten text stays out too. For a source,
-and where the corpus is not up to date, it is prepared again, because texts that were left out as repetitions
-of a forgotten source's may stand in others. Everything that descends from it is then made again by the life,
-which skips what does not.
+remains is what preparing again would give, since what repeated a forgotten text stays out too. Without a
+source it is prepared again, because texts that were left out as repetitions of the source's may stand in
+others.
+`life.forgetting` does one or the other, and makes again what was made from the corpus.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,32 +18,31 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from modelwright import __version__
 from modelwright.base.artifact import MANIFEST, Artifact, content_id, describe_files, fingerprint
-from modelwright.base.config import Config, Settings
-from modelwright.base.errors import UserError, did_you_mean
-from modelwright.base.files import atomic_path, write_json
-from modelwright.base.provenance import Provenance
-from modelwright.data.corpus import read_documents
-from modelwright.data.pipeline.plan import DROPPED_FOLDER, REPORT_FILE
+from modelwright.base.config import Settings, validate
+from modelwright.base.errors import UserError
+from modelwright.base.files import atomic_path, read_json, write_json
+from modelwright.base.provenance import UNKNOWN, Provenance
+from modelwright.data.corpus import read_corpus, read_documents
+from modelwright.data.pipeline.plan import DROPPED_FOLDER, REPORT_FILE, Plan
+from modelwright.data.pipeline.sides import fill_the_empty_side
+from modelwright.data.split import SIDES
+from modelwright.stages.forget_target import Target, document_files, find_target, is_id, read_rows
 from modelwright.tokenizer.shards import TokenShards
 
-SIDES = ("train", "validation")
-SHORTEST_ID = 8
-"""Letters of an id that may stand for all of it."""
+__all__ = [
+    "Edit",
+    "Place",
+    "Target",
+    "edit_corpus",
+    "edit_recipe",
+    "find_target",
+    "in_documents",
+    "in_tokens",
+]
 
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What is to be forgotten: a source, or one document."""
-
-    source: str | None
-    documents: frozenset[str]
-    """Ids of a document and of the pieces it was cut into."""
-
-    def holds(self, source: str, document: str) -> bool:
-        """Whether a document of the corpus is meant."""
-        return source == self.source or document in self.documents
+SECTIONS = {"prepare": "data", "finetune": "finetune", "align": "align"}
+"""Stations that read sources, and the recipe's sections that list them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,172 +52,190 @@ class Place:
     path: Path
     documents: int
     side: str
+    """train, validation, dropped; of others the name of the folder that the file is in."""
+    copies: int = 0
+    """Dropped documents that nearly repeat them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """Where it is, and which models saw it."""
-
-    corpus: Artifact | None
-    shards: tuple[Place, ...]
-    """Of the corpus, then of tokens."""
-    models: tuple[Artifact, ...]
-    """Trained on it: made from shards that hold it for training, or from such a model."""
-    obsolete: tuple[Path, ...]
-    """Folders of earlier results that may hold it."""
+def in_documents(target: Target, folder: Path) -> Iterator[Place]:
+    """Every Parquet file below a folder that holds it, or what repeats it."""
+    for path in document_files(folder):
+        own, copies = target.rows_of(read_rows(path))
+        if any(own) or any(copies):
+            yield Place(path, sum(own), path.parent.name, sum(copies))
 
 
-def find_target(name: str, artifacts: Sequence[Artifact]) -> Target:
-    """The source of this name among all that the artifacts learned from, or the document with this id (or
-    the only one whose id begins so). Raises UserError where there is none."""
-    sources = {source for made in artifacts for source in made.manifest.provenance.sources}
-    if name in sources:
-        return Target(name, frozenset())
-    if len(name) >= SHORTEST_ID and all(letter in "0123456789abcdef" for letter in name):
-        ids = {identity for made in artifacts if made.role == "corpus" for identity in _matching(made, name)}
-        if ids:
-            return Target(None, frozenset(ids))
-    raise UserError(
-        f"there is no source and no document '{name}' in this run. A document is named by its id, or by the "
-        f"first {SHORTEST_ID} letters of it or more.{did_you_mean(name, sources)}"
-    )
-
-
-def _matching(corpus: Artifact, prefix: str) -> set[str]:
-    """Ids of the one document that is meant, and of its pieces."""
-    found: dict[str, set[str]] = {}
+def in_tokens(target: Target, folder: Path) -> Iterator[Place]:
+    """Every shard of token ids of a `tokenize` that holds it."""
     for side in SIDES:
-        for path in sorted(corpus.file(side).glob("*.parquet")):
-            for document in read_documents(path):
-                whole = str(document.meta.get("whole") or document.id)
-                if document.id.startswith(prefix):
-                    found.setdefault(document.id, set()).add(document.id)
-                elif whole.startswith(prefix):
-                    found.setdefault(whole, set()).update((whole, document.id))
-    if len(found) > 1:
-        raise UserError(
-            f"'{prefix}' begins {len(found)} ids: {', '.join(sorted(found)[:5])}. Give more of it"
-        )
-    return next(iter(found.values()), set())
-
-
-def look(target: Target, artifacts: Sequence[Artifact], folder: Path) -> Seen:
-    """Where the texts are in a run, and what saw them."""
-    corpus = next((made for made in artifacts if made.role == "corpus"), None)
-    places = list(_in_corpus(target, corpus)) if corpus else []
-    places += [place for made in artifacts if made.role == "tokens" for place in _in_tokens(target, made)]
-    trained_on = any(place.side == "train" for place in places)
-    models = [
-        made
-        for made in artifacts
-        if made.role not in ("corpus", "tokens", "report")
-        and (
-            (target.source is not None and target.source in made.manifest.provenance.sources)
-            or (target.source is None and trained_on)
-        )
-    ]
-    replaced = folder / "replaced"
-    obsolete = tuple(sorted(replaced.iterdir())) if replaced.is_dir() else ()
-    return Seen(corpus, tuple(places), tuple(models), obsolete)
-
-
-def _in_corpus(target: Target, corpus: Artifact) -> Iterator[Place]:
-    for side in SIDES:
-        for path in sorted(corpus.file(side).glob("*.parquet")):
-            table = pq.read_table(path, columns=["source", "id"]).to_pylist()
-            count = sum(target.holds(row["source"], row["id"]) for row in table)
-            if count:
-                yield Place(path, count, side)
-
-
-def _in_tokens(target: Target, tokens: Artifact) -> Iterator[Place]:
-    for side in SIDES:
-        if not (tokens.path / side / "index.json").is_file():
+        if not (folder / side / "index.json").is_file():
             continue
-        shards = TokenShards.open(tokens.path / side)
+        shards = TokenShards.open(folder / side)
         for number, shard in enumerate(shards.index.shards):
             count = sum(target.holds(source, identity) for identity, source in shards.documents_of(number))
             if count:
-                yield Place(tokens.path / side / shard.tokens.name, count, side)
+                yield Place(folder / side / shard.tokens.name, count, side)
 
 
-def edit_recipe(recipe: Settings, target: Target) -> Settings:
-    """The recipe without the source, or with the document's ids on the list of what prepare leaves out."""
+def edit_recipe(recipe: Settings, targets: Iterable[Target]) -> Settings:
+    """The recipe without the sources, and with all names on the list of what prepare leaves out. Done twice,
+    it changes nothing more. Raises UserError where a section would be left without a source."""
     edited = {key: dict(value) if isinstance(value, dict) else value for key, value in recipe.items()}
+    targets = list(targets)
+    names = {name for target in targets for name in target.names}
     data = edited.setdefault("data", {})
-    if target.source is not None:
-        data["forget"] = sorted({*data.get("forget", ()), target.source})
-    else:
-        data["forget"] = sorted({*data.get("forget", ()), *target.documents})
-        return edited
-    sections = {"prepare": "data", "finetune": "finetune", "align": "align"}
-    for section in [sections[verb] for verb in recipe["stages"] if verb in sections]:
+    data["forget"] = sorted({*data.get("forget", ()), *names})
+    gone = {target.source for target in targets if target.source is not None}
+    for section in [SECTIONS[verb] for verb in recipe["stages"] if verb in SECTIONS]:
         listed = edited.get(section, {}).get("sources") or ["atlas"]
-        left = [each for each in listed if _name(each) != target.source]
+        left = [each for each in listed if source_name(each) not in gone]
         if len(left) < len(listed):
             edited[section]["sources"] = left
             if not left:
+                last = source_name(listed[-1])
                 raise UserError(
-                    f"'{target.source}' is the only source of {section}: without it nothing is left to learn "
-                    "from. Name another source in the recipe first, or remove the run."
+                    f"'{last}' is the only source of {section}: without it nothing is left to learn from."
+                    " Name another source in the recipe first, or remove the run."
                 )
     return edited
 
 
-def _name(source: Any) -> str:
+def stay_forgotten(recipe: Settings, names: Sequence[str]) -> Settings:
+    """A recipe without what was forgotten before in the directory that it is to be lived in."""
+    return edit_recipe(
+        recipe, [Target(name, None if is_id(name) else name, frozenset([name])) for name in names]
+    )
+
+
+def source_name(source: Any) -> str:
+    """The name of a source as a recipe states it."""
     return source if isinstance(source, str) else str(source.get("name") or source["path"])
 
 
-def edit_corpus(corpus: Artifact, target: Target, config: Config, seed: int) -> Artifact:
-    """Take the texts out of the corpus' files, and say so in its manifest."""
-    removed: Counter[str] = Counter()
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """How a corpus is to be edited: worked out before anything is changed, so that it can be done again from
+    where it was interrupted and comes out the same."""
+
+    manifest: dict[str, Any]
+    """As it will be, but for `files` and what follows from them."""
+    started: dict[str, Any]
+    """The mark of the settings, under which the corpus is up to date."""
+    keeps_id: bool
+    """Whether only what went is changed: nothing that was made from the corpus read that."""
+    fills: bool
+    """Whether validation would be left empty, and gets a document again."""
+
+
+def plan_edit(corpus: Artifact, targets: Sequence[Target], started: Mapping[str, Any]) -> Edit:
+    """What taking documents out changes in the manifest. Raises UserError where nothing would be left."""
     gone: list[Any] = []
-    for place in _in_corpus(target, corpus):
-        documents = list(read_documents(place.path))
-        leaving = [d for d in documents if target.holds(d.source, d.id)]
-        gone += leaving
-        _filter(place.path, [not target.holds(d.source, d.id) for d in documents])
-        removed[f"{place.side}_documents"] += len(leaving)
-        removed[f"{place.side}_bytes"] += sum(len(d.text.encode()) for d in leaving)
-    for path in sorted((corpus.path / DROPPED_FOLDER).glob("*.parquet")):
-        rows = pq.read_table(path, columns=["source", "id"]).to_pylist()
-        _filter(path, [not target.holds(row["source"], row["id"] or "") for row in rows])
+    removed: Counter[str] = Counter()
+    for side in SIDES:
+        for path in document_files(corpus.path / side):
+            own = _own(targets, read_rows(path))
+            if not any(own):
+                continue
+            leaving = [d for d, mine in zip(read_documents(path), own, strict=True) if mine]
+            gone += leaving
+            removed[f"{side}_documents"] += len(leaving)
+            removed[f"{side}_bytes"] += sum(len(document.text.encode()) for document in leaving)
     metrics = {key: value for key, value in corpus.metrics.items() if key != "near_duplicates"}
-    metrics |= {key: metrics[key] - count for key, count in removed.items()}
-    metrics["dropped"] = {**metrics.get("dropped", {}), "forgotten": _forgotten(metrics, removed)}
-    (corpus.path / REPORT_FILE).unlink(missing_ok=True)  # it shows samples of the texts, and counts them
-    kept = dict.fromkeys(file.path.split("/")[0] for file in corpus.manifest.files)
-    files = describe_files(corpus.path, [name for name in kept if name != REPORT_FILE])
-    mark = fingerprint("prepare", config, seed, (), __version__)
-    manifest = corpus.manifest.model_copy(
-        update={
-            "id": content_id("prepare", mark, files),
-            "fingerprint": mark,
-            "config": config.model_dump(mode="json"),
-            "files": files,
-            "metrics": metrics,
-            "provenance": corpus.manifest.provenance - Provenance.of(gone),
-        }
-    )
-    write_json(corpus.path / MANIFEST, manifest.model_dump(mode="json"))
-    return Artifact(corpus.path, manifest)
-
-
-def _forgotten(metrics: dict[str, Any], removed: Counter[str]) -> int:
+    metrics |= {key: int(metrics.get(key, 0)) - count for key, count in removed.items()}
+    if gone and metrics["train_documents"] <= 0:
+        raise UserError(f"nothing would be left of {corpus.path} to train on. Remove the run instead.")
     before = int(metrics.get("dropped", {}).get("forgotten", 0))
-    return before + sum(count for key, count in removed.items() if key.endswith("_documents"))
+    metrics["dropped"] = {**metrics.get("dropped", {}), "forgotten": before + len(gone)}
+    known = corpus.manifest.provenance
+    names = sorted({name for target in targets for name in target.names})
+    plan = validate(Plan, corpus.manifest.config, str(corpus.path / MANIFEST))
+    plan = plan.model_copy(update={"forget": tuple(sorted({*plan.forget, *names}))})
+    mark = fingerprint("prepare", plan, corpus.manifest.seed, (), corpus.manifest.version)
+    changes = {
+        "fingerprint": mark,
+        "config": plan.model_dump(mode="json"),
+        "metrics": metrics,
+        "provenance": known - Provenance.of(gone).stating(_statements(known)),
+    }
+    return Edit(
+        corpus.manifest.model_copy(update=changes).model_dump(mode="json"),
+        {**started, "fingerprint": mark},
+        not gone,
+        bool(gone) and metrics["validation_documents"] <= 0 < int(corpus.metrics["validation_documents"]),
+    )
 
 
-def _filter(path: Path, keep: Sequence[bool]) -> None:
-    """Write a Parquet file again without some rows; row groups stay bounded."""
-    if all(keep):
-        return
+def _statements(known: Provenance) -> dict[str, tuple[str, str]]:
+    """What each source of a corpus states as a whole."""
+    return {
+        name: (next(iter(facts.legal_basis), UNKNOWN), next(iter(facts.retention), UNKNOWN))
+        for name, facts in known.by_source.items()
+    }
+
+
+def _own(targets: Sequence[Target], table: pa.Table) -> list[bool]:
+    """Which rows of a table are meant by any of the targets."""
+    found = [target.rows_of(table)[0] for target in targets]
+    return [any(row) for row in zip(*found, strict=True)]
+
+
+def edit_corpus(folder: Path, targets: Sequence[Target], edit: Edit) -> Artifact:
+    """Take the texts out of the files of a corpus, and say so in its manifest. What an interrupted edit has
+    done already stays done."""
+    for side in SIDES:
+        for path in document_files(folder / side):
+            _keep_rows(path, [not mine for mine in _own(targets, read_rows(path))])
+    for path in document_files(folder / DROPPED_FOLDER):
+        _clear(path, targets)
+    (folder / REPORT_FILE).unlink(missing_ok=True)  # it shows samples of the texts, and counts them
+    manifest = dict(edit.manifest)
+    if edit.fills:
+        fraction = manifest["config"]["validation_fraction"]
+        fill_the_empty_side(folder / "train", folder / "validation", fraction)
+        manifest["metrics"] = {**manifest["metrics"], **_recounted(folder)}
+    listed = dict.fromkeys(file["path"].split("/")[0] for file in manifest["files"])
+    files = describe_files(folder, [name for name in listed if name != REPORT_FILE])
+    manifest["files"] = [file.model_dump(mode="json") for file in files]
+    if not edit.keeps_id:
+        manifest["id"] = content_id("prepare", manifest["fingerprint"], files)
+    write_json(folder / MANIFEST, manifest)
+    return Artifact.load(folder)
+
+
+def _recounted(folder: Path) -> dict[str, int]:
+    """Documents and bytes of both sides; for a corpus so small that a side was empty."""
+    counts: dict[str, int] = {}
+    for side in SIDES:
+        sizes = [len(document.text.encode()) for document in read_corpus(folder / side)]
+        counts |= {f"{side}_documents": len(sizes), f"{side}_bytes": sum(sizes)}
+    return counts
+
+
+def _clear(path: Path, targets: Sequence[Target]) -> None:
+    """Take out of what went the rows that are meant, and the texts of those that nearly repeat them."""
     table = pq.read_table(path)
+    marks = [target.rows_of(table) for target in targets]
+    keep = [not any(row) for row in zip(*(own for own, _ in marks), strict=True)]
+    copies = [any(row) for row in zip(*(copies for _, copies in marks), strict=True)]
+    texts = table["text"].to_pylist()
+    hidden = [None if copy else text for text, copy in zip(texts, copies, strict=True)]
+    if hidden != texts or not all(keep):
+        column = table.column_names.index("text")
+        _write(path, table.set_column(column, "text", pa.array(hidden, pa.string())).filter(pa.array(keep)))
+
+
+def _keep_rows(path: Path, keep: Sequence[bool]) -> None:
+    """Write a Parquet file again without some rows."""
+    if not all(keep):
+        _write(path, pq.read_table(path).filter(pa.array(keep)))
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    """Row groups stay bounded."""
     with atomic_path(path) as temporary:
-        pq.write_table(table.filter(pa.array(keep)), temporary, compression="zstd", row_group_size=1 << 13)
+        pq.write_table(table, temporary, compression="zstd", row_group_size=1 << 13)
 
 
-def remove(paths: Iterable[Path]) -> None:
-    """Delete earlier results that may hold what is forgotten."""
-    for path in paths:
-        shutil.rmtree(path, ignore_errors=True)
+def read_started(file: Path) -> dict[str, Any]:
+    """The mark under which a station's work began; nothing where it is not known."""
+    return dict(read_json(file)) if file.is_file() else {}

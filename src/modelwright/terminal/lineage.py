@@ -16,6 +16,7 @@ from modelwright.base.errors import UserError
 from modelwright.base.provenance import Provenance
 from modelwright.base.schema import Document
 from modelwright.data.corpus import read_corpus
+from modelwright.terminal.forgetting import show_seen as show_seen
 from modelwright.terminal.manifests import provenance_summary
 from modelwright.terminal.printable import printable
 from modelwright.terminal.runs import finished, is_run, named
@@ -157,32 +158,6 @@ def show_token(path: Path, position: int, *, as_json: bool = False) -> None:
             f"token {position:,} is outside the training shards, which hold 0 to {len(shards) - 1:,}"
         )
     show_document(path, shards.document_of(position)[0], as_json=as_json)
-
-
-def show_seen(names: Sequence[str], seen: Sequence[Any], done: bool, as_json: bool) -> None:
-    """Print where sources or documents are, and which models saw them."""
-    if as_json:
-        print(json.dumps({name: _seen(found) for name, found in zip(names, seen, strict=True)}, indent=2))
-        return
-    console = Console(markup=False, highlight=False)
-    for name, found in zip(names, seen, strict=True):
-        console.print(printable(f"{name}:"), soft_wrap=True)
-        for kind, lines in _seen(found).items():
-            console.print(f"  {kind.replace('_', ' ')}: {len(lines) or 'none'}")
-            for line in lines:
-                console.print(printable(f"    {line}"), soft_wrap=True)
-    after = "Copies outside this run (exports, other runs) are yours to remove."
-    console.print(
-        after if done else "Nothing was changed. Add --yes to take it out and make anew what saw it."
-    )
-
-
-def _seen(found: Any) -> dict[str, list[str]]:
-    return {
-        "shards": [f"{place.path}  {place.documents:,} documents ({place.side})" for place in found.shards],
-        "models": [f"{made.role}  {made.id[:12]}  {made.path}" for made in found.models],
-        "earlier_results": [str(path) for path in found.obsolete],
-    }
 
 
 def show_step(path: Path, step: int, pieces: Sequence[tuple[int, str, str, int, int]], as_json: bool) -> None:
