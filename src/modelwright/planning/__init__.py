@@ -1,7 +1,7 @@
 """What a training or a model will need, before it is paid for: memory, time, money, energy.
 
-Formulae on paper, each beside its source, and tables of machines, shapes and prices as YAML. `shape` says what
-a network is, `activations` and `memory` what a training step holds, `serving` and `tuning` what it takes to
-run or to fine-tune a model, `duration` how long, `sharding` what many devices change, `remedies` what would
-make it fit. `machines` has a table, and a probe that measures this machine.
+Formulae on paper, each beside its source, and tables of machines, shapes and prices as YAML. `shape` says
+what a network is, `activations` and `memory` what a training step holds, `serving` and `tuning` what it
+takes to run or to fine-tune a model, `duration` how long, `sharding` what many devices change, `remedies`
+what would make it fit. `machines` has a table, and a probe that measures this machine.
 """

@@ -1,8 +1,8 @@
 """What autograd keeps of a forward pass until the backward pass, in bytes.
 
 Counted tensor by tensor from our layers and kernels, and held against what `saved_tensors_hooks` sees in
-tests/planning/test_activations.py. In a layer, for each token (D width, F feed-forward, q and k numbers of all
-query and key heads, a bytes of an activation):
+tests/planning/test_activations.py. In a layer, for each token (D width, F feed-forward, q and k numbers of
+all query and key heads, a bytes of an activation):
 
     a (2 D + 2 D + q + k + k + q + 3 F)   residual stream twice, both normalised inputs; q, k, v as attention
                                           takes them and its mix; gate, up and their product
@@ -75,8 +75,8 @@ def _attention(shape: Shape, batch: Batch) -> float:
 
 
 def _feed_forward(shape: Shape, batch: Batch) -> float:
-    """Per token: gate, up and their product, and silu(gate) where the plain version runs; with experts, once for
-    each that the token passes, with its copy of the input."""
+    """Per token: gate, up and their product, and silu(gate) where the plain version runs; with experts, once
+    for each that the token passes, with its copy of the input."""
     wide = 3 if batch.compiled_kernels else 4
     if not shape.gated:
         wide = 2
@@ -97,8 +97,8 @@ def shared_bytes(shape: Shape, batch: Batch) -> float:
 
 def kept_bytes(shape: Shape, batch: Batch, checkpointing: Checkpointing = "none", every: int = 1) -> float:
     """All that the backward pass of the blocks needs. With full activation checkpointing (arXiv 1604.06174) a
-    layer keeps its input, with selective (arXiv 2205.05198) also the results of its matrix products; one layer at a
-    time is computed again. `every`: only each so-manieth layer does so."""
+    layer keeps its input, with selective (arXiv 2205.05198) also the results of its matrix products; one
+    layer at a time is computed again. `every`: only each so-manieth layer does so."""
     one, shared = layer_bytes(shape, batch), shared_bytes(shape, batch)
     if checkpointing == "none":
         return shape.layers * one + shared

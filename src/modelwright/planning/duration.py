@@ -3,9 +3,10 @@
     step = FLOPs / (rate x efficiency) + bytes of the update / bandwidth + a constant
 
 `rate` is that of a large matrix product: measured here, or stated by the vendor. Efficiency is what a whole
-forward and backward pass reaches of it: narrow matrices, attention, norms and the loss are slower. On a CPU it is
-a table by width, measured; a rehearsal of a few real steps (`--probe`) replaces the whole formula. On GPUs it is a
-share that good engines reach, stated with its source, for as long as nobody has measured ours there.
+forward and backward pass reaches of it: narrow matrices, attention, norms and the loss are slower. On a CPU
+it is a table by width, measured; a rehearsal of a few real steps (`--probe`) replaces the whole formula. On
+GPUs it is a share that good engines reach, stated with its source, for as long as nobody has measured ours
+there.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ CPU_EFFICIENCY = {
 }
 """Width -> share of the measured matmul rate that forward and backward reach, without compilation."""
 GPU_EFFICIENCY = ((768, 0.35), (2048, 0.42), (4096, 0.45))
-"""bf16, compiled. An assumption: torchtitan reaches 33 to 39 % on Llama 3.1 8B, nanochat 41 to 50 % at widths of
-768 to 1536, modded-nanogpt about 40 % at 768."""
+"""bf16, compiled. An assumption: torchtitan reaches 33 to 39 % on Llama 3.1 8B, nanochat 41 to 50 % at
+widths of 768 to 1536, modded-nanogpt about 40 % at 768."""
 MAC_EFFICIENCY = ((768, 0.30),)
 """An assumption: not measured by us."""
 MUON_ITERATIONS = 5
@@ -42,6 +43,9 @@ class Work:
     """What a station does, as far as time cares."""
 
     steps: int
+    share: float = 1.0
+    """Of the largest micro-batch that the usual one is: rows of unequal length are padded to their
+    longest."""
     measured_tokens: int = 0
     """Held-out tokens that are read, over all measurements."""
     reference_tokens: int = 0
@@ -97,8 +101,8 @@ def step_seconds(shape: Shape, training: Training, machine: Machine, devices: in
 
 
 def update_seconds(shape: Shape, training: Training, machine: Machine) -> float:
-    """The optimizer and the averages: every number of their state is read and written once, gradients are read
-    three times (norm, clipping, update); Muon's iteration is three products each."""
+    """The optimizer and the averages: every number of their state is read and written once, gradients are
+    read three times (norm, clipping, update); Muon's iteration is three products each."""
     state = 2 * optimizer_bytes(shape, training.optimizer)
     weights = FP32 * shape.parameters
     moved = state + weights * (2 + 3 + 3 * training.averages)
@@ -109,8 +113,8 @@ def update_seconds(shape: Shape, training: Training, machine: Machine) -> float:
 
 
 def muon_flops(shape: Shape) -> float:
-    """Newton-Schulz on every matrix of the blocks, s <= l the shorter and longer side: a step is two products of
-    (s, l) with (s, s) and one (s, s) with (s, s)."""
+    """Newton-Schulz on every matrix of the blocks, s <= l the shorter and longer side: a step is two
+    products of (s, l) with (s, s) and one (s, s) with (s, s)."""
     width = shape.hidden
     sides = [(width, shape.q_size), (width, shape.q_size), (width, shape.kv_size), (width, shape.kv_size)]
     flops = shape.layers * sum(_iteration_flops(*side) for side in sides)
@@ -145,7 +149,7 @@ def forecast_duration(
     read = work.measured_tokens + work.reference_tokens
     saved = FP32 * shape.parameters * (1 + training.averages) + optimizer_bytes(shape, training.optimizer)
     return Duration(
-        steps=work.steps * step,
+        steps=work.steps * step * work.share,
         measuring=read * per_token,
         checkpoints=work.checkpoints * saved / DISK,
         start=1.0 + FP32 * shape.parameters / 1e9,

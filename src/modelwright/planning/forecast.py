@@ -119,7 +119,7 @@ def training_station(
     step = rehearsed.step_seconds if rehearsed else None
     duration = forecast_duration(shape, training, work, machine, devices, step)
     peak = rehearsed.peak_memory if rehearsed else memory.total
-    tokens = work.steps * training.step_tokens
+    tokens = round(work.steps * training.step_tokens * work.share)
     energy = energy_wh(machine, duration.total, devices)
     return StationForecast(
         station=station,
@@ -185,8 +185,8 @@ def other_station(
 
 
 def compare(forecast: Forecast, costs: Mapping[str, Cost]) -> list[Compared]:
-    """Stations that are in both. The peak of memory is the process's, and stations of one run share a process, so
-    what is forecast of a station is the largest so far."""
+    """Stations that are in both. The peak of memory is the process's, and stations of one run share a
+    process, so what is forecast of a station is the largest so far."""
     found: list[Compared] = []
     largest, peak_before = 0.0, 0.0
     for station in forecast.stations:

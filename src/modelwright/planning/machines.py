@@ -31,6 +31,8 @@ GIB = 2**30
 PROBE_SIZE = 2048
 """Side of the square matrices of the probe: 8 MiB in bf16, beyond the caches of one core."""
 PROBE_REPEATS = 5
+BUSY = 0.6
+"""Tasks for each processor from which on a measurement is not to be trusted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,16 +134,25 @@ def find_machine(name: str) -> Machine:
 
 
 def this_machine(*, again: bool = False) -> Machine:
-    """This machine, as it was measured; measured now where it never was, or `again`."""
+    """This machine, as it was measured; measured now where it never was, `again`, or where others were at work
+    then and are not now."""
     file = cache_folder() / "machines" / f"{sha256_text(canonical_json(_identity()))[:16]}.json"
+    load = _load()
     if file.is_file() and not again:
         try:
-            return Machine(**read_json(file)["machine"])
+            note = read_json(file)
+            if note["load"] <= BUSY or load >= note["load"]:
+                return Machine(**note["machine"])
         except (DamagedFile, KeyError, TypeError):
             pass  # an older or broken note: measure again
-    found = _measure()
-    write_json(file, {"machine": asdict(found), "identity": _identity(), "load": os.getloadavg()[0]})
+    found = _measure(load)
+    write_json(file, {"machine": asdict(found), "identity": _identity(), "load": load})
     return found
+
+
+def _load() -> float:
+    """Tasks that wait or work, for each processor."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1)
 
 
 def _identity() -> dict[str, Any]:
@@ -150,7 +161,7 @@ def _identity() -> dict[str, Any]:
     return machine() | torch_threads | {"node": platform.node()}
 
 
-def _measure() -> Machine:
+def _measure(load: float) -> Machine:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     formats = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     rates = {name: _matmul_rate(device, dtype) for name, dtype in formats.items()}
@@ -161,8 +172,7 @@ def _measure() -> Machine:
     else:
         name, memory, link = machine()["processor"], _usable_memory(), 0.0
         watts = ASSUMED_WATTS_PER_CPU * (os.cpu_count() or 1)
-    busy = os.getloadavg()[0] / (os.cpu_count() or 1)
-    loaded = f", while it was busy ({busy:.1f} tasks a processor)" if busy > 0.5 else ""
+    loaded = f", while others were at work ({load:.1f} tasks a processor)" if load > BUSY else ""
     when = f"{datetime.now(UTC):%Y-%m-%d}, {_identity()['threads']} threads, torch {torch.__version__}"
     return Machine(
         name="here",

@@ -1,15 +1,15 @@
 """What a training step of ours holds, part by part, and its peak.
 
-Kept from step to step, per parameter: weights 4 bytes, AdamW's moments 8 (Muon's momentum 4, for the matrices in
-the blocks), 4 for each average of the weights. A step has three heights, and the highest counts:
+Kept from step to step, per parameter: weights 4 bytes, AdamW's moments 8 (Muon's momentum 4, for the
+matrices in the blocks), 4 for each average of the weights. A step has three heights, and the highest counts:
 
     loss       activations, a chunk of logits, the gradients of hidden states and head
     backward   all gradients, 4 bytes, while the last layer's activations are still there
     update     all gradients, and what Muon needs to orthogonalise the largest group of equal matrices
 
-On a CPU the process comes on top, and what its allocator cannot hand out again: blocks that are freed at one height
-are not found again at the next, so that heights partly add up (measured: `CPU_GROWTH`). On a GPU: the context, and
-the caching allocator's rounding.
+On a CPU the process comes on top, and what its allocator cannot hand out again: blocks that are freed at one
+height are not found again at the next, so that heights partly add up (measured: `CPU_GROWTH`). On a GPU: the
+context, and the caching allocator's rounding.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from modelwright.planning.shape import Shape
 
 MIB = 2**20
 CPU_BASE = 370 * MIB
-"""A process of ours with torch, pyarrow and a tokenizer, its libraries warm: resident memory, measured with torch
-2.13 on Linux."""
+"""A process of ours with torch, pyarrow and a tokenizer, its libraries warm: resident memory, measured with
+torch 2.13 on Linux."""
 CPU_GROWTH = (1.10, 1.25)
 """What a process grows by for each byte alive at the loss, and for each byte alive at the update, fitted to
-processes of 8 to 25 steps on Linux (glibc's malloc, which gives no aligned block back as one of the same size)."""
+processes of 8 to 25 steps on Linux (glibc's malloc, which gives no aligned block back as one of the same
+size)."""
 CUDA_BASE = 600 * MIB
 """CUDA context, cuBLAS workspaces. An assumption: not measured by us."""
 ROUNDING = 1.06
@@ -115,8 +116,8 @@ def optimizer_bytes(shape: Shape, optimizer: str) -> float:
 
 
 def update_bytes(shape: Shape, training: Training) -> float:
-    """Muon's workspace: the Nesterov step of a group in fp32, its cast, and three more of that for the iteration
-    (training/optimizer.py). AdamW, fused, needs none."""
+    """Muon's workspace: the Nesterov step of a group in fp32, its cast, and three more of that for the
+    iteration (training/optimizer.py). AdamW, fused, needs none."""
     if training.optimizer == "adamw":
         return 0.0
     matrices = 3 if shape.gated else 2

@@ -71,5 +71,8 @@ def tuning_ways(
     shape: Shape, batch: TuningBatch, machine: Machine | None
 ) -> list[tuple[Method, float, bool]]:
     """(method, bytes, fits) for every way to fine-tune, the most thorough first."""
-    sizes = {method: tuning_memory(shape, method, batch).total for method in METHODS}
-    return [(method, size, machine is None or size <= machine.memory) for method, size in sizes.items()]
+    ways: list[tuple[Method, float, bool]] = []
+    for method in METHODS:
+        size = tuning_memory(shape, method, batch).total
+        ways.append((method, size, machine is None or size <= machine.memory))
+    return ways

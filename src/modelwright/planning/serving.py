@@ -21,8 +21,9 @@ FORMATS = {
     "INT4": 0.5 + 2.0 / 128 + 0.5 / 128,
     "NF4": 0.5 + 1 / 64 * 4,
 }
-"""Bytes a weight. INT8: a scale in fp32 for each row. INT4: a scale in 16 bit and a zero in 4 for each 128 weights
-(GPTQ, AWQ). NF4: a scale in fp32 for each 64 (QLoRA, arXiv 2305.14314, without double quantization)."""
+"""Bytes a weight. INT8: a scale in fp32 for each row. INT4: a scale in 16 bit and a zero in 4 for each 128
+weights (GPTQ, AWQ). NF4: a scale in fp32 for each 64 (QLoRA, arXiv 2305.14314, without double
+quantization)."""
 NF4_DOUBLE = 0.5 + 0.127 / 8
 """NF4 with quantized scales: 0.127 bits a weight (QLoRA, section 3)."""
 QUANTIZED = ("INT8", "INT4", "NF4")
@@ -46,7 +47,8 @@ class Running:
 
 
 def weight_bytes(shape: Shape, format: str) -> float:
-    """Weights on disk and in memory. Quantizers take the matrices of the blocks and leave the rest in 16 bit."""
+    """Weights on disk and in memory. Quantizers take the matrices of the blocks and leave the rest in 16
+    bit."""
     per_weight = FORMATS[format]
     if format not in QUANTIZED:
         return per_weight * shape.parameters
@@ -59,7 +61,8 @@ def cache_bytes(shape: Shape, context: int, sequences: int = 1, bytes_each: floa
 
 
 def running_memory(shape: Shape, format: str, context: int, sequences: int = 1) -> Running:
-    """What a model with `sequences` open answers of `context` tokens holds, the framework's base not counted."""
+    """What a model with `sequences` open answers of `context` tokens holds, the framework's base not
+    counted."""
     positions = min(PREFILL, context)
     wide = max(shape.feed_forward, shape.active_experts * shape.expert_width)
     layer = positions * 2.0 * (4 * shape.hidden + 3 * wide + 3 * shape.q_size)

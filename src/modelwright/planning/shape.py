@@ -120,7 +120,8 @@ class Shape:
 
     @property
     def block_matrices(self) -> int:
-        """Weights of all matrices within the blocks: what Muon updates, what LoRA adapts, what is quantized."""
+        """Weights of all matrices within the blocks: what Muon updates, what LoRA adapts, what is
+        quantized."""
         return self.layers * self.attention_weights + self.feed_forward_weights()
 
     @property
@@ -146,12 +147,14 @@ class Shape:
 
     @property
     def matmul_weights(self) -> int:
-        """Weights that a token is multiplied with: active matrices and the head, not the embedding's look-up."""
+        """Weights that a token is multiplied with: active matrices and the head, not the embedding's
+        look-up."""
         return self.layers * self.attention_weights + self.feed_forward_weights(active=True) + self.embedding
 
     def forward_flops(self, context: int) -> float:
         """FLOPs of a token's forward pass: 2 per weight, 4 x layers x width x context for scores and mixes
-        (PaLM, arXiv 2204.02311, appendix B; the causal half is not taken off). Training is three times that."""
+        (PaLM, arXiv 2204.02311, appendix B; the causal half is not taken off). Training is three times
+        that."""
         return 2.0 * self.matmul_weights + 4.0 * self.layers * self.q_size * context
 
 
@@ -184,16 +187,17 @@ def known_shape(name: str) -> Shape:
     key = sizes.get(word, word)
     if key not in shapes:
         raise UserError(
-            f"no model shape is known as '{name}': expected a Hugging Face folder, a config.json, a size such "
-            f"as {', '.join(sizes)}, or a name.{did_you_mean(word, shapes)}"
+            f"no model shape is known as '{name}': expected a Hugging Face folder, a config.json, a size ("
+            f"{', '.join(sizes)}), or a name.{did_you_mean(word, shapes)}"
         )
     row = {field: value for field, value in shapes[key].items() if field != "source"}
     return Shape(name=key, **row)
 
 
 def read_shape(path: Path) -> Shape:
-    """The shape that a Hugging Face config.json describes: Llama, Mistral, Qwen, GPT-2, and mixtures of experts
-    written as Mixtral's or Qwen's. Families with other parts (MLA, state spaces) are refused, not guessed at."""
+    """The shape that a Hugging Face config.json describes: Llama, Mistral, Qwen, GPT-2, and mixtures of
+    experts written as Mixtral's or Qwen's. Families with other parts (MLA, state spaces) are refused, not
+    guessed at."""
     if not path.is_file():
         raise UserError(f"{path} does not exist: expected a Hugging Face folder with its config.json")
     raw = read_json(path)

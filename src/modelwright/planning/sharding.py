@@ -1,17 +1,18 @@
 """Many devices on paper: what each holds, what it sends, and how long that takes.
 
-N devices stand in a box of R replicas x S shards x T tensor-parallel ways (design of HSDP, arXiv 2304.11277, and of
-Megatron, arXiv 1909.08053). With P parameters, L layers, D width, n tokens of a micro-batch on each reader:
+N devices stand in a box of R replicas x S shards x T tensor-parallel ways (design of HSDP, arXiv 2304.11277,
+and of Megatron, arXiv 1909.08053). With P parameters, L layers, D width, n tokens of a micro-batch on each
+reader:
 
     kept        16 P / (S T) bytes: fp32 weights, gradients and two moments
-    gathered    2 P_layer / T for each of `PREFETCHED` layers, in bf16, and embedding and head while they are used
+    gathered    2 P_layer / T for each of `PREFETCHED` layers, in bf16, and embedding and head
     sent, S     all-gather in forward and in backward, 2 x 2 P (S-1)/(S T); reduce-scatter of fp32
                 gradients, 4 P (S-1)/(S T)
     sent, R     all-reduce of what a shard holds, 2 x 4 P/(S T) (R-1)/R
-    sent, T     4 all-reduces a layer of n D bf16 numbers (2 forward, 2 backward), each 2 (T-1)/T of their bytes
+    sent, T     4 all-reduces a layer (2 forward, 2 backward) of n D bf16 numbers, each 2 (T-1)/T of that
 
-Bytes are those that leave one device in a step. Devices of one node talk over the machine's link, nodes over the
-network; parts that overlap with arithmetic are not seen, so a step takes the longer of the two.
+Bytes are those that leave one device in a step. Devices of one node talk over the machine's link, nodes over
+the network; parts that overlap with arithmetic are not seen, so a step takes the longer of the two.
 """
 
 from __future__ import annotations
@@ -128,7 +129,8 @@ def sharded(
     chunked_loss: bool = False,
     network: float = NETWORK,
 ) -> Sharded:
-    """One device of `box`; `rows` of `context` tokens on each reader. `chunked_loss`: logits are never whole."""
+    """One device of `box`; `rows` of `context` tokens on each reader. `chunked_loss`: logits are never
+    whole."""
     tokens, ways, held = rows * context, box.tensor, box.shards * box.tensor
     layer = (shape.parameters - 2 * shape.embedding) / shape.layers
     wide = tokens * shape.vocab / ways
@@ -139,8 +141,8 @@ def sharded(
     passes = {"none": 3.0, "selective": 3.2, "full": 4.0}[checkpointing]
     flops = passes * shape.forward_flops(context) * tokens / ways
     rows_kept = 2 * tokens * kept_numbers(shape, checkpointing) * shape.layers
-    # Sequence parallelism: what lies between the products is dealt out over the ways too. Its inputs are gathered
-    # whole on each way, twice a layer, and so are their gradients.
+    # Sequence parallelism: what lies between the products is dealt out over the ways too. Its inputs are
+    # gathered whole on each way, twice a layer, and so are their gradients.
     one_whole = 2 * tokens * kept_numbers(shape, "none") if checkpointing != "none" else 0.0
     whole_inputs = 4 * 2 * tokens * shape.hidden if ways > 1 else 0.0
     return Sharded(

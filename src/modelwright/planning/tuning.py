@@ -2,15 +2,15 @@
 
 Bytes a parameter that stay from step to step:
 
-    full, mixed precision   18 = weights 4 + their 16-bit copy 2 + gradients 4 + AdamW 8  (ZeRO, arXiv 1910.02054,
-                            counts 16 with gradients in 16 bit)
-    full, fp32 weights      16 = weights 4 + gradients 4 + AdamW 8; casts are made where they are used (FSDP2, ours)
-    full, pure 16 bit        8 = weights 2 + gradients 2 + AdamW 4
-    LoRA                     2 for the frozen base, and for the adapters (arXiv 2106.09685) 16 each
-    QLoRA                    about 0.52 for the base's matrices (NF4), 2 for embedding and head, 16 for adapters
+    full, mixed precision   18 = weights 4, their 16-bit copy 2, gradients 4, AdamW 8 (ZeRO, arXiv 1910.02054,
+                            counts 16, with gradients in 16 bit)
+    full, fp32 weights      16 = weights 4, gradients 4, AdamW 8; casts are made in passing (FSDP2, ours)
+    full, pure 16 bit        8 = weights 2, gradients 2, AdamW 4
+    LoRA                     2 for the frozen base, 16 for the adapters (arXiv 2106.09685)
+    QLoRA                    0.52 for the base's matrices (NF4), 2 for embedding and head, 16 for adapters
 
-and activations: a stock implementation in torch, eager, keeps `STOCK` numbers a token and layer; with activation
-checkpointing a layer keeps its input alone. Logits of all positions in 16 and 32 bit come on top.
+and activations: a stock implementation in torch, eager, keeps `stock_numbers` a token and layer; with
+activation checkpointing a layer keeps its input alone. Logits of all positions in 16 and 32 bit come on top.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from modelwright.planning.shape import Shape
 
 Method = Literal["full", "full-fp32", "full-16bit", "lora", "lora-8bit", "qlora"]
 METHODS: dict[Method, str] = {
-    "full": "full, AdamW, mixed precision",
-    "full-fp32": "full, AdamW, fp32 weights",
-    "full-16bit": "full, AdamW, all in 16 bit",
-    "lora": "LoRA on 16-bit weights",
-    "lora-8bit": "LoRA on 8-bit weights",
-    "qlora": "QLoRA (NF4)",
+    "full": "full, mixed",
+    "full-fp32": "full, fp32",
+    "full-16bit": "full, 16 bit",
+    "lora": "LoRA, 16 bit",
+    "lora-8bit": "LoRA, 8 bit",
+    "qlora": "QLoRA, NF4",
 }
 FULL_BYTES = {"full": (4 + 2, 4, 8), "full-fp32": (4, 4, 8), "full-16bit": (2, 2, 4)}
 """Weights, gradients, optimizer."""

@@ -1,0 +1,291 @@
+"""plan: what each station of a recipe will need, from its settings alone.
+
+Stations that train are forecast by formula (`planning/`), the others by throughput measured on two CPU cores.
+Settings are read as they are: any station with rows, a context and an optimizer counts as one that trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from modelwright.base.config import Config, validate
+from modelwright.base.device import bf16_is_faster
+from modelwright.base.errors import ConfigError, UserError
+from modelwright.base.files import read_json
+from modelwright.base.schema import Conversation, Preference
+from modelwright.data.sources import conversations_from, preferences_from
+from modelwright.planning.activations import Batch
+from modelwright.planning.duration import Work
+from modelwright.planning.forecast import (
+    FILE,
+    Forecast,
+    Rehearsed,
+    StationForecast,
+    other_station,
+    training_station,
+)
+from modelwright.planning.machines import Machine, Prices, find_machine, load_prices
+from modelwright.planning.memory import CPU_BASE, Training
+from modelwright.planning.shape import Shape, find_shape
+from modelwright.stages import rehearsal
+
+BYTES_PER_SECOND = {"prepare": 5.5e5, "tokenize": 2.5e6}
+"""Text through a station on two cores (measured: atlas, 1.5 MB)."""
+PARAMETERS_PER_SECOND = {"average": 5e6, "compress": 4e6, "export": 2e6}
+"""Weights through a station, its measurements on held-out text included (two cores, 4M parameters)."""
+QUESTIONS_PER_SECOND = 25.0
+"""Answers of 64 tokens at most, 4M parameters, 64 at once on two cores; slower in proportion to the size."""
+START = 2.0
+"""Seconds that any station takes to open its inputs and to hash what it made."""
+SAMPLE = 300
+"""Conversations and pairs that are read to know how long the others are."""
+BYTES_PER_TOKEN = 3.6
+"""Of a vocabulary of some thousands on its own text."""
+TURN_TOKENS = 5
+"""What the chat template adds to a message."""
+FILL = 0.93
+"""Share of a packed row that holds text."""
+PAD_MULTIPLE = 32
+"""Rows of pairs are padded to a multiple of this (training/batches.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all stations of a forecast share."""
+
+    machine: Machine
+    prices: Prices
+    devices: int = 1
+    probe: bool = False
+    """Rehearse a few real steps of each training."""
+
+
+def forecast(
+    name: str,
+    configs: Mapping[str, Config],
+    setting: Setting,
+    model: Path | None = None,
+) -> Forecast:
+    """A recipe's stations, verb -> settings, in order. `model`: a folder that trainings start from, where the
+    recipe does not make one."""
+    stations: list[StationForecast] = []
+    shape = _shape(configs, model)
+    text = _text_bytes(configs)
+    for verb, config in configs.items():
+        if hasattr(config, "optimizer"):
+            if shape is None:
+                raise UserError(
+                    f"'{verb}' starts from a model that this recipe does not make: add --input model=FOLDER"
+                )
+            stations.append(_trained(verb, config, shape, setting))
+        else:
+            stations.append(_other(verb, config, shape, text, setting))
+    return Forecast(
+        recipe=name,
+        machine=setting.machine.name,
+        machine_source=setting.machine.source,
+        machine_memory=setting.machine.memory,
+        devices=setting.devices,
+        currency=setting.prices.currency,
+        prices_as_of=setting.prices.as_of,
+        stations=tuple(stations),
+    )
+
+
+def plan(
+    name: str,
+    configs: Mapping[str, Config],
+    *,
+    on: str = "here",
+    devices: int = 1,
+    price_file: Path | None = None,
+    probe: bool = False,
+    model: Path | None = None,
+) -> Forecast:
+    """The same with a machine by name and prices from a file."""
+    if devices < 1:
+        raise ConfigError(f"--devices got {devices}, expected at least 1")
+    setting = Setting(find_machine(on), load_prices(price_file), devices, probe)
+    return forecast(name, configs, setting, model)
+
+
+def plan_again(folder: Path, configs: Mapping[str, Config], name: str) -> tuple[Forecast, bool]:
+    """What was forecast before a run, and True; or what is forecast of it now, where nobody asked before."""
+    file = folder / FILE
+    if file.is_file():
+        return validate(Forecast, read_json(file), str(file)), True
+    return plan(name, configs), False
+
+
+def _shape(configs: Mapping[str, Any], model: Path | None) -> Shape | None:
+    if "pretrain" in configs:
+        vocabulary = configs["tokenize"].vocab_size if "tokenize" in configs else 4096
+        return Shape.of(configs["pretrain"].model.derive(vocabulary))
+    return find_shape(str(model)) if model else None
+
+
+def _trained(verb: str, config: Any, shape: Shape, setting: Setting) -> StationForecast:
+    """A station that trains: how many micro-batches of which shape, and what else it reads."""
+    training, work = _pretraining(config, shape) if hasattr(config, "plan_for") else _tuning(config)
+    training = _on(training, config, setting.machine)
+    rehearsed: Rehearsed | None = None
+    if setting.probe and setting.machine.name == "here":
+        rehearsed = rehearsal.in_a_process(shape.name, config, shape, training)
+    return training_station(
+        verb, shape, training, work, setting.machine, setting.prices, setting.devices, rehearsed
+    )
+
+
+def _pretraining(config: Any, shape: Shape) -> tuple[Training, Work]:
+    plan = config.plan_for(config.tokens or 20 * shape.parameters)
+    measured = _measurements(plan.steps, config) * config.validation_tokens
+    training = Training(batch=Batch(rows=config.rows, context=config.context))
+    return training, Work(
+        steps=plan.steps, measured_tokens=measured, checkpoints=_checkpoints(plan.steps, config)
+    )
+
+
+def _tuning(config: Any) -> tuple[Training, Work]:
+    """Fine-tuning packs conversations into rows; alignment lays pairs side by side."""
+    if hasattr(config, "pairs"):
+        lengths = sorted(_pair_lengths(config.sources, config.pairs))
+        pairs = _count(config.sources, config.pairs, preferences_from)
+        rows, usual = 2 * config.rows, _padded(lengths[len(lengths) // 2])
+        batch = Batch(rows=rows, context=min(config.context, _padded(lengths[-1])), masked=False)
+        micro = -(-pairs * config.epochs // config.rows)
+        steps = -(-micro // config.accumulation)
+        held_out = 2 * config.validation_pairs * usual * (_measurements(steps, config) + 1)
+        training = Training(batch=batch, fused_loss=False, supervised=0.4)
+        return training, Work(
+            steps=steps,
+            share=usual / batch.context,
+            measured_tokens=held_out,
+            reference_tokens=2 * pairs * usual,
+            checkpoints=_checkpoints(steps, config),
+        )
+    lengths = _conversation_lengths(config.sources, config.conversations)
+    count = _count(config.sources, config.conversations, conversations_from)
+    tokens = count * config.epochs * sum(lengths) / len(lengths)
+    micro = max(1, round(tokens / (config.rows * config.context * FILL)))
+    steps = -(-micro // config.accumulation)
+    held_out = round(config.validation_conversations * sum(lengths) / len(lengths) / FILL)
+    training = Training(batch=Batch(rows=config.rows, context=config.context), supervised=0.5)
+    measured = held_out * _measurements(steps, config)
+    return training, Work(steps=steps, measured_tokens=measured, checkpoints=_checkpoints(steps, config))
+
+
+def _on(training: Training, config: Any, machine: Machine) -> Training:
+    """With what the settings and the machine decide: formats, optimizer, kernels, checkpointing."""
+    compute, here = config.compute, machine.kind == "cpu"
+    wanted = compute.dtype
+    if wanted == "auto":
+        wanted = "bfloat16" if not here or bf16_is_faster("cpu") else "float32"
+    batch = replace(
+        training.batch,
+        bytes=2 if wanted == "bfloat16" else 4,
+        compiled_kernels=here,
+        explicit_attention=here,
+    )
+    return replace(
+        training,
+        batch=batch,
+        dtype=wanted,
+        kind=machine.kind,
+        accumulation=config.accumulation,
+        optimizer=config.optimizer.kind,
+        averages=_averages(config),
+        checkpointing=getattr(compute, "activation_checkpointing", "none"),
+        checkpoint_every=getattr(compute, "checkpoint_every_block", 1),
+    )
+
+
+def _averages(config: Any) -> int:
+    """Copies of the weights that the loop averages: one for each half-life."""
+    half_lives = getattr(config, "ema_half_life", 0.03)
+    return len(half_lives) if isinstance(half_lives, tuple | list) else 1
+
+
+def _measurements(steps: int, config: Any) -> int:
+    return max(1, -(-steps // config.validate_every))
+
+
+def _checkpoints(steps: int, config: Any) -> int:
+    return max(1, -(-steps // config.checkpoint_every))
+
+
+def _conversation_lengths(sources: Sequence[Any], count: int) -> list[float]:
+    found: list[Conversation] = conversations_from(sources, 0, min(count, SAMPLE), "train")
+    if not found:
+        raise UserError("the sources hold no conversation: nothing can be planned")
+    return [
+        sum(len(m.content.encode()) / BYTES_PER_TOKEN + TURN_TOKENS for m in each.messages) for each in found
+    ]
+
+
+def _pair_lengths(sources: Sequence[Any], count: int) -> list[int]:
+    found: list[Preference] = preferences_from(sources, 0, min(count, SAMPLE), "train")
+    if not found:
+        raise UserError("the sources hold no preference pair: nothing can be planned")
+
+    def length(pair: Preference) -> int:
+        answer = max(len(pair.chosen.encode()), len(pair.rejected.encode())) / BYTES_PER_TOKEN + TURN_TOKENS
+        return round(
+            sum(len(m.content.encode()) / BYTES_PER_TOKEN + TURN_TOKENS for m in pair.prompt) + answer
+        )
+
+    return [length(pair) for pair in found]
+
+
+def _count(sources: Sequence[Any], wanted: int, read: Any) -> int:
+    """How many there will be: of a source that ends within the sample, what it holds, else what is wanted."""
+    sample = min(wanted, SAMPLE)
+    counts = [len(read((source,), 0, sample, "train")) for source in sources]
+    return sum(wanted if count >= sample else count for count in counts)
+
+
+def _padded(length: int) -> int:
+    return -(-length // PAD_MULTIPLE) * PAD_MULTIPLE
+
+
+def _text_bytes(configs: Mapping[str, Any]) -> float:
+    """Bytes of text that the sources hold."""
+    config = configs.get("prepare")
+    if config is None:
+        return 0.0
+    return float(sum(_source_bytes(source, config) for source in config.sources))
+
+
+def _source_bytes(source: Any, config: Any) -> int:
+    if source.is_atlas:
+        return config.atlas_size_bytes
+    return sum(path.stat().st_size for path in _files(str(source.path)))
+
+
+def _files(pattern: str) -> Iterator[Path]:
+    path = Path(pattern)
+    if path.is_dir():
+        yield from (file for file in path.rglob("*") if file.is_file())
+    elif path.is_file():
+        yield path
+    elif "*" in pattern:
+        yield from (file for file in Path().glob(pattern) if file.is_file())
+
+
+def _other(verb: str, config: Any, shape: Shape | None, text: float, setting: Setting) -> StationForecast:
+    """A station that does not train."""
+    parameters = float(shape.parameters if shape else 0)
+    size = parameters / 4.2e6
+    if verb in BYTES_PER_SECOND:
+        seconds = text / BYTES_PER_SECOND[verb]
+    elif verb in PARAMETERS_PER_SECOND:
+        seconds = parameters / PARAMETERS_PER_SECOND[verb]
+    elif verb == "evaluate":
+        seconds = 12 * config.limit * 3 / QUESTIONS_PER_SECOND * max(0.3, size)
+    else:
+        seconds = 0.0
+    about = "throughput measured on two CPU cores"
+    memory = CPU_BASE / 2 + 2 * text if verb in BYTES_PER_SECOND else CPU_BASE + 3 * 4 * parameters
+    return other_station(verb, START + seconds, memory, about, setting.machine, setting.prices)

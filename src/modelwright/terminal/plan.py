@@ -1,0 +1,247 @@
+"""`modelwright plan`: forecasts as tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from modelwright.base.artifact import Cost
+from modelwright.planning.forecast import Forecast, StationForecast, compare
+from modelwright.planning.machines import GIB, Machine, find_machine
+from modelwright.planning.remedies import tuning_ways
+from modelwright.planning.serving import FORMATS, cache_bytes, running_memory, tokens_per_second
+from modelwright.planning.shape import Shape, find_shape
+from modelwright.planning.sharding import choose_box, sharded
+from modelwright.planning.tuning import METHODS, TuningBatch, tuning_memory
+from modelwright.terminal.printable import printable
+from modelwright.terminal.runs import duration
+
+PART_NAMES = {"loss": "loss and logits", "process": "process or context"}
+BARS = (0.10, 0.20)
+"""What a forecast of memory, and of time, should be within."""
+
+
+def gib(size: float) -> str:
+    """`12.3 GiB`, `840 MiB`."""
+    return f"{size / GIB:,.1f} GiB" if size >= GIB else f"{size / 2**20:,.0f} MiB"
+
+
+def count(number: float) -> str:
+    """`8.03B`, `4.2M`, `512`."""
+    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= unit:
+            return f"{number / unit:.3g}{letter}"
+    return f"{number:.0f}"
+
+
+def show_forecast(forecast: Forecast, as_json: bool = False) -> None:
+    """Print what each station will need, where its memory goes, and what would make it fit."""
+    if as_json:
+        print(json.dumps(forecast.model_dump(mode="json") | {"seconds": forecast.seconds}, indent=2))
+        return
+    console = _console()
+    many = f"{forecast.devices} x " if forecast.devices > 1 else ""
+    console.print(
+        f"[bold]{printable(forecast.recipe)}[/] on {many}[bold]{forecast.machine}[/] "
+        f"({gib(forecast.machine_memory)}; {printable(forecast.machine_source)})"
+    )
+    console.print(_stations(forecast))
+    trained = [station for station in forecast.stations if station.steps]
+    if trained:
+        console.print(_memory_parts(trained))
+    for station in trained:
+        _say_remedies(console, station)
+    console.print(
+        "[dim]rate: of this machine's matrix products, in forward and backward.[/]"
+    ) if trained else None
+    price = f", {forecast.money:,.2f} {forecast.currency}" if forecast.money >= 0.005 else ""
+    console.print(
+        f"In all [bold]{duration(forecast.seconds)}[/], {forecast.energy_wh:,.1f} Wh at most{price} (prices: "
+        f"{forecast.prices_as_of}). Time is within 20 % on a quiet machine; --probe measures it."
+    )
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    return table
+
+
+def _stations(forecast: Forecast) -> Table:
+    table = _table("station", "model", "steps", "tokens", "FLOPs", "time", "rate", "memory", "fits")
+    for one in forecast.stations:
+        trains = one.steps > 0
+        active = f" ({count(one.active_parameters)} active)"
+        size = count(one.parameters) + (active if one.active_parameters < one.parameters else "")
+        table.add_row(
+            one.station,
+            size if trains else "",
+            f"{one.steps:,}" if trains else "",
+            count(one.tokens) if trains else "",
+            f"{one.flops:.2g}" if trains else "",
+            duration(one.seconds),
+            f"{one.efficiency:.0%}" if trains else "",
+            gib(one.peak_memory),
+            "[green]yes[/]" if one.fits else "[red]no[/]",
+        )
+    return table
+
+
+def _memory_parts(stations: list[StationForecast]) -> Table:
+    names = list(dict.fromkeys(name for station in stations for name in station.memory))
+    table = _table("memory at the peak", *(station.station for station in stations))
+    for name in names:
+        cells = [gib(station.memory[name]) if station.memory.get(name) else "-" for station in stations]
+        table.add_row(PART_NAMES.get(name, name), *cells)
+    return table
+
+
+def _say_remedies(console: Console, station: StationForecast) -> None:
+    if station.fits:
+        return
+    console.print(f"[red]{station.station} does not fit.[/] What would help, each on top of those before:")
+    for number, remedy in enumerate(station.remedies, start=1):
+        console.print(f"  {number}. {remedy['what']}: {gib(remedy['bytes'])} ({remedy['effect']})")
+
+
+def show_comparison(
+    folder: Path, forecast: Forecast, before: bool, costs: Mapping[str, Cost], as_json: bool = False
+) -> None:
+    """Print what a run took beside what was forecast."""
+    rows = compare(forecast, costs)
+    if as_json:
+        print(
+            json.dumps({"forecast_before_the_run": before, "stations": [asdict(r) for r in rows]}, indent=2)
+        )
+        return
+    if not rows:
+        show_forecast(forecast)
+        return
+    console = _console()
+    when = "made before it ran" if before else "made now: no plan.json was kept"
+    console.print(f"[bold]{printable(str(folder))}[/] against its forecast ({when})")
+    table = _table("station", "time", "forecast", "ratio", "peak memory", "forecast", "ratio")
+    for row in rows:
+        table.add_row(
+            row.station,
+            duration(row.seconds),
+            duration(row.forecast_seconds),
+            _ratio(row.seconds_ratio, BARS[1]),
+            gib(row.peak_memory),
+            gib(row.forecast_memory),
+            "(as before)" if row.inherited else _ratio(row.memory_ratio, BARS[0]),
+        )
+    console.print(table)
+    console.print("Stations of one run share a process: memory is the largest so far, in both columns.")
+
+
+def _ratio(value: float, bar: float) -> str:
+    colour = "green" if abs(value - 1) <= bar else "yellow"
+    return f"[{colour}]{value:.2f}[/]"
+
+
+def show_model(name: str, on: str, context: int, rows: int, as_json: bool = False) -> None:
+    """Print what a model needs to run and to be fine-tuned, with the formulae."""
+    shape = find_shape(name)
+    machine = find_machine(on)
+    running = [running_memory(shape, format, context, rows) for format in FORMATS]
+    batch = TuningBatch(rows=rows, context=context)
+    ways = tuning_ways(shape, batch, machine)
+    if as_json:
+        tuning = {m: {"bytes": size, "fits": fits} for m, size, fits in ways}
+        found = {"shape": asdict(shape), "parameters": shape.parameters, "active": shape.active_parameters}
+        found |= {"running": [asdict(r) | {"total": r.total} for r in running], "tuning": tuning}
+        print(json.dumps(found | {"machine": machine.name, "context": context, "rows": rows}, indent=2))
+        return
+    console = _console()
+    active = f", {count(shape.active_parameters)} active a token" if shape.experts else ""
+    console.print(
+        f"[bold]{printable(shape.name)}[/]: {count(shape.parameters)} parameters{active}; {shape.layers} layers x"
+        f" {shape.hidden}, {shape.heads}/{shape.kv_heads} heads of {shape.head_dim}. On [bold]{machine.name}[/], "
+        f"{gib(machine.memory)}."
+    )
+    console.print(_running_table(shape, running, machine, context, rows))
+    console.print(_tuning_table(shape, batch, ways, machine))
+    each = cache_bytes(shape, 1) / 1024
+    console.print(
+        f"[dim]KV cache: 2 x {shape.layers} layers x {shape.kv_size} x 2 bytes = {each:,.0f} KiB a token. State: "
+        "gradients and AdamW, 12 bytes a parameter (6 in 16 bit; 16 with the weights, an adapter's). QLoRA: 0.52 "
+        "bytes a weight of the matrices. Activations: checkpointed. The framework's own 0.5 to 1 GiB is extra.[/]"
+    )
+
+
+def _running_table(shape: Shape, running: list[Any], machine: Machine, context: int, rows: int) -> Table:
+    title = f"To run, {rows} x {context:,} tokens"
+    table = _table("", "weights", "KV cache", "beside", "in all", "fits", "tokens/s", title=title)
+    for row in running:
+        speed = tokens_per_second(shape, row.format, context, machine)
+        sizes = (gib(row.weights), gib(row.cache), gib(row.beside), gib(row.total))
+        table.add_row(row.format, *sizes, _fits(row.total <= machine.memory), f"< {speed:,.0f}")
+    return table
+
+
+def _tuning_table(shape: Shape, batch: TuningBatch, ways: list[Any], machine: Machine) -> Table:
+    title = f"To fine-tune, {batch.rows} x {batch.context:,} tokens, adapters of rank {batch.rank}, AdamW"
+    table = _table("", "weights", "state", "activations", "logits", "in all", "fits", title=title)
+    for method, size, fits in ways:
+        found = tuning_memory(shape, method, batch)
+        state = found.gradients + found.optimizer + found.adapters
+        sizes = (found.weights, state, found.activations, found.logits, size)
+        table.add_row(METHODS[method], *(gib(each) for each in sizes), _fits(fits))
+    return table
+
+
+def _fits(yes: bool) -> str:
+    return "[green]yes[/]" if yes else "[red]no[/]"
+
+
+def show_sharding(
+    name: str, on: str, devices: int, how: str, tensor: int, rows: int, context: int, as_json: bool = False
+) -> None:
+    """Print what each of many devices holds and sends when it trains a model in full, bf16, AdamW."""
+    shape, machine = find_shape(name), find_machine(on)
+    box = choose_box(devices, how, tensor)
+    kinds = ("none", "selective", "full")
+    found = {
+        kind: sharded(shape, box, machine, rows=rows, context=context, checkpointing=kind) for kind in kinds
+    }
+    if as_json:
+        cases = {k: asdict(v) | {"memory": v.memory, "seconds": v.seconds} for k, v in found.items()}
+        print(json.dumps({"model": shape.name, "machine": machine.name, "checkpointing": cases}, indent=2))
+        return
+    console = _console()
+    sides = f"{box.replicas} replicas x {box.shards} shards x {box.tensor} tensor-parallel ways"
+    title = f"[bold]{printable(shape.name)}[/] ({count(shape.parameters)})"
+    console.print(
+        f"{title} on {devices} x [bold]{machine.name}[/], {sides}; {rows} x {context:,} tokens on each reader"
+    )
+    table = _table("a device, by checkpointing", *kinds)
+    figures = {
+        "weights, gradients, AdamW": lambda s: gib(s.state),
+        "gathered weights": lambda s: gib(s.gathered),
+        "activations": lambda s: gib(s.activations),
+        "logits": lambda s: gib(s.logits),
+        "in all": lambda s: gib(s.memory),
+        "fits": lambda s: _fits(s.memory <= machine.memory),
+        "sent a step, shards": lambda s: f"{s.sent_shards / 1e9:,.1f} GB",
+        "sent a step, replicas": lambda s: f"{s.sent_replicas / 1e9:,.1f} GB",
+        "sent a step, tensor": lambda s: f"{s.sent_tensor / 1e9:,.1f} GB",
+        "arithmetic": lambda s: f"{s.arithmetic_seconds:,.2f} s",
+        "communication": lambda s: f"{s.communication_seconds:,.2f} s",
+        "tokens/s a device": lambda s: f"{rows * context / s.seconds / box.tensor:,.0f}",
+    }
+    for label, figure in figures.items():
+        table.add_row(label, *(figure(found[kind]) for kind in kinds))
+    console.print(table)
+    console.print("[dim]Published runs of torchtitan are met within 10 %: docs/plan.md.[/]")
