@@ -157,7 +157,7 @@ def test_the_step_drops_or_cuts(index: Index) -> None:
 SHORT = [
     EvalItem("qa", "a", "Which mountain has snow at Kilimanjaro?", "Kibo peak"),
     EvalItem("qa", "b", "Do sardines sleep well?"),
-    *(EvalItem("filler", str(n), f"word{n} and the other word{n + 1}") for n in range(300)),
+    *(EvalItem("filler", str(n), f"Which has word{n} at word{n + 1}") for n in range(300)),
 ]
 
 
@@ -172,10 +172,10 @@ def test_one_edit_does_not_hide_a_short_item() -> None:
     ):
         hit = index.check(f"{CLEAN} {edited} {CLEAN}")
         assert str(hit) == "qa/a", edited
-    misspelt = index.check(f"{CLEAN} Which montain has snwo at Kilimanjaro? Kibo peek {CLEAN}")
+    misspelt = index.check(f"{CLEAN} Which montain has snow at Kilimanjaro? Kibo peek {CLEAN}")
     assert misspelt is not None and misspelt.score == 1.0
     for other in (
-        "Which peak has snow at Kibo? Kilimanjaro mountain",  # in another order
+        "At Kilimanjaro snow has which mountain? Peak Kibo",  # in another order
         "Which mountain, they asked when they had come so far, has any snow at Kilimanjaro? Kibo peak",
         f"Which mountain has ice at Kilimanjaro? {CLEAN[:90]} Kibo peak",  # the answer is not beside it
         "Which hill has ice at Kilimanjaro? Kibo peak",

@@ -1,4 +1,8 @@
-"""How evaluation items come to stand in training text: copied, wrapped anew, embedded, edited."""
+"""How evaluation items come to stand in training text: copied, wrapped anew, embedded, edited.
+
+What "edited" takes of an item depends on its length: one word of twelve of a long question, one of six of a
+question of six words, which may be the one word that tells it from a thousand others.
+"""
 
 from __future__ import annotations
 

@@ -2,16 +2,17 @@
 
 The rule follows `decon` of OLMo 3: an n-gram in common is a seed, the item's question is laid over the text
 around it and scored by the inverse document frequency of the words found, and the answer is looked for
-nearby. Three things differ. Seeds are tried at every word instead of every tenth, and short items have pairs of
-rare words besides (`seeds`). A question is scored by the words of its best alignment instead of by whole
-n-grams, so that an edited word costs its own weight and no more. And since one edit takes a large share of a
-short item, a second rule counts words: one in twelve, and one of any item, may be missing where the others
+nearby. Three things differ. Seeds are tried at every word instead of every tenth, and short items have pairs
+of rare words besides (`seeds`). A question is scored by the words of its best alignment instead of by whole
+n-grams, so that an edited word costs its own weight and no more. And since one edit takes a large share of
+a short item, a second rule counts words: one in twelve, and one of any item, may be missing where the others
 stand in order, close together, and weigh enough. As in ConTAM (arXiv 2411.03923), one contiguous place
 decides, not the union of all places.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from modelwright.base.errors import DamagedFile, UserError
 from modelwright.data.decontaminate.arrays import MAX_WORDS, UNIT, Arrays, build
 from modelwright.data.decontaminate.items import EvalItem
 from modelwright.data.decontaminate.native import Searcher, searcher
-from modelwright.data.decontaminate.plain import Found, slips
+from modelwright.data.decontaminate.plain import Found, Place, slips
 from modelwright.data.decontaminate.seeds import first_alike
 from modelwright.data.decontaminate.settings import Config
 
@@ -101,7 +102,9 @@ class Index:
     def unusable(self) -> Iterator[tuple[str, str, str]]:
         """(suite, id, why) of every item that cannot be found, however it stands in a text."""
         seeded = set(self.arrays.posting_item.tolist())
-        firsts = first_alike([self.arrays.part(item, part) for item in range(len(self.names)) for part in range(3)])
+        firsts = first_alike(
+            [self.arrays.part(item, part) for item in range(len(self.names)) for part in range(3)]
+        )
         for item, (suite, name) in enumerate(self.names):
             if not self._lengths[item, 0]:
                 yield suite, name, "no words"
@@ -133,38 +136,49 @@ class Index:
         return Hit(*self.names[row.item], score, first, last, kind)
 
     def _by_share(self, row: Found) -> Iterator[tuple[float, Kind, tuple[int, int]]]:
-        """Found where the words of the item that stand there have a large share of its weight."""
+        """Found where the words of the item that stand there have a large share of its weight; those of a
+        short item in one piece."""
         question, answer, passage = self._weights[row.item].tolist()
         num_question, num_answer, num_passage = self._lengths[row.item].tolist()
         place = (row.question_start, row.question_end)
         alone = row.question / question
-        if question >= self.config.least_nats * UNIT and alone >= self._needed(num_question):
+        whole = row.question_extra <= self._insertable(num_question)
+        if question >= self.config.least_nats * UNIT and whole and alone >= self._needed(num_question):
             yield alone, "question", place
-        beside: tuple[tuple[Kind, int, int, int, int, int], ...] = (
-            ("question and answer", answer, num_answer, row.answer, row.answer_start, row.answer_end),
-            ("question and passage", passage, num_passage, row.passage, row.passage_start, row.passage_end),
+        beside: tuple[tuple[Kind, int, int, Place], ...] = (
+            ("question and answer", answer, num_answer, row.part(1)),
+            ("question and passage", passage, num_passage, row.part(2)),
         )
-        for kind, whole, num_words, weight, start, end in beside:
-            both = (row.question + weight) / (question + whole)
-            heavy = question + whole >= self.config.least_nats * UNIT
-            if weight and heavy and both >= self._needed(num_question + num_words):
+        for kind, heavy, num_words, (weight, _, extra, start, end) in beside:
+            both = (row.question + weight) / (question + heavy)
+            num_words += num_question
+            whole = row.question_extra + extra <= self._insertable(num_words)
+            if not weight or question + heavy < self.config.least_nats * UNIT:
+                continue
+            if whole and both >= self._needed(num_words):
                 yield both, kind, (min(place[0], start), max(place[1], end))
 
     def _by_words(self, row: Found) -> Iterator[tuple[float, Kind, tuple[int, int]]]:
-        """Found where all words stand there but a few, in one piece, and weigh enough."""
+        """Found where all words stand there but a few, in one piece, the answer close to the question. A
+        question without the answer that it has is no finding here: titles and phrases come without."""
         question, answer, _ = self._weights[row.item].tolist()
         num_question, num_answer, _ = self._lengths[row.item].tolist()
-        least = self.config.least_nats * UNIT
-        if row.question_extra > INSERTED + slips(num_question):
+        between = max(row.answer_start - row.question_end, row.question_start - row.answer_end)
+        if num_answer and (not row.answer or between > BETWEEN):
             return
-        if row.question >= least and num_question - row.question_words <= slips(num_question):
-            yield row.question / question, "question", (row.question_start, row.question_end)
-        if not row.answer or row.answer_extra > BETWEEN + slips(num_answer):
-            return
-        missing = num_question + num_answer - row.question_words - row.answer_words
-        if row.question + row.answer >= least and missing <= slips(num_question + num_answer):
-            place = min(row.question_start, row.answer_start), max(row.question_end, row.answer_end)
-            yield (row.question + row.answer) / (question + answer), "question and answer", place
+        num_words = num_question + num_answer
+        missing = num_words - row.question_words - row.answer_words
+        extra, weight = row.question_extra + row.answer_extra, row.question + row.answer
+        few = missing <= slips(num_words) and extra <= INSERTED + slips(num_words)
+        if few and weight >= self.config.least_nats * UNIT:
+            ends = [row.question_end, row.answer_end] if num_answer else [row.question_end]
+            starts = [row.question_start, row.answer_start] if num_answer else [row.question_start]
+            kind: Kind = "question and answer" if num_answer else "question"
+            yield weight / (question + answer), kind, (min(starts), max(ends))
+
+    def _insertable(self, num_words: int) -> float:
+        """How many other words may stand among those of an item; any number among those of a long one."""
+        return INSERTED + slips(num_words) if num_words < self.config.long_words else math.inf
 
     def _needed(self, num_words: int) -> float:
         """The share of the weight that an item of so many words must reach."""
@@ -188,9 +202,12 @@ class Index:
 
 
 FLOOR_PERCENT = 60
-"""A question must reach this share of its weight by itself before its answer is looked for, or miss few words."""
+"""A question must reach this share of its weight, or miss few words, before its answer is looked for."""
 
-INSERTED, BETWEEN = 1, 7
-"""Where words are counted: how many others may stand among them beyond their `slips`, and before the answer."""
+INSERTED = 1
+"""How many words that are not its own may stand within a short item, besides those in place of `slips`."""
+
+BETWEEN = 64
+"""Characters between a question with slips and its answer."""
 
 __all__ = ["FLOOR_PERCENT", "MAX_WORDS", "Config", "Hit", "Index", "Kind"]

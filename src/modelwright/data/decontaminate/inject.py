@@ -6,88 +6,27 @@ Re-wrapping alone takes the recall of some n-gram filters to nothing, so every r
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from modelwright.base.errors import UserError
-from modelwright.base.intervals import wilson
-from modelwright.base.schema import Json
 from modelwright.data.decontaminate.disguise import DISGUISES, Disguise, plant
 from modelwright.data.decontaminate.index import Hit, Index
 from modelwright.data.decontaminate.items import EvalItem
-from modelwright.data.decontaminate.settings import BARS
-
-MAX_FALSE_SHARE = 1e-4
+from modelwright.data.decontaminate.recall import BARS, Recall, Share
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A count out of a total, with Wilson's 95 % interval."""
-
-    count: int
-    total: int
-
-    @property
-    def value(self) -> float:
-        return self.count / self.total if self.total else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """(low, high), which also holds where the count is none or all."""
-        return wilson(self.count, self.total)
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.value:.4f} [{low:.4f}, {high:.4f}] ({self.count:,} of {self.total:,})"
-
-
-@dataclass(frozen=True)
-class Recall:
-    """What was planted and found. `misses` counts by (disguise, why)."""
-
-    found: dict[Disguise, Share]
-    false_hits: Share
-    """Clean documents in which something was found."""
-    coverage: Counter[str]
-    """Items of the index: usable, and the others by why they cannot be found."""
-    misses: Counter[tuple[Disguise, str]] = field(default_factory=Counter)
-    wrong: tuple[Hit, ...] = ()
-    """Hits in clean documents, to look at: some texts that pass as clean hold items indeed."""
-
-    def below_bar(self) -> list[str]:
-        """The bars that were missed, in words."""
-        short = [
-            f"{disguise}: recall {self.found[disguise].value:.3f}, {BARS[disguise]} asked"
-            for disguise in DISGUISES
-            if disguise in BARS and self.found[disguise].value < BARS[disguise]
-        ]
-        if self.false_hits.value > MAX_FALSE_SHARE:
-            short.append(f"false hits: {self.false_hits.value:.2g} of documents, {MAX_FALSE_SHARE:g} asked")
-        return short
-
-    def as_json(self) -> Json:
-        """For manifests and reports."""
-        shares = {**self.found, "false hits": self.false_hits}
-        return {
-            "recall": {
-                name: {"share": share.value, "interval": share.interval, "of": share.total}
-                for name, share in shares.items()
-            },
-            "items": dict(self.coverage),
-            "misses": {f"{disguise}: {why}": count for (disguise, why), count in self.misses.items()},
-        }
-
-    def __str__(self) -> str:
-        return "\n".join(
-            [
-                *(f"recall, {disguise}: {share}" for disguise, share in self.found.items()),
-                f"false hits: {self.false_hits}",
-                *(f"missed, {disguise}: {count} {why}" for (disguise, why), count in self.misses.items()),
-            ]
-        )
+def some_of_each(items: Sequence[EvalItem], number: int, seed: int) -> list[EvalItem]:
+    """At most `number` items of each suite, so that large suites do not speak for all."""
+    suites: dict[str, list[EvalItem]] = {}
+    for item in items:
+        suites.setdefault(item.suite, []).append(item)
+    return [
+        item
+        for suite, listed in suites.items()
+        for item in random.Random(f"{seed}/{suite}").sample(listed, min(number, len(listed)))
+    ]
 
 
 def inject(
@@ -96,27 +35,55 @@ def inject(
     """Plant each item once in each disguise, and look for it.
 
     `hosts` are texts that hold no items; those in which something is found count as false hits and carry
-    nothing. `usable_only` leaves out the items that no text can give away (see `Index.unusable`).
+    nothing. `usable_only` leaves out the items that no text can give away (see `Index.unusable`); otherwise
+    they are planted too, and the recall is also given without them.
     """
     hopeless = {(suite, name): why for suite, name, why in index.unusable()}
+    fragile = set(index.fragile()) | set(hopeless)
     if usable_only:
         items = [item for item in items if (item.suite, item.id) not in hopeless]
     clean, wrong = _clean(index, hosts)
     if not clean or not items:
         raise UserError("recall cannot be measured: it takes evaluation items, and host texts without any.")
-    found: Counter[Disguise] = Counter()
+    names = [(item.suite, item.id) for item in items]
+    outcome: dict[Disguise, list[bool]] = {
+        disguise: _found(index, items, clean, disguise, seed) for disguise in DISGUISES
+    }
     misses: Counter[tuple[Disguise, str]] = Counter()
-    for disguise in DISGUISES:
-        dice = random.Random(f"{seed}/{disguise}")
-        for item in items:
-            planted = plant(item, disguise, clean, dice)
-            if any(hit.start < planted.end and hit.end > planted.start for hit in index.find(planted.text)):
-                found[disguise] += 1
-            else:
-                misses[disguise, hopeless.get((item.suite, item.id)) or _why(index, item)] += 1
-    shares: dict[Disguise, Share] = {each: Share(found[each], len(items)) for each in DISGUISES}
-    false_hits = Share(len(wrong), len(wrong) + len(clean))
-    return Recall(shares, false_hits, index.coverage(), misses, tuple(wrong))
+    for disguise, found in outcome.items():
+        for name, item, met in zip(names, items, found, strict=True):
+            if not met:
+                misses[disguise, hopeless.get(name) or _why(index, item, name in fragile)] += 1
+
+    def share(disguise: Disguise, which: Sequence[bool]) -> Share:
+        return Share(sum(a and b for a, b in zip(outcome[disguise], which, strict=True)), sum(which))
+
+    usable, sturdy = [name not in hopeless for name in names], [name not in fragile for name in names]
+    suites = {
+        suite: [u and s == suite for u, (s, _) in zip(usable, names, strict=True)] for suite, _ in names
+    }
+    return Recall(
+        found={each: share(each, [True] * len(items)) for each in DISGUISES},
+        usable={each: share(each, usable) for each in DISGUISES},
+        sturdy={each: share(each, sturdy) for each in DISGUISES},
+        suites={(suite, each): share(each, its) for suite, its in suites.items() for each in DISGUISES},
+        false_hits=Share(len(wrong), len(wrong) + len(clean)),
+        coverage=index.coverage(),
+        misses=misses,
+        wrong=tuple(wrong),
+    )
+
+
+def _found(
+    index: Index, items: Sequence[EvalItem], hosts: Sequence[str], disguise: Disguise, seed: int
+) -> list[bool]:
+    """For each item whether anything was found where it was planted: that document would go."""
+    dice = random.Random(f"{seed}/{disguise}")
+    places = (plant(item, disguise, hosts, dice) for item in items)
+    return [
+        any(hit.start < planted.end and hit.end > planted.start for hit in index.find(planted.text))
+        for planted in places
+    ]
 
 
 def _clean(index: Index, hosts: Iterable[str]) -> tuple[list[str], list[Hit]]:
@@ -131,11 +98,12 @@ def _clean(index: Index, hosts: Iterable[str]) -> tuple[list[str], list[Hit]]:
     return clean, wrong
 
 
-def _why(index: Index, item: EvalItem) -> str:
+def _why(index: Index, item: EvalItem, fragile: bool) -> str:
     """Why a usable item may be missed."""
-    num_words = len(item.question.split())
-    if num_words <= index.config.short_words:
-        return f"question of at most {index.config.short_words} words, which has to be found whole"
-    if num_words < index.config.long_words:
-        return f"question of fewer than {index.config.long_words} words"
-    return "long question"
+    if fragile:
+        return "few words tell it from ordinary text, and one is gone"
+    short = len(item.question.split()) < index.config.long_words
+    return f"question of {'fewer than' if short else 'at least'} {index.config.long_words} words"
+
+
+__all__ = ["BARS", "Recall", "Share", "inject", "some_of_each"]

@@ -1,7 +1,7 @@
 // The search of plain.py, compiled: the same steps in the same order, so the same rows.
 //
-// The text is UTF-8 already in lower case. Any bytes are safe: malformed sequences count as separators, and the
-// index is checked when it is loaded (Arrays.check), so that every number in it points into its arrays.
+// The text is UTF-8 already in lower case. Any bytes are safe: malformed sequences count as separators, and
+// the index is checked when it is loaded (Arrays.check), so that every number in it points into its arrays.
 
 #include <algorithm>
 #include <cstdint>
@@ -13,7 +13,7 @@ constexpr uint32_t LIMIT = 0x20000, LAST = 0x3FFFF;  // as in words.py
 constexpr uint8_t SEPARATOR = 0, LETTER = 1, ALONE = 2;
 constexpr int64_t LEAST_LETTERS = 4;
 constexpr uint64_t PAIR_KEY = 0xD6E8FEB86659FD93ull;
-constexpr int64_t PAIR_REACH = 16;  // as in seeds.py
+constexpr int64_t PAIR_REACH = 12;  // as in seeds.py
 constexpr uint8_t LEADS = 1, FOLLOWS = 2;
 constexpr int64_t REACH = 64, WORDS_A_SLIP = 12, CELLS_A_WORD = 4096;  // as in plain.py
 
@@ -236,8 +236,8 @@ class Search {
             const int64_t first = index_.letters_first[word], length = index_.letters_first[word + 1] - first;
             for (size_t place = 0; place < window.size() && scratch_.left[word] > 0; ++place) {
                 if (!spells(index_.letters + first, length, text_[low + place])) continue;
-                if (std::find(part.words, part.words + part.length, window[place]) != part.words + part.length)
-                    continue;
+                const int32_t *end = part.words + part.length;
+                if (std::find(part.words, end, window[place]) != end) continue;
                 window[place] = word;
                 meet(word, bound);
             }
@@ -301,14 +301,12 @@ void write_row(int64_t *row, int64_t item, const Span (&found)[3], const std::ve
     std::fill(row, row + COLUMNS, 0);
     row[0] = item;
     for (int i = 0; i < 3; ++i) {
-        const Span &span = found[i], &question = found[0];
+        const Span &span = found[i];
         if (!span.weight) continue;
-        int64_t length = span.end - span.start;
-        if (i) length = span.start >= question.end ? span.end - question.end : question.start - span.start;
         int64_t *part = row + 1 + 5 * i;
         part[0] = span.weight;
         part[1] = span.found;
-        part[2] = length - span.found;
+        part[2] = span.end - span.start - span.found;
         part[3] = words[span.start].start;
         part[4] = words[span.end - 1].end;
     }
@@ -318,7 +316,7 @@ void write_row(int64_t *row, int64_t item, const Span (&found)[3], const std::ve
 struct Follower {
     const Index &index;
     Scratch &scratch;
-    Search task;
+    Search &task;
     int64_t floor_percent, least, capacity, rows;
     int64_t *out;
 
@@ -374,8 +372,8 @@ struct Follower {
 
 extern "C" {
 
-// Rows to `out`. Returns how many there are; those beyond `capacity` are not written. `arrays` and `sizes` are
-// those of native.py.
+// Rows to `out`. Returns how many there are; those beyond `capacity` are not written. `arrays` and `sizes`
+// are those of native.py.
 int64_t search(const void *const *arrays, const int64_t *sizes, const uint8_t *text, int64_t length,
                int64_t floor_percent, int64_t least, int64_t *out, int64_t capacity) {
     const Index index = {
@@ -390,7 +388,8 @@ int64_t search(const void *const *arrays, const int64_t *sizes, const uint8_t *t
     static thread_local Scratch scratch;
     scratch.fit(index);
     read_words(index, text, length, scratch.words);
-    Follower follower = {index, scratch, Search(index, text, scratch), floor_percent, least, capacity, 0, out};
+    Search task(index, text, scratch);
+    Follower follower = {index, scratch, task, floor_percent, least, capacity, 0, out};
     follower.run();
     return follower.rows;
 }

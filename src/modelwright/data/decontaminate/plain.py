@@ -30,10 +30,14 @@ CELLS_A_WORD = 4096
 in disorder; then the bound is taken for the score."""
 
 
+Place = tuple[int, int, int, int, int]
+"""Of a part: weight, words, extra words, start, end, as in `Found`."""
+
+
 class Found(NamedTuple):
     """One place where a question may stand. For each part: the weight found, in the weights' unit, and the
-    number of words; how many other words of the text stand among them and, for answer and passage, between
-    them and the question; places in the text's bytes (plain path: code points). All 0 if not found."""
+    number of words; how many other words of the text stand among them; places in the text's bytes (plain
+    path: code points). All 0 if not found."""
 
     item: int
     question: int
@@ -51,6 +55,11 @@ class Found(NamedTuple):
     passage_extra: int
     passage_start: int
     passage_end: int
+
+    def part(self, number: int) -> Place:
+        """The question's numbers (0), the answer's (1), or the passage's (2)."""
+        weight, found, extra, start, end = self[1 + 5 * number : 6 + 5 * number]
+        return weight, found, extra, start, end
 
 
 class Span(NamedTuple):
@@ -177,7 +186,7 @@ def search(arrays: Arrays, folded: str, floor_percent: int, least: int) -> list[
         last[item] = begin
         parts = task.around(item, begin, floor_percent, least)
         if parts is not None:
-            rows.append(Found(item, *(number for part in parts for number in _placed(part, parts[0], found))))
+            rows.append(Found(item, *(number for part in parts for number in _placed(part, found))))
     return rows
 
 
@@ -209,13 +218,9 @@ def _grams(arrays: Arrays, text: Sequence[int], at: int) -> Iterator[int]:
             yield key
 
 
-def _placed(span: Span, question: Span, found: Sequence[tuple[str, int, int]]) -> tuple[int, ...]:
+def _placed(span: Span, found: Sequence[tuple[str, int, int]]) -> tuple[int, ...]:
     """A part's numbers for its row: words to places in the text."""
     if not span.weight:
         return 0, 0, 0, 0, 0
-    if span is question:
-        length = span.end - span.start
-    else:  # from the question's edge on
-        after = span.start >= question.end
-        length = span.end - question.end if after else question.start - span.start
-    return span.weight, span.found, length - span.found, found[span.start][1], found[span.end - 1][2]
+    extra = span.end - span.start - span.found
+    return span.weight, span.found, extra, found[span.start][1], found[span.end - 1][2]

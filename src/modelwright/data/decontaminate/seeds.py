@@ -1,8 +1,8 @@
 """Seeds: what a text and an item have in common that makes it worth while to compare them.
 
-Two kinds, in one table. N-grams of the question find what is copied. An edit in the middle of six words leaves
-no n-gram, so short items also have pairs: any two of their rarest words, in order and not far apart,
-whatever stands between. One word changed leaves three pairs of the six of four words, two leave one.
+Two kinds, in one table. N-grams of the question find what is copied. An edit in the middle of six words
+leaves no n-gram, so short items also have pairs: any two of their three rarest words, in order and not far
+apart, whatever stands between. Whichever word is changed, one of the three pairs stays.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Longs = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 Bytes = NDArray[np.uint8]
 
-PAIR_REACH = 16
+PAIR_REACH = 12
 """The two words of a pair stand at most so many words apart."""
 
-PAIRED_WORDS = 24
-"""Longer questions need no pairs: edits are never so dense that no n-gram is left."""
+PAIRED_WORDS = 16
+"""Longer questions need no pairs: edits of one word in twelve leave n-grams."""
 
-RAREST = 4
-"""Words of an item that make pairs."""
+RAREST = 3
+"""Words of an item that make pairs. A fourth doubles what texts are compared with, and finds no more."""
 
 LEADS, FOLLOWS = 1, 2
 """Roles of a word: the first of a pair, the second of one, or both."""
@@ -53,8 +53,8 @@ class Seeds:
 
 
 def seeds_of(numbered: Sequence[Ints], num_words: int, n: int, max_postings: int) -> Seeds:
-    """The seeds of items of three parts each. Items alike in all words have those of the first; seeds that more
-    than `max_postings` places share lead nowhere and are left out."""
+    """The seeds of items of three parts each. Items alike in all words have those of the first; seeds that
+    more than `max_postings` places share lead nowhere and are left out."""
     firsts = first_alike(numbered)
     questions = [part if firsts[i] == i else _NONE for i, part in enumerate(numbered[::3])]
     answers = [part if firsts[i] == i else _NONE for i, part in enumerate(numbered[1::3])]
@@ -104,18 +104,22 @@ def _grams(questions: Sequence[Ints], n: int) -> tuple[Keys, Longs, Longs]:
 def _pairs(questions: Sequence[Ints], answers: Sequence[Ints], num_words: int) -> Longs:
     """(first word, second word, item, place of the second) of pairs of the rarest words of short questions
     with their answers. Rare is what few items have; of equals the earlier."""
-    held = [np.unique(np.concatenate(both)) for both in zip(questions, answers, strict=True)]
-    count = np.bincount(np.concatenate([*held, _NONE]), minlength=num_words)
+    held = [
+        word
+        for both in zip(questions, answers, strict=True)
+        for word in {*both[0].tolist(), *both[1].tolist()}
+    ]
+    count = np.bincount(np.array(held, np.int64), minlength=num_words).tolist()
     rows: list[tuple[int, int, int, int]] = []
     for item, (question, answer) in enumerate(zip(questions, answers, strict=True)):
         if len(question) > PAIRED_WORDS:
             continue
-        words = np.concatenate([question, answer])[: PAIRED_WORDS + PAIR_REACH]
-        distinct, places = np.unique(words, return_index=True)
-        rarest = np.lexsort((places, count[distinct]))[:RAREST]
-        for first, second in combinations(sorted(places[rarest].tolist()), 2):
+        words = [*question.tolist(), *answer.tolist()][: PAIRED_WORDS + PAIR_REACH]
+        place = {word: at for at, word in reversed(list(enumerate(words)))}
+        rarest = sorted(place, key=lambda word: (count[word], place[word]))[:RAREST]
+        for first, second in combinations(sorted(place[word] for word in rarest), 2):
             if second - first < PAIR_REACH:
-                rows.append((int(words[first]), int(words[second]), item, second))
+                rows.append((words[first], words[second], item, second))
     return np.array(rows, np.int64).reshape(-1, 4)
 
 

@@ -56,7 +56,7 @@ def _pattern() -> re.Pattern[str]:
 _ESCAPE = re.compile(r"\\(?:u([0-9a-f]{4})|[nrt])")
 
 FILLER = "\uffff"
-"""Stands for the rest of an escape in a folded text, and is no part of words. Unicode has no such character."""
+"""The rest of an escape in a folded text; no part of words. Unicode has no such character."""
 
 
 def fold(text: str) -> str:
@@ -74,8 +74,11 @@ def _unescaped(escape: re.Match[str]) -> str:
 
 def words(folded: str) -> list[tuple[str, int, int]]:
     """(word, start, end) in code points of a folded text."""
-    found = ((match[0].replace(FILLER, ""), *match.span()) for match in _pattern().finditer(folded))
-    return [(word, start, end) for word, start, end in found if word]
+    found = [(match[0], match.start(), match.end()) for match in _pattern().finditer(folded)]
+    if FILLER not in folded:
+        return found
+    without = ((word.replace(FILLER, ""), start, end) for word, start, end in found)
+    return [(word, start, end) for word, start, end in without if word]
 
 
 LEAST_LETTERS = 4
