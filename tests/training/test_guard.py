@@ -1,0 +1,308 @@
+"""The guard: what is withheld, taken back and given up, and that a healthy run is left alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from tests.training.tiny import make_model, make_run, make_windows, train_in
+from torch import nn
+
+from modelwright.base.errors import UserError
+from modelwright.base.metrics import read_metrics
+from modelwright.base.schema import Batch
+from modelwright.objectives.next_token import NextToken
+from modelwright.training import loop
+from modelwright.training.checkpoint import Checkpoints
+from modelwright.training.diagnose import first_nonfinite
+from modelwright.training.guard import Action, Guard, GuardConfig
+from modelwright.training.loop import LoopConfig, train
+from modelwright.training.optimizer import OptimizerConfig
+from modelwright.training.step_plan import BatchRampConfig, StepPlan
+
+GUARD = GuardConfig(settled=4, window=16, patience=3)
+
+
+def healthy(steps: int, seed: int = 0) -> list[dict[str, float]]:
+    """Values as a training gives them: a falling loss, norms with a heavy tail."""
+    random = np.random.default_rng(seed)
+    return [
+        {
+            "loss": 2 + 6 * math.exp(-step / 40) + 0.1 * random.normal(),
+            "grad_norm": float(np.exp(0.3 * random.normal())),
+        }
+        for step in range(steps)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_healthy_run_is_left_alone(seed: int) -> None:
+    guard = Guard(GuardConfig())
+    assert all(guard.judge(values).action is Action.APPLY for values in healthy(2000, seed))
+    assert guard.rollbacks == 0
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_a_spike_is_withheld_and_does_not_move_the_limit(name: str) -> None:
+    guard = Guard(GuardConfig())
+    for values in healthy(100):
+        guard.judge(values)
+    before = guard.limit(name)
+    verdict = guard.judge({"loss": 2.5, "grad_norm": 1.0, name: 40.0})
+    assert verdict.action is Action.SKIP and verdict.reason.startswith(f"{name} 40, usual")
+    assert guard.limit(name) == before
+    assert guard.judge({"loss": 2.5, "grad_norm": 1.0}).action is Action.APPLY
+    assert guard.withheld == 0
+
+
+def test_nothing_is_believed_before_enough_was_seen() -> None:
+    guard = Guard(GuardConfig())
+    assert guard.judge({"loss": 9.0, "grad_norm": 500.0}).action is Action.APPLY
+    assert guard.limit("loss") == math.inf
+
+
+@pytest.mark.parametrize("spikes", ["record", "ignore"])
+def test_values_that_are_not_finite_are_never_applied(spikes: Any) -> None:
+    guard = Guard(GuardConfig(spikes=spikes))
+    for values in healthy(60):
+        guard.judge(values)
+    spike = guard.judge({"loss": 50.0, "grad_norm": 1.0})
+    assert spike.action is Action.APPLY and bool(spike.reason) == (spikes == "record")
+    assert guard.judge({"loss": math.nan, "grad_norm": 1.0}).action is Action.SKIP
+    assert guard.judge({"loss": 1.0, "grad_norm": math.inf}).reason == "grad_norm not finite"
+
+
+def test_after_several_in_a_row_back_and_at_last_an_end() -> None:
+    guard = Guard(GuardConfig(patience=2, max_rollbacks=1))
+    bad = {"loss": math.nan, "grad_norm": 1.0}
+    assert [guard.judge(bad).action for _ in range(2)] == [Action.SKIP, Action.ROLL_BACK]
+    guard.went_back()
+    assert [guard.judge(bad).action for _ in range(2)] == [Action.SKIP, Action.GIVE_UP]
+
+
+@given(
+    st.lists(st.tuples(st.floats(), st.floats(min_value=0)), max_size=80),
+    st.integers(min_value=0, max_value=80),
+)
+def test_a_guard_taken_up_again_decides_the_same(values: list[tuple[float, float]], cut: int) -> None:
+    steps = [{"loss": loss, "grad_norm": norm} for loss, norm in values]
+
+    def decide(guard: Guard, values: dict[str, float]) -> Action:
+        verdict = guard.judge(values)
+        if verdict.action is Action.ROLL_BACK:
+            guard.went_back()
+        return verdict.action
+
+    whole = Guard(GUARD)
+    expected = [decide(whole, each) for each in steps]
+    first, second = Guard(GUARD), Guard(GUARD)
+    found = [decide(first, each) for each in steps[:cut]]
+    second.load_state(json.loads(json.dumps(first.state())))
+    assert found + [decide(second, each) for each in steps[cut:]] == expected
+
+
+@given(
+    total=st.integers(1, 300),
+    accumulation=st.integers(1, 9),
+    start=st.floats(0.01, 1),
+    fraction=st.floats(0, 1),
+)
+def test_a_plan_deals_every_micro_batch_once(
+    total: int, accumulation: int, start: float, fraction: float
+) -> None:
+    plan = StepPlan(total, accumulation, BatchRampConfig(start=start, fraction=fraction))
+    dealt = [index for step in range(plan.steps) for index in plan.of_step(step)]
+    assert dealt == list(range(total))
+    sizes = [len(plan.of_step(step)) for step in range(plan.steps)]
+    assert sizes[:-1] == sorted(sizes[:-1]) and max(sizes) <= accumulation
+    assert all(plan.step_of(index) == step for step in range(plan.steps) for index in plan.of_step(step))
+
+
+def test_without_a_ramp_all_steps_are_alike() -> None:
+    assert [len(StepPlan(7, 3).of_step(step)) for step in range(3)] == [3, 3, 1]
+    with pytest.raises(ValueError, match="at least one"):
+        StepPlan(0, 3)
+
+
+class Numbered:
+    """Windows that say which step asked last, and who asked for what."""
+
+    def __init__(self) -> None:
+        self._windows, self.asked = make_windows(), list[int]()
+
+    @property
+    def step(self) -> int:
+        return self.asked[-1] + 1
+
+    def __getitem__(self, index: int) -> Batch:
+        self.asked.append(index)
+        return self._windows[index]
+
+
+SPIKY = LoopConfig(
+    guard=GuardConfig(settled=6, window=16, deviations=3.0),
+    checkpoint_every=4,
+    keep_checkpoints=8,
+    optimizer=OptimizerConfig(kind="adamw", learning_rate=1e-3, clip_norm=None),
+)
+
+
+def explode_at(monkeypatch: pytest.MonkeyPatch, *calls: int, value: float = math.nan) -> None:
+    """The loss that the loop sees at its n-th steps (from 1) is `value`."""
+    original, count = loop._accumulate, {"n": 0}
+
+    def wrapped(*args: Any, **kwargs: Any) -> dict[str, float]:
+        count["n"] += 1
+        values = original(*args, **kwargs)
+        return values | ({"loss": value} if count["n"] in calls else {})
+
+    monkeypatch.setattr(loop, "_accumulate", wrapped)
+
+
+def test_a_withheld_update_changes_no_weight_and_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explode_at(monkeypatch, 11, value=99.0)
+    model, before = make_model(), dict[str, torch.Tensor]()
+    original = loop._withhold
+
+    def watch(*args: Any) -> None:
+        before.update({name: p.detach().clone() for name, p in model.named_parameters()})
+        original(*args)
+
+    monkeypatch.setattr(loop, "_withhold", watch)
+    train_in(tmp_path, model, NextToken(), make_windows(), 11, SPIKY)
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+    last = list(read_metrics(tmp_path / "metrics.jsonl"))[-1]
+    assert last["event"].startswith("skip: loss 99, usual") and last["step"] == 11
+    assert "step 11: loss 99" in (tmp_path / "log.txt").read_text()
+
+
+def test_several_in_a_row_take_the_weights_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    explode_at(monkeypatch, 10, 11, 12)
+    model = make_model()
+    train_in(tmp_path, model, NextToken(), make_windows(), 12, SPIKY)
+    good = next(c for c in Checkpoints(tmp_path / "checkpoints", keep=9).all() if c.step == 8)
+    saved = good.tensors("model")
+    assert all(torch.equal(saved[name], p) for name, p in model.named_parameters())
+    events = [line.get("event", "") for line in read_metrics(tmp_path / "metrics.jsonl")][9:]
+    assert [event.split(":")[0] for event in events] == ["skip", "skip", "roll back"]
+    assert "back to the weights after step 8" in (tmp_path / "log.txt").read_text()
+
+
+def test_training_goes_on_behind_what_was_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = Numbered()
+    explode_at(monkeypatch, 10, 11, 12)
+    trained = train_in(tmp_path, make_model(), NextToken(), batches, 20, SPIKY)
+    assert batches.asked == list(range(20))  # none twice, none left out
+    assert trained.tokens == 20 * make_windows()[0].ids.numel()
+
+
+def child(folder: str, deadly: int) -> None:
+    """Trains over NaNs at steps 6 to 8 and 13; dies at its `deadly`-th step (0: never)."""
+    torch.set_num_threads(1)
+    original, count = loop._accumulate, {"n": 0}
+    model, run = make_model(), make_run(Path(folder), SPIKY)
+
+    def wrapped(*args: Any, **kwargs: Any) -> dict[str, float]:
+        count["n"] += 1
+        if count["n"] == deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        values = original(*args, **kwargs)
+        return values | ({"loss": math.nan} if batches.step in (6, 7, 8, 13) else {})
+
+    loop._accumulate = wrapped
+    batches = Numbered()
+    train(model, NextToken(), batches, SPIKY.plan(18), SPIKY, run, validate=dict)
+    run.close()
+    save_file(dict(model.state_dict()), Path(folder) / "end.safetensors")
+
+
+def start(folder: Path, deadly: int) -> int:
+    code = f"from tests.training.test_guard import child; child({str(folder)!r}, {deadly})"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode
+
+
+def test_killed_around_a_rollback_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+    assert start(tmp_path / "unbroken", 0) == 0
+    for deadly in (8, 5, 3):  # in the streak, behind the rollback, at a later step
+        assert start(tmp_path / "broken", deadly) == -signal.SIGKILL
+    assert start(tmp_path / "broken", 0) == 0
+    a, b = (load_file(tmp_path / name / "end.safetensors") for name in ("unbroken", "broken"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert (tmp_path / "unbroken" / "metrics.jsonl").read_text() == (
+        tmp_path / "broken" / "metrics.jsonl"
+    ).read_text()
+
+
+def test_without_a_checkpoint_to_go_back_to_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explode_at(monkeypatch, 1, 2, 3)
+    with pytest.raises(UserError, match=r"diverged at step 3: loss not finite.*lower the learning rate"):
+        train_in(tmp_path, make_model(), NextToken(), make_windows(), 12, SPIKY)
+
+
+def break_forward(model: nn.Module, name: str) -> None:
+    def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return output * math.nan
+
+    model.get_submodule(name).register_forward_hook(hook)
+
+
+@pytest.mark.parametrize("name", ["model.embed_tokens", "model.layers.1.mlp.down_proj", "model.norm"])
+def test_the_first_module_with_a_nan_is_named(name: str) -> None:
+    model = make_model()
+    break_forward(model, name)
+    assert f"came out of {name} (" in first_nonfinite(model, NextToken(), [make_windows()[0]])
+
+
+def test_a_broken_weight_loss_or_gradient_is_named() -> None:
+    batch = make_windows()[0]
+    model = make_model()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = math.inf
+    assert "the weights model.layers.1.mlp.up_proj.weight" in first_nonfinite(model, NextToken(), [batch])
+
+    class Broken(NextToken):
+        def __call__(self, output: Any, batch: Batch) -> Any:
+            loss, metrics = super().__call__(output, batch)
+            return loss * math.nan, metrics
+
+    assert "the loss of micro-batch 1 is not" in first_nonfinite(
+        make_model(), _SecondBroken(), [batch, batch]
+    )
+    assert "the loss of micro-batch 0 is not" in first_nonfinite(make_model(), Broken(), [batch])
+    model = make_model()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    model.model.layers[0].self_attn.q_proj.weight.grad[0] = math.nan  # type: ignore[index]
+    assert "model.layers.0.self_attn.q_proj.weight" in first_nonfinite(model, NextToken(), [batch])
+    assert "did not repeat" in first_nonfinite(make_model(), NextToken(), [batch])
+
+
+class _SecondBroken(NextToken):
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def __call__(self, output: Any, batch: Batch) -> Any:
+        loss, metrics = super().__call__(output, batch)
+        self._calls += 1
+        return (loss * math.nan if self._calls == 2 else loss), metrics
