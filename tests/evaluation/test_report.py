@@ -192,6 +192,17 @@ def test_plots_of_odd_data() -> None:
     assert plots.interval_chart([("empty", [])], "t") == ""
 
 
+def test_a_chart_over_factors_marks_its_points_evenly() -> None:
+    line = plots.Line(name="y", points=[(1024, 1.0), (2048, 2.0), (4096, 3.0)])
+    chart = plots.line_chart([line], "x", "y", "t", factors=True)
+    places = dict(re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="middle">([\d,]+)<', chart))
+    first, middle, last = map(float, places)
+    assert list(places.values()) == ["1,024", "2,048", "4,096"] and middle - first == pytest.approx(
+        last - middle
+    )
+    assert plots.line_chart([plots.Line(name="y", points=[(8, 1.0)])], "x", "y", "t", factors=True)
+
+
 def test_flat_rows_take_any_shape() -> None:
     assert flat_rows([{"a": 1, "b": {"c": True}}]) == [{"a": "1", "b c": "yes"}]
     assert flat_rows({"x": {"a": 1.5}}) == [{"": "x", "a": "1.5"}]

@@ -137,6 +137,7 @@ def test_the_smallest_of_equals_is_recommended() -> None:
     chosen = recommend([size(4096, 260, 1.203), size(1024, 400, 1.30), size(2048, 300, 1.205)])
     assert chosen.vocab_size == 2048 and "1.2050 against 1.2030" in chosen.reasons[0]
     last = recommend([size(1024, 400, 1.30), size(2048, 300, 1.2)])
+    assert "has the best bits per byte (1.2000)" in last.reasons[0]
     assert last.vocab_size == 2048 and any("largest that was tried" in reason for reason in last.reasons)
     assert recommend([size(1024, 400), size(2048, 300), size(4096, 290)]).vocab_size == 2048
     heavy = recommend([size(8192, 100)])

@@ -40,32 +40,44 @@ WIDTH, HEIGHT = 760, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 30, 44
 
 
-def line_chart(lines: Sequence[Line], x_label: str, y_label: str, title: str, *, linear: bool = False) -> str:
-    """Curves over a linear x and a logarithmic y, since losses fall by factors, or a `linear` one from 0."""
+def line_chart(
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    title: str,
+    *,
+    linear: bool = False,
+    factors: bool = False,
+) -> str:
+    """Curves over a linear x and a logarithmic y, since losses fall by factors, or a `linear` one from 0.
+    With `factors` x (above 0) is logarithmic too, and marked where there are points."""
     lines = [line for line in lines if any(y > 0 for _, y in line.points)]
     if not lines:
         return ""
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points if linear or y > 0]
     x_high = max(max(xs), 1e-9)
+    x_ticks = sorted(set(xs)) if factors else _ticks(x_high)
+    x_scale = math.log if factors else float
+    x_start = x_scale(x_ticks[0])
+    x_range = max(x_scale(x_high) - x_start, 1e-9)
     y_ticks = _ticks(max(ys)) if linear else _log_ticks(min(ys), max(ys))
     scale = float if linear else math.log
     low, high = scale(min(y_ticks[0], min(ys))), scale(max(y_ticks[-1], max(ys)))
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = LEFT + (WIDTH - LEFT - RIGHT) * x / x_high
+        across = LEFT + (WIDTH - LEFT - RIGHT) * (x_scale(x) - x_start) / x_range
         return across, TOP + (HEIGHT - TOP - BOTTOM) * (high - scale(y)) / max(high - low, 1e-9)
 
     parts = [_open(WIDTH, HEIGHT, title)]
     for tick in y_ticks:
-        _, y = place(0, tick)
+        _, y = place(x_high, tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for tick in _ticks(x_high):
+    for tick in x_ticks:
         x, _ = place(tick, max(ys))
-        parts.append(
-            f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{short(tick)}</text>'
-        )
+        name = f"{tick:,g}" if factors else short(tick)
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{name}</text>')
     bottom = HEIGHT - BOTTOM
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')
     parts.append(
@@ -80,7 +92,9 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, title: str, *,
             parts += [
                 f'<circle class="fill s{number}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in places
             ]
-    parts.append(_legend([line.name for line in lines]))
+    names = [line.name for line in lines]
+    if names != [y_label]:
+        parts.append(_legend(names))
     return "".join(parts) + "</svg>"
 
 

@@ -138,6 +138,11 @@ def _by_models(ordered: Sequence[Size]) -> tuple[Size, str]:
     scores = {size.vocab_size: size.bits_per_byte or 0.0 for size in ordered}
     best = min(scores.values())
     chosen = next(size for size in ordered if scores[size.vocab_size] <= best * (1 + CLOSE))
+    if scores[chosen.vocab_size] == best:
+        return (
+            chosen,
+            f"Its small model has the best bits per byte ({best:.4f}), each trained on the same text.",
+        )
     return chosen, (
         f"It is the smallest whose small model is within {CLOSE:.1%} of the best bits per byte"
         f" ({scores[chosen.vocab_size]:.4f} against {best:.4f}), each trained on the same text."

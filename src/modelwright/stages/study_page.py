@@ -72,7 +72,8 @@ def _plots(findings: Findings) -> str:
 
 def _plot(name: str, points: Sequence[tuple[float, float]]) -> str:
     line = Line(name=name, points=points, dots=True)
-    return line_chart([line], "ids in the vocabulary", name, f"{name} by size of the vocabulary")
+    title = f"{name} by size of the vocabulary"
+    return line_chart([line], "ids in the vocabulary", name, title, factors=True)
 
 
 def _premiums(findings: Findings) -> str:
@@ -86,26 +87,34 @@ def _premiums(findings: Findings) -> str:
                 points.append((size.vocab_size, ranked[round(share * (len(ranked) - 1))]))
         lines.append(Line(name=name, points=points, dots=True))
     label = f"tokens over {findings.reference}'s"
-    return line_chart(lines, "ids in the vocabulary", label, "Premium of languages by size")
+    return line_chart(lines, "ids in the vocabulary", label, "Premium of languages by size", factors=True)
 
 
 def _languages(findings: Findings, chosen: int) -> str:
     rows = sorted((r for r in findings.languages if r.vocab_size == chosen), key=lambda r: r.premium)
     if not rows:
         return ""
-    shown = rows if len(rows) <= 2 * SHOWN else [*rows[:SHOWN], *rows[-SHOWN:]]
-    cells = [([show(row) for show in LANGUAGE_COLUMNS.values()], False) for row in shown]
+    cells = [([show(row) for show in LANGUAGE_COLUMNS.values()], False) for row in rows]
+    if len(cells) > 2 * SHOWN:
+        cells[SHOWN:-SHOWN] = [(["..."] * len(LANGUAGE_COLUMNS), False)]
     return (
         f"<h2>Languages at {chosen:,} ids</h2><p>{len(rows)} languages, the same text in each; the"
         f" premium is tokens over those of {escape(findings.reference)}. Shown are the cheapest and the"
-        f" dearest; study.json has all.</p>{_table(list(LANGUAGE_COLUMNS), cells)}"
+        f" dearest; study.json has all. A text that was not translated whole looks cheap.</p>"
+        f"{_table(list(LANGUAGE_COLUMNS), cells)}"
     )
 
 
 def _table(head: Sequence[str], rows: Sequence[tuple[Sequence[str], bool]]) -> str:
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+    """The first column names a row, the others are numbers; a row may be the chosen one."""
+    names = "".join(f"<th{_NUMBER if place else ''}>{escape(name)}</th>" for place, name in enumerate(head))
     body = "".join(
-        f"<tr{' class=chosen' if chosen else ''}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
+        f"<tr{' class=chosen' if chosen else ''}>"
+        + "".join(f"<td{_NUMBER if place else ''}>{escape(cell)}</td>" for place, cell in enumerate(row))
+        + "</tr>"
         for row, chosen in rows
     )
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>"
+
+
+_NUMBER = ' class="n"'
