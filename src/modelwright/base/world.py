@@ -129,7 +129,9 @@ def join() -> World:
     if torch.cuda.is_available():
         torch.cuda.set_device(world.local_rank)
     meet = cast(Any, rendezvous)
-    store = next(meet("env://", timeout=COLLECTIVE_PATIENCE))[0]
+    # After a restart torchrun's store may still hold the addresses of those who died.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = PrefixStore(f"attempt-{attempt}", next(meet("env://", timeout=COLLECTIVE_PATIENCE))[0])
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     meeting: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "timeout": COLLECTIVE_PATIENCE}
     dist.init_process_group(backend, store=PrefixStore("tensors", store), **meeting)
