@@ -7,16 +7,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from modelwright.base.artifact import Artifact
 from modelwright.base.config import Config
 from modelwright.base.errors import DamagedFile, UserError
 from modelwright.base.files import sha256_text
+from modelwright.base.progress import PlainView
 from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
 from modelwright.base.schema import Document
-from modelwright.data.corpus import write_corpus
+from modelwright.data.corpus import read_corpus, write_corpus
+from modelwright.life import Life
+from modelwright.recipes.recipe import Recipe
 from modelwright.terminal import environment, lineage, manifests, runs
 from modelwright.terminal.printable import printable
 from modelwright.tokenizer.shard_writer import write_shards
@@ -200,10 +204,10 @@ def test_a_document_names_the_models_that_saw_it(folder: Path, capsys: pytest.Ca
     assert [name.split()[0] for name in found["models"]] == ["base", "sft"]
     lineage.show_document(folder / "finetune", HELD_OUT[0].id, as_json=True)
     found = json.loads(capsys.readouterr().out)
-    assert (found["split"], found["models"], found["personal_data"]) == ("validation", [], True)
+    assert (found["split"], found["models"], found["personal_data"]) == ("validation", [], "yes")
     lineage.show_document(folder, HELD_OUT[0].id)
     assert "held out" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"prepare/dropped/"):
+    with pytest.raises(UserError, match="nor has one that prepare took out"):
         lineage.show_document(folder, "ffff")
 
 
@@ -257,3 +261,38 @@ def test_sizes_and_durations() -> None:
         "15.2 MB",
     ]
     assert [runs.duration(s) for s in (5, 200, 7500)] == ["5 s", "3 min 20 s", "2 h 05 min"]
+
+
+def test_trace_tells_masked_from_not_looked_at_and_finds_what_went(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mail.jsonl").write_text(
+        '{"text": "Write to ann.lee@valley-office.org about the fox, the owl and the hen."}\n'
+        '{"text": "A text about the owl that sat in the old tree over the river."}\n'
+        '{"text": "A text about the owl that sat in the old tree over the river."}\n'
+    )
+    source = {"path": str(tmp_path / "mail.jsonl"), "name": "mail", "legal_basis": "consent"}
+    data = {"sources": [source], "filters": [{"name": "privacy"}], "decontaminate": {"enabled": False}}
+    run = tmp_path / "run"
+    Life(Recipe(name="x", stages=("prepare",), data=data), run, PlainView(quiet=True)).run(["prepare"])
+    made = Artifact.load(run / "prepare")
+    both = [d for side in ("train", "validation") for d in read_corpus(made.file(side))]
+    lineage.show_document(run, next(d.id for d in both if "fox" in d.text), as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["personal_data"], found["legal_basis"]) == ("masked", "consent")
+    assert found["place"] == "mail.jsonl, line 1"
+    lineage.show_document(run, next(d.id for d in both if "fox" in d.text))
+    assert "personal data: masked" in capsys.readouterr().out
+    (went,) = pq.read_table(made.file("dropped")).to_pylist()
+    assert went["says"].endswith("of mail: mail.jsonl, line 2")
+    lineage.show_document(run, went["id"])  # the first of the two texts is in the corpus
+    assert "split:" in capsys.readouterr().out
+    shutil.rmtree(made.path / "train")
+    shutil.rmtree(made.path / "validation")
+    for side in ("train", "validation"):
+        with write_corpus(made.path / side):
+            pass
+    lineage.show_document(run, went["id"][:12])
+    assert "mail: mail.jsonl, line 3: duplicates: exact duplicate" in capsys.readouterr().out
+    lineage.show_document(run, went["id"][:12], as_json=True)
+    assert json.loads(capsys.readouterr().out)["dropped"] == [went]

@@ -161,6 +161,16 @@ class Provenance(Config):
         """Flag -> texts."""
         return self._over_all(lambda facts: facts.personal_data)
 
+    @property
+    def legal_bases(self) -> dict[str, int]:
+        """Legal basis -> texts."""
+        return self._over_all(lambda facts: facts.bases())
+
+    @property
+    def retentions(self) -> dict[str, int]:
+        """Retention -> texts."""
+        return self._over_all(lambda facts: facts.retentions())
+
     def __add__(self, other: Provenance) -> Provenance:
         """Of documents that the two do not share."""
         return self._joined(other, lambda a, b: a + b)

@@ -71,6 +71,8 @@ def _data(artifact: Artifact) -> str:
         _table("licence", provenance.licences),
         _table("jurisdiction", provenance.jurisdictions),
         _table("personal data", provenance.personal_data),
+        _table("legal basis", provenance.legal_bases),
+        _table("retention", provenance.retentions),
     ]
     return f"{artifact.texts_behind()}.\n\n" + "\n\n".join(tables)
 

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.tree import Tree
 
 from modelwright.base.artifact import Artifact, Parent
 from modelwright.base.errors import UserError
-from modelwright.base.provenance import Provenance
+from modelwright.base.provenance import UNKNOWN, Facts, Provenance, personal_data_flag
 from modelwright.base.schema import Document
 from modelwright.data.corpus import read_corpus
+from modelwright.data.pipeline.forgotten import UNCUT
+from modelwright.data.pipeline.plan import DROPPED_FOLDER
+from modelwright.data.pipeline.samples import place_of
 from modelwright.terminal.forgetting import show_seen as show_seen
 from modelwright.terminal.manifests import provenance_summary
 from modelwright.terminal.printable import printable
@@ -133,17 +137,44 @@ def descendants(path: Path, corpus: Artifact) -> list[Artifact]:
 
 
 def show_document(path: Path, document_id: str, *, as_json: bool = False) -> None:
-    """Print a document, and which models descend from the corpus that holds it for training."""
+    """Print a document, and which models descend from the corpus that holds it for training; or why prepare
+    took it out. An id that a reason gives, which may be from before parts were cut out, will do."""
     for corpus in corpora(path):
         for split in SPLITS:
             for document in read_corpus(corpus.file(split)):
-                if document.id.startswith(document_id):
+                known = (document.id, str(document.meta.get(UNCUT, "")))
+                if any(identity.startswith(document_id) for identity in known):
                     _show(document, split, corpus, descendants(path, corpus), as_json)
                     return
+    for corpus in corpora(path):
+        rows = _dropped(corpus, document_id)
+        if rows:
+            _show_dropped(rows, corpus, as_json)
+            return
     raise UserError(
-        f"no document above {path} has an id that begins with '{document_id}'. Documents that prepare took"
-        " out are listed with their reasons in prepare/dropped/."
+        f"no document above {path} has an id that begins with '{document_id}', nor has one that prepare took"
+        " out. With keep_dropped: nothing, those are not listed."
     )
+
+
+def _dropped(corpus: Artifact, document_id: str) -> list[dict[str, Any]]:
+    """What is known of documents that went: one row for each place where such a text stood."""
+    found: list[dict[str, Any]] = []
+    for file in sorted((corpus.path / DROPPED_FOLDER).glob("*.parquet")):
+        rows = pq.read_table(file).to_pylist()
+        found += [row for row in rows if str(row["id"] or "").startswith(document_id)]
+    return found
+
+
+def _show_dropped(rows: Sequence[Mapping[str, Any]], corpus: Artifact, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"corpus": corpus.id, "dropped": rows}, indent=2, ensure_ascii=False))
+        return
+    console = Console(markup=False, highlight=False)
+    console.print(printable(f"document: {rows[0]['id']}\nnot in corpus {corpus.id}: prepare took it out"))
+    for row in rows:
+        where = f"{row['source']}: {row['place']}" if row["place"] else row["source"]
+        console.print(printable(f"{where}: {row['step']}: {row['says']}"), soft_wrap=True)
 
 
 def show_token(path: Path, position: int, *, as_json: bool = False) -> None:
@@ -176,12 +207,17 @@ def show_step(path: Path, step: int, pieces: Sequence[tuple[int, str, str, int, 
 
 
 def _show(document: Document, split: str, corpus: Artifact, models: list[Artifact], as_json: bool) -> None:
+    stated = corpus.manifest.provenance.by_source.get(document.source, Facts())
     facts: dict[str, Any] = {
         "document": document.id,
         "source": document.source,
         "licence": document.licence,
         "jurisdiction": document.jurisdiction,
-        "personal_data": document.personal_data,
+        "personal_data": personal_data_flag(document.personal_data, "masked" in document.meta),
+        "legal_basis": ", ".join(stated.bases()) or UNKNOWN,
+        "retention": ", ".join(stated.retentions()) or UNKNOWN,
+        "place": place_of(document),
+        "piece_of": document.meta.get("whole"),
         "corpus": corpus.id,
         "split": split,
         "models": [f"{made.role} {made.id[:12]}" for made in models] if split == "train" else [],
@@ -194,6 +230,7 @@ def _show(document: Document, split: str, corpus: Artifact, models: list[Artifac
         facts["models"] = "none was trained on it: it is held out to measure them"
     else:
         facts["models"] = ", ".join(facts["models"]) or "no model yet"
+    facts = {name: value for name, value in facts.items() if value not in (None, "")}
     facts["text"] = f"{len(document.text):,} characters\n\n{printable(document.text, 600)}"
     lines = [f"{name.replace('_', ' ')}: {value}" for name, value in facts.items()]
     Console(markup=False, highlight=False).print(printable("\n".join(lines)), soft_wrap=True)

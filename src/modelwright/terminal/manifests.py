@@ -109,6 +109,8 @@ def provenance_summary(provenance: Provenance) -> dict[str, Any]:
         "licences": _most(provenance.licences),
         "jurisdictions": _most(provenance.jurisdictions),
         "personal data": _most(provenance.personal_data),
+        "legal bases": _most(provenance.legal_bases),
+        "retention": _most(provenance.retentions),
     }
 
 
