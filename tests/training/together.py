@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -16,13 +17,14 @@ from tests.training.tiny import make_windows
 
 from modelwright.base.device import Device
 from modelwright.base.following import open_run
+from modelwright.base.schema import Batch
 from modelwright.base.world import World, join
 from modelwright.model.config import ModelConfig
 from modelwright.model.init import first_weights
 from modelwright.model.sharding import tensor_plan
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
-from modelwright.training import loop
+from modelwright.training import checkpoint, loop
 from modelwright.training.compute import ComputeConfig
 from modelwright.training.loop import LoopConfig, mean_loss, train
 from modelwright.training.parallel import spread_out
@@ -32,6 +34,16 @@ SIZES = {
     "vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
 }  # fmt: skip
+
+
+class FewBatches:
+    """Held-out data: two micro-batches."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Batch:
+        return make_windows(rows=3, seed=9)[index]
 
 
 def train_together(folder: Path, task: dict[str, Any], world: World) -> None:
@@ -49,7 +61,7 @@ def train_together(folder: Path, task: dict[str, Any], world: World) -> None:
     if world.is_first:
         folder.mkdir(parents=True, exist_ok=True)
     run = open_run(world)(folder, "pretrain", "base", config, seed=5)
-    held_out = [make_windows(rows=3, seed=9)[index] for index in range(2)]
+    held_out = FewBatches()
 
     def validate() -> dict[str, float]:
         return {"validation_loss": mean_loss(model, NextToken(), held_out)["loss"]}
@@ -65,27 +77,42 @@ def train_together(folder: Path, task: dict[str, Any], world: World) -> None:
         save_file(flat, folder / "end.safetensors")
 
 
-def die_at(step: int, rank: int, marker: Path) -> None:
-    """Kill this process in its `step`-th step, once."""
-    original, calls = loop._accumulate, {"n": 0}
+def continue_from(source: Path, folder: Path) -> None:
+    """Take over the first checkpoint of another training, as if it had been interrupted there."""
+    if not folder.exists():
+        first = sorted((source / "checkpoints").glob("step-*"))[0]
+        shutil.copytree(first, folder / "checkpoints" / first.name)
+        shutil.copy(source / "metrics.jsonl", folder)
+
+
+def die_once(calls: str, number: int, marker: Path) -> None:
+    """The second process is killed in the `number`-th call of a function, and not again after a restart."""
+    owner = {"_accumulate": loop, "save_pieces": checkpoint}[calls]
+    original, made = getattr(owner, calls), {"n": 0}
 
     def deadly(*args, **kwargs):
-        calls["n"] += 1
-        if calls["n"] == step and join().rank == rank and not marker.exists():
+        made["n"] += 1
+        result = original(*args, **kwargs)
+        if made["n"] == number and join().rank == 1 and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(*args, **kwargs)
+        return result
 
-    loop._accumulate = deadly
+    setattr(owner, calls, deadly)
 
 
 def main(path: Path) -> None:
     torch.set_num_threads(1)
     world = join()
     for task in json.loads(path.read_text()):
+        folder = path.parent / task["name"]
+        if "from" in task and world.is_first:
+            continue_from(path.parent / task["from"], folder)
+        originals = loop._accumulate, checkpoint.save_pieces
         if "die" in task:
-            die_at(**task["die"], marker=path.with_suffix(".died"))
-        train_together(path.parent / task["name"], task, world)
+            die_once(*task["die"], marker=path.parent / f"{task['name']} has died")
+        train_together(folder, task, world)
+        loop._accumulate, checkpoint.save_pieces = originals
     world.barrier()
 
 

@@ -1,0 +1,138 @@
+"""Real processes over gloo train what one process trains: the same losses, weights and tokens.
+
+One torchrun costs more than the trainings in it, so each start does many (tests/training/together.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.training.together import continue_from, train_together
+
+from modelwright.base.metrics import read_metrics
+from modelwright.base.world import World
+from modelwright.training.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+Task = dict[str, Any]
+OFTEN = {"checkpoint_every": 2, "validate_every": 2, "keep_checkpoints": 9}
+MUON: Task = {"steps": 4, "loop": OFTEN}
+ADAMW: Task = {"steps": 4, "loop": OFTEN | {"optimizer": {"kind": "adamw", "weight_decay": 0.1}}}
+HALVES: Task = {"steps": 4, "loop": OFTEN | {"accumulation": 2}}
+UNTIED = {"tie_word_embeddings": False, "architecture": "qwen2", "hidden_size": 24}
+FSDP, TENSOR = {"shard": "fsdp"}, {"tensor_parallel": 2}
+
+
+def torchrun(folder: Path, processes: int, tasks: dict[str, Task], *options: str) -> None:
+    """Do all tasks, each in the folder of its name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "tasks.json"
+    file.write_text(json.dumps([{"name": name} | task for name, task in tasks.items()]))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
+        *options, "-m", "tests.training.together", str(file),
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCHELASTIC_ERROR_FILE": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-6000:]
+
+
+def alone(folder: Path, task: Task) -> Path:
+    train_together(folder, task | {"compute": {}}, World())
+    return folder
+
+
+def values(folder: Path, name: str) -> list[float]:
+    return [line[name] for line in read_metrics(folder / "metrics.jsonl") if name in line]
+
+
+def assert_same_training(found: Path, expected: Path) -> None:
+    """Losses and norms within 1e-5; weights nearly, since Adam's first steps magnify what rounds to zero."""
+    for name in ("loss", "grad_norm", "validation_loss"):
+        assert values(found, name) == pytest.approx(values(expected, name), rel=1e-5, abs=1e-5)
+    assert values(found, "tokens") == values(expected, "tokens")
+    weights, wanted = load_file(found / "end.safetensors"), load_file(expected / "end.safetensors")
+    assert weights.keys() == wanted.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, wanted[name], rtol=1e-4, atol=2e-4)
+
+
+FOUR: dict[str, Task] = {
+    "fsdp muon": MUON | {"compute": FSDP},
+    "fsdp adamw": ADAMW | {"compute": FSDP},
+    "fsdp, fewer rows than processes": MUON | {"compute": FSDP, "rows": 3},
+    "hsdp 2x2 muon": MUON | {"compute": {"shard": "hsdp", "shard_size": 2}},
+    "hsdp 2x2 adamw": ADAMW | {"compute": {"shard": "hsdp", "shard_size": 2}},
+    "fsdp x tensor 2x2 muon": MUON | {"compute": TENSOR | FSDP},
+    "fsdp x tensor 2x2 adamw": ADAMW | {"compute": TENSOR | FSDP},
+    "replicas x tensor 2x2, untied, biases, uneven": MUON
+    | {"compute": TENSOR | {"shard": "none"}, "model": UNTIED},
+    "fsdp, untied, biases, uneven": HALVES | {"compute": FSDP, "model": UNTIED},
+    "fsdp, whole micro-batches": MUON | {"compute": FSDP, "loop": OFTEN | {"accumulation": 4}, "rows": 1},
+    "fsdp in the background": MUON | {"compute": FSDP, "loop": OFTEN | {"checkpoint_in_background": True}},
+}
+TWO: dict[str, Task] = {
+    "tensor 2 muon": MUON | {"compute": TENSOR},
+    "tensor 2 adamw": ADAMW | {"compute": TENSOR},
+    "replicas 2": HALVES | {"compute": {"shard": "none"}},
+    "from 4 to 2": MUON | {"compute": FSDP, "from": "fsdp x tensor 2x2 muon"},
+    "from 1 to 2": MUON | {"compute": TENSOR, "from": "one"},
+    "killed in a step": MUON | {"compute": FSDP, "die": ["_accumulate", 3]},
+    "killed while it wrote a checkpoint": ADAMW | {"compute": FSDP, "die": ["save_pieces", 5]},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """All of FOUR and TWO, in two starts. Two of the trainings are killed, and torchrun starts them again."""
+    folder = tmp_path_factory.mktemp("trained")
+    alone(folder / "one", MUON)
+    torchrun(folder, 4, FOUR)
+    torchrun(folder, 2, TWO, "--max-restarts=2")
+    return folder
+
+
+@pytest.mark.parametrize("name", [*FOUR, *TWO])
+def test_several_processes_train_as_one_does(name, trained, tmp_path):
+    assert_same_training(trained / name, alone(tmp_path, (FOUR | TWO)[name]))
+
+
+def test_one_process_goes_on_from_a_checkpoint_of_two(trained, tmp_path):
+    continue_from(trained / "killed in a step", tmp_path / "broken")
+    assert_same_training(alone(tmp_path / "broken", MUON), alone(tmp_path / "unbroken", MUON))
+
+
+def test_the_deaths_took_place_and_left_nothing(trained):
+    for name in (name for name, task in TWO.items() if "die" in task):
+        assert (trained / f"{name} has died").exists()
+        left = sorted(path.name for path in (trained / name / "checkpoints").iterdir())
+        assert left == ["step-00000002", "step-00000004"]
+
+
+def test_a_checkpoint_written_in_the_background_is_the_same(trained):
+    for step in ("step-00000002", "step-00000004"):
+        names = ("fsdp muon", "fsdp in the background")
+        direct, background = (trained / name / "checkpoints" / step for name in names)
+        files = sorted(path.name for path in direct.iterdir())
+        assert files == sorted(path.name for path in background.iterdir())
+        assert all((direct / file).read_bytes() == (background / file).read_bytes() for file in files)
+
+
+def test_a_checkpoint_in_pieces_holds_what_a_whole_one_holds(trained):
+    whole = Checkpoints(trained / "one" / "checkpoints", keep=9).all()[0]
+    for name in ("fsdp muon", "hsdp 2x2 muon", "fsdp x tensor 2x2 muon", "tensor 2 muon"):
+        pieces = Checkpoints(trained / name / "checkpoints", keep=9).all()[0]
+        pieces.verify()
+        for part in ("model", "optimizer", "ema"):
+            found, expected = pieces.tensors(part), whole.tensors(part)
+            assert found.keys() == expected.keys()
+            for key, tensor in found.items():
+                torch.testing.assert_close(tensor, expected[key], rtol=1e-4, atol=1e-4)
