@@ -25,8 +25,6 @@ from modelwright.data.corpus import shard_name
 from modelwright.data.decontaminate.items import EvalItem, read_items
 from modelwright.data.decontaminate.settings import BARS
 from modelwright.data.execution import Execution, Performer, alone_in, saying_when_full
-from modelwright.data.pipeline import repeats, resolve
-from modelwright.data.pipeline.clean import FILES
 from modelwright.data.pipeline.plan import (
     CLEAN,
     DROPPED_FOLDER,
@@ -42,7 +40,15 @@ from modelwright.data.pipeline.plan import (
     write_items,
     write_plan,
 )
-from modelwright.data.pipeline.shard import CLEAN_PHASE, DROPPED, WRITE_PHASE, Shard, read_shard, shard_folder
+from modelwright.data.pipeline.shard import (
+    CLEAN_PHASE,
+    DROPPED,
+    FILES,
+    WRITE_PHASE,
+    Shard,
+    read_shard,
+    shard_folder,
+)
 from modelwright.data.pipeline.sides import fill_the_empty_side
 from modelwright.data.pipeline.tally import Tally
 from modelwright.data.readers.faults import Faults
@@ -106,11 +112,11 @@ def make(config: Config, run: Run, folder: Path) -> Artifact:
         with run.progress("bytes cleaned and hashed", total + planned.file_bytes) as bar:
             left = perform(CLEAN, numbers, bar.advance)
         documents, size = (sum(each[key] for each in left.values()) for key in ("rows_out", "bytes_out"))
-        with run.progress("looks for duplicates", documents * resolve.looks(config.duplicates)) as bar:
+        with run.progress("looks for duplicates", documents * config.duplicates.looks_at_documents) as bar:
             resolved = perform(RESOLVE, [num_units], bar.advance)[num_units]
         if config.duplicates.within:
             with run.progress(
-                "bytes looked through for repeats", size * repeats.looks(config.duplicates)
+                "bytes looked through for repeats", size * config.duplicates.looks_at_bytes
             ) as bar:
                 resolved |= perform(REPEATS, [num_units], bar.advance)[num_units]
         indexed = None

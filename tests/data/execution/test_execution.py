@@ -67,9 +67,9 @@ def test_a_unit_that_always_dies_is_given_up_with_a_reason(tmp_path: Path) -> No
 
 
 def test_small_input_is_protected_too_unless_it_is_our_own(tmp_path: Path) -> None:
-    (tmp_path / "plan.json").write_text(json.dumps({"0:2": "die"}))
-    with Performer(Execution(), tmp_path, 1, print) as performer:
-        assert performer(UNIT, [0])[0]["blamed"] == [2]
+    (tmp_path / "plan.json").write_text(json.dumps({"0:2": "die", "0:3": "hang once"}))
+    with Performer(Execution(stalled_seconds=4), tmp_path, 1, print) as performer:
+        assert performer(UNIT, [0])[0] == {"unit": 0, "kept": [0, 1, 3, 4], "blamed": [2]}
 
 
 def test_what_the_dead_left_goes_and_what_the_living_hold_stays(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_two_runs_in_one_folder_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_hanging_document_is_killed(tmp_path: Path) -> None:
-    found, _, said = perform(tmp_path, {"0:1": "hang once"}, units=1, workers=1, stalled_seconds=1.5)
+    found, _, said = perform(tmp_path, {"0:1": "hang once"}, units=1, workers=1, stalled_seconds=4)
     assert found[0]["kept"] == ALL and "has not got on" in said[0]
 
 

@@ -93,21 +93,6 @@ def test_the_right_document_is_blamed_in_every_phase(tmp_path: Path) -> None:
     assert made.metrics["dropped"] == {"killed its process": 1}
 
 
-def test_a_document_that_hangs_a_small_run_is_left_out(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "site"
-    folder.mkdir()
-    hanging = DEADLY.replace("os.kill(os.getpid(), signal.SIGKILL)", "signal.pause()")
-    (folder / "sitecustomize.py").write_text(
-        hanging.replace('"9.jsonl" and number == 4', '"3.jsonl" and number == 29')
-    )
-    monkeypatch.syspath_prepend(str(folder))
-    made = work(tmp_path / "a", source, on_error="skip", execution={"stalled_seconds": 2})
-    assert made.metrics["skipped"] == {"killed its process": 1}
-    assert made.metrics["train_documents"] + made.metrics["validation_documents"] == 117
-
-
 FULL = """
 import json, os, resource, subprocess, sys
 from pathlib import Path

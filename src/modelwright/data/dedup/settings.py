@@ -59,6 +59,10 @@ class Lines(config.Config):
     """What sorting takes in memory."""
 
 
+PASSES = 3
+"""How often each byte is looked at for passages."""
+
+
 class Passages(config.Config):
     """What counts as a repeated passage."""
 

@@ -30,9 +30,6 @@ from modelwright.data.dedup.ranges import Bytes, Ranges, Texts, merged, snapped
 from modelwright.data.dedup.settings import Passages as Config
 from modelwright.data.dedup.sorting import Records, Sorter, make_records, ranked
 
-PASSES = 3
-"""How often each byte is looked at."""
-
 PLACE = np.dtype([("key", "<u8")])
 """A record that is nothing but a place in the corpus."""
 
@@ -46,7 +43,7 @@ def repeated(
     """For each unit the parts of its documents that stand before in the corpus, at borders of letters.
 
     Temporary files go to a folder of their own within `folder`. `advance` is told of bytes looked at, each
-    one in `PASSES` passes.
+    one in `settings.PASSES` passes.
     """
     begins = np.cumsum([0, *(len(unit.content) for unit in units)], dtype=np.int64)
     with tempfile.TemporaryDirectory(dir=folder) as place, _places(place, config) as found:

@@ -68,6 +68,10 @@ class Beat:
         """This document is about to be read."""
         self._set(2 * document + _READING)
 
+    def nobody(self) -> None:
+        """What follows is about no document: files are closed, hashed, flushed to the disk."""
+        self._set(_NOBODY)
+
     @contextmanager
     def together(self) -> Generator[None]:
         """In the block work is done on many documents at once, and a death is none's fault."""

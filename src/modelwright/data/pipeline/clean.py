@@ -30,6 +30,7 @@ from modelwright.data.pipeline.shard import (
     CLEAN_PHASE,
     DOCUMENTS,
     DROPPED,
+    FILES,
     HASHES,
     SIGNATURES,
     find_shard,
@@ -46,8 +47,6 @@ from modelwright.data.readers.units import Unit
 from modelwright.data.sources import SourceFile
 from modelwright.data.steps import chain, drop_empty, judging, one_by_one
 
-FILES = "files.jsonl"
-"""Of a shard: path, size and hash of the raw files that begin in the unit."""
 KILLED = "killed its process"
 """What a document is counted as on which processes died."""
 _BATCH_CHARACTERS = 1 << 22
@@ -88,9 +87,9 @@ def _make(
             with beat.together():  # written in groups
                 out.add(document)
                 places.add(document)
-        with beat.together():
-            signatures.write(target)
-            _write_sources(unit, faults, beat, target)
+        beat.nobody()
+        signatures.write(target)
+        _write_sources(unit, faults, beat, target)
     unread = faults.counts + faults.passed_over
     about = {
         "flows": [{"step": f.step, "documents": f.documents, "bytes": f.bytes} for f in flows],

@@ -26,7 +26,7 @@ from modelwright.base.policy import Policy
 from modelwright.data import filters
 from modelwright.data.decontaminate import settings as decontamination
 from modelwright.data.decontaminate.items import EvalItem
-from modelwright.data.dedup.settings import Lines, MinHash, Passages, Removal
+from modelwright.data.dedup.settings import PASSES, Lines, MinHash, Passages, Removal
 from modelwright.data.readers.faults import OnError
 from modelwright.data.readers.source import Source
 from modelwright.data.readers.units import Unit
@@ -65,6 +65,16 @@ class Duplicates(config.Config):
     def within(self) -> bool:
         """Whether repetitions within documents are looked for."""
         return self.lines is not None or self.passages is not None
+
+    @property
+    def looks_at_documents(self) -> int:
+        """How often resolving looks at each document: for damage, in each band, and for its text's hash."""
+        return 1 + (self.near.bands if self.near else 0) + self.exact
+
+    @property
+    def looks_at_bytes(self) -> int:
+        """How often each byte is looked at for what is within: to lay it down, for lines and for passages."""
+        return 1 + (self.lines is not None) + PASSES * (self.passages is not None)
 
 
 class Decontaminate(config.Config):

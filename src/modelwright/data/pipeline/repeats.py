@@ -17,7 +17,7 @@ from modelwright.data.dedup import lines, substring
 from modelwright.data.dedup.ranges import Ranges, Removal, Texts, merged, remove
 from modelwright.data.execution.beat import Beat
 from modelwright.data.pipeline.forgotten import UNCUT
-from modelwright.data.pipeline.plan import Duplicates, Plan, read_plan
+from modelwright.data.pipeline.plan import Plan, read_plan
 from modelwright.data.pipeline.resolve import KEPT, Verdicts, resolve_folder
 from modelwright.data.pipeline.shard import (
     CLEAN_PHASE,
@@ -32,7 +32,7 @@ _COLUMNS = ("document", "start", "end")
 
 def repeats(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
     """Find the parts of all `number` units that stand elsewhere too; how much is to be cut. It advances by
-    bytes of the documents that stay, each of them `looks` times."""
+    bytes of the documents that stay, each of them `Duplicates.looks_at_bytes` times."""
     plan, _ = read_plan(folder)
     duplicates = plan.duplicates
     settings = [each and each.model_dump() for each in (duplicates.lines, duplicates.passages)]
@@ -50,11 +50,6 @@ def repeats(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
         return 0, 0, 0, counts
 
     return make_shard(repeats_folder(folder), mark, make).about
-
-
-def looks(duplicates: Duplicates) -> int:
-    """How often each byte is looked at: to lay it down, and for lines and passages."""
-    return 1 + (duplicates.lines is not None) + substring.PASSES * (duplicates.passages is not None)
 
 
 def repeats_folder(folder: Path) -> Path:

@@ -40,7 +40,7 @@ Fates = NDArray[np.uint8]
 
 def resolve(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
     """Decide for all documents of the `number` units; what was found. It advances by documents looked at,
-    each of them `looks` times."""
+    each of them `Duplicates.looks_at_documents` times."""
     plan, _ = read_plan(folder)
     places = [shard_folder(folder, CLEAN_PHASE, unit) for unit in range(number)]
     shards: list[Shard] = []
@@ -54,11 +54,6 @@ def resolve(folder: Path, number: int, beat: Beat) -> dict[str, Any]:
         return _make(plan, places, [shard.rows_out for shard in shards], beat, target)
 
     return make_shard(resolve_folder(folder), mark, make).about
-
-
-def looks(duplicates: Duplicates) -> int:
-    """How often each document is looked at: for damage, in each band, and for its text's hash."""
-    return 1 + (duplicates.near.bands if duplicates.near else 0) + duplicates.exact
 
 
 def resolve_folder(folder: Path) -> Path:

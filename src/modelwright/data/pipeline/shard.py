@@ -17,6 +17,8 @@ SHARD_FILE = "shard.json"
 CLEAN_PHASE, WRITE_PHASE = "clean", "write"
 """Folders of the phases that leave one shard a unit, and the files of a clean one."""
 DOCUMENTS, DROPPED = "documents.parquet", "dropped.parquet"
+FILES = "files.jsonl"
+"""Of a clean one: path, size and hash of the raw files that begin in the unit."""
 HASHES, BANDS, SIGNATURES = "hashes.npy", "bands.npy", "signatures.npy"
 
 

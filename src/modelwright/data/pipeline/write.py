@@ -99,6 +99,7 @@ def _make(
             shown.add(document)
             with beat.together():  # written in groups
                 (train if side == "train" else validation).add(document)
+        beat.nobody()
     check_documents(source, shard.rows_out, flows[0].documents)
     about = {
         "flows": [{"step": f.step, "documents": f.documents, "bytes": f.bytes} for f in flows],
