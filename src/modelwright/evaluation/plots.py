@@ -99,14 +99,21 @@ def line_chart(
 
 
 def _legend(names: Sequence[str]) -> str:
-    parts: list[str] = []
-    for number, name in enumerate(names, 1):
-        y = TOP + 20 * number
-        parts.append(
-            f'<line class="curve s{number}" x1="{WIDTH - 250}" x2="{WIDTH - 226}" y1="{y}" y2="{y}"/>'
-            f'<text x="{WIDTH - 218}" y="{y + 4}">{escape(name)}</text>'
-        )
-    return "".join(parts)
+    """Above the plot where the names have room beside its label, else one below the other in its corner."""
+    widths = [_KEY + 6.6 * len(name) for name in names]  # about what 12 px letters take
+    left = WIDTH - RIGHT - sum(widths)
+    places = [(left + sum(widths[:number]), 8) for number in range(len(names))]
+    if left < WIDTH * 0.4:
+        places = [(WIDTH - 250, TOP + 20 * number) for number in range(1, len(names) + 1)]
+    return "".join(
+        f'<line class="curve s{number}" x1="{x:.1f}" x2="{x + 24:.1f}" y1="{y}" y2="{y}"/>'
+        f'<text x="{x + 32:.1f}" y="{y + 4}">{escape(name)}</text>'
+        for number, (name, (x, y)) in enumerate(zip(names, places, strict=True), 1)
+    )
+
+
+_KEY = 48
+"""Width of a legend's stroke with the gaps around it."""
 
 
 def interval_chart(rows: Sequence[tuple[str, Sequence[Dot]]], title: str) -> str:
