@@ -10,20 +10,25 @@ In bf16 its scores are rounded to bf16 before the softmax, as in any attention t
 the fused one keeps them in fp32. With unit-normal queries and keys that doubles the error at most; with
 large scores it costs more, one more reason for QK-norm.
 
-Masks arrive as numbers to add (0 or -inf), made once for all layers: a CPU adds them for nothing,
+On CUDA documents that share a row go through FlexAttention (`flex`), which skips what is masked.
+
+Elsewhere masks arrive as numbers to add (0 or -inf), made once for all layers: a CPU adds them for nothing,
 where choosing by booleans cost more than the softmax.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from modelwright.kernels import native
+from modelwright.kernels import flex, native
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 EXPLICIT_MAX_LENGTH = 512
 """Longest context whose scores are held on a CPU: memory grows with its square."""
@@ -102,9 +107,11 @@ def _rows(scores: Tensor, bias: Tensor, heads: int) -> tuple[int, int, int, int]
     return rows, size, length, heads * length if bias.shape[0] > 1 else rows
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, causal: bool) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | BlockMask | None, *, causal: bool) -> Tensor:
     """Scaled dot-product attention of (B, H, T, hd) queries over (B, K, S, hd) keys and values, K dividing H;
-    bias as `additive` makes it."""
+    bias as `additive` makes it, or `flex.block_mask`."""
+    if bias is not None and not isinstance(bias, Tensor):
+        return flex.attend(q, k, v, bias)
     differentiated = torch.is_grad_enabled() and q.requires_grad
     short_on_cpu = q.device.type == "cpu" and q.shape[-2] <= EXPLICIT_MAX_LENGTH
     if bias is not None and differentiated and short_on_cpu and _is_shared(bias, q, k):
@@ -113,6 +120,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, causal: bool
     if groups > 1 and q.shape[-2] == 1:  # decoding: the heads of a group are rows that share their keys
         mixed = F.scaled_dot_product_attention(q.reshape(*k.shape[:2], groups, -1), k, v, attn_mask=bias)
         return mixed.reshape(q.shape)
+    if groups > 1 and bias is None and q.device.type == "cuda":  # FlashAttention knows groups
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
     if groups > 1:  # repeated by hand: CPU kernels for unequal head counts are the slow ones
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=causal)

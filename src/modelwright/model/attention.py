@@ -5,15 +5,19 @@ Shapes: B batch, T new tokens, S tokens attended to, H query heads, K key/value 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from modelwright.kernels import flex
 from modelwright.kernels.attention import attend
 from modelwright.kernels.rotary import rotate
 from modelwright.model.config import ModelConfig
 from modelwright.model.layers import Linear, RMSNorm
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 class KeyValueCache(Protocol):
@@ -38,6 +42,11 @@ class Rope(nn.Module):
         angles = positions.float().unsqueeze(-1) * frequencies
         angles = torch.cat((angles, angles), dim=-1)
         return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def document_mask(segments: Tensor) -> Tensor | BlockMask:
+    """`segment_mask`, or on CUDA the blocks of it that hold anything."""
+    return flex.block_mask(segments) if flex.usable(segments) else segment_mask(segments)
 
 
 def segment_mask(segments: Tensor) -> Tensor:
@@ -65,7 +74,11 @@ class Attention(nn.Module):
         self.qk_norm = config.qk_norm
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor | None, cache: KeyValueCache | None
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor],
+        bias: Tensor | BlockMask | None,
+        cache: KeyValueCache | None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D). Without a bias (a mask in numbers) and a cache, attention is causal."""
         batch, length, _ = x.shape

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from modelwright.base.schema import IGNORE, Batch
 from modelwright.kernels.attention import additive
-from modelwright.model.attention import Attention, KeyValueCache, Rope, segment_mask
+from modelwright.model.attention import Attention, KeyValueCache, Rope, document_mask
 from modelwright.model.balance import BalanceConfig, Balancer, Routing, Total, describe
 from modelwright.model.config import ModelConfig
 from modelwright.model.flops import idle_parameters
 from modelwright.model.layers import Linear, RMSNorm, SwiGLU
 from modelwright.model.moe import MixtureOfExperts
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 __all__ = ["Linear", "ModelOutput", "Transformer"]
 
@@ -60,7 +64,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         rope: tuple[Tensor, Tensor],
-        bias: Tensor | None,
+        bias: Tensor | BlockMask | None,
         cache: KeyValueCache | None,
         favour: Tensor | None = None,
     ) -> tuple[Tensor, Routing | None]:
@@ -88,7 +92,7 @@ class Decoder(nn.Module):
         self,
         ids: Tensor,
         positions: Tensor | None,
-        mask: Tensor | None,
+        mask: Tensor | BlockMask | None,
         cache: KeyValueCache | None,
         dtype: torch.dtype,
         favour: Tensor | None = None,
@@ -99,7 +103,7 @@ class Decoder(nn.Module):
         cos, sin = self.rope(positions, dtype)
         rope = (cos[:, None], sin[:, None])
         x = self.embed_tokens(ids).to(dtype)
-        bias = None if mask is None else additive(mask, dtype)
+        bias = additive(mask, dtype) if isinstance(mask, Tensor) else mask
         routings: list[Routing] = []
         for layer, block in enumerate(self.layers):
             swayed = favour[len(routings)] if favour is not None and layer in self.mixtures else None
@@ -139,7 +143,7 @@ class Transformer(nn.Module):
         self,
         ids: Tensor,
         positions: Tensor | None = None,
-        mask: Tensor | None = None,
+        mask: Tensor | BlockMask | None = None,
         cache: KeyValueCache | None = None,
         favour: Tensor | None = None,
     ) -> ModelOutput:
@@ -155,7 +159,7 @@ class Transformer(nn.Module):
     def on_batch(self, batch: Batch) -> ModelOutput:
         """Run the network on a micro-batch; documents packed in one row do not see each other. While a
         mixture is trained, each expert's tokens are counted, and the output carries the auxiliary loss."""
-        mask = None if batch.segments is None else segment_mask(batch.segments)
+        mask = None if batch.segments is None else document_mask(batch.segments)
         balancer = self._balancer
         output = self(batch.ids, batch.positions, mask, favour=balancer.favour if balancer else None)
         if not (output.routings and self.training and torch.is_grad_enabled()):

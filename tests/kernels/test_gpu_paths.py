@@ -1,0 +1,104 @@
+"""What GPUs run, as far as a CPU can: the same masks and the same numbers as the plain versions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import create_block_mask
+
+from modelwright.kernels import cross_entropy, flex
+from modelwright.kernels.attention import additive, attend
+from modelwright.model.attention import segment_mask
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+def documents(lengths: list[int], length: int, padding: int = 0) -> torch.Tensor:
+    """(1, length) numbers of documents in order; the last `padding` tokens belong to none."""
+    numbers = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    row = torch.nn.functional.pad(numbers, (0, length), value=len(lengths))[:length]
+    row[length - padding :] = -1
+    return row[None]
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=12), st.integers(0, 200), st.integers(1, 4))
+def test_no_pair_is_lost_and_whole_blocks_are_whole(lengths, padding, blocks):
+    segments = documents(lengths, flex.BLOCK * blocks, min(padding, flex.BLOCK * blocks))
+    pairs = segment_mask(segments)[0, 0].unflatten(0, (blocks, -1)).unflatten(2, (blocks, -1))
+    some, whole = flex.block_table(segments)
+    assert (some[0, 0] | ~pairs.any(3).any(1)).all(), "a block with a pair in it is looked at"
+    assert (pairs.all(3).all(1) | ~whole[0, 0]).all(), "in a whole block every pair is looked at"
+    assert (some | ~whole).all()
+
+
+def test_of_documents_in_order_the_blocks_are_torch_s_own():
+    segments = torch.cat([documents([100, 300, 20, 500], 1024), documents([1024], 1024)])
+
+    def may_see(row, head, query, key):
+        return (query >= key) & (segments[row, query] == segments[row, key])
+
+    wanted = create_block_mask(may_see, 2, None, 1024, 1024, device="cpu")
+    ours = flex.block_mask(segments)
+    assert torch.equal(ours.to_dense(), wanted.to_dense())
+    assert torch.equal(ours.full_kv_num_blocks, wanted.full_kv_num_blocks)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("heads", [2, 4])
+def test_documents_by_blocks_attend_as_by_an_added_mask(heads):
+    segments = torch.cat([documents([100, 30, 80], 256), documents([3, 250], 256, padding=3)])
+    q, k, v = random(2, heads, 256, 16), random(2, 2, 256, 16, seed=1), random(2, 2, 256, 16, seed=2)
+    with torch.no_grad():
+        ours = attend(q, k, v, flex.block_mask(segments), causal=False)
+        plain = attend(q, k, v, additive(segment_mask(segments), q.dtype), causal=False)
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_a_cpu_adds_masks():
+    assert not flex.usable(documents([128], 128))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weights", [None, torch.tensor(-1.0), random(9, seed=3)])
+def test_the_one_pass_cross_entropy_is_the_plain_one(dtype, weights, monkeypatch):
+    monkeypatch.setattr(cross_entropy.native, "usable", lambda *tensors: False)
+    logits, targets = (5 * random(9, 33)).to(dtype), torch.arange(9) * 3
+    ours, plain = logits.clone(), logits.clone()
+    found = cross_entropy.one_pass(ours, targets, weights)
+    wanted = cross_entropy._logprobs(plain, targets, weights)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours, plain, rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-6)
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize("heads", [2, 4])
+def test_on_a_gpu_gradients_are_those_of_the_added_mask(heads):
+    segments = documents([300, 100, 112], 512).cuda()
+    assert flex.usable(segments)
+    shapes = (1, heads, 512, 64), (1, 2, 512, 64), (1, 2, 512, 64)
+    inputs = [random(*shape, seed=i).cuda().requires_grad_() for i, shape in enumerate(shapes)]
+    ours = attend(*inputs, flex.block_mask(segments), causal=False)
+    plain = attend(*inputs, additive(segment_mask(segments), torch.float32), causal=False)
+    torch.testing.assert_close(ours, plain, rtol=5e-3, atol=5e-3)
+    got, wanted = (torch.autograd.grad(out.square().sum(), inputs) for out in (ours, plain))
+    torch.testing.assert_close(got, wanted, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_on_a_gpu_cross_entropy_is_the_reference():
+    hidden, head = random(3000, 64).cuda().requires_grad_(), random(500, 64, seed=1).cuda().requires_grad_()
+    targets = torch.arange(3000).cuda() % 500
+    ours = cross_entropy.linear_cross_entropy(hidden, head, targets)
+    plain = -cross_entropy.reference_logprobs(hidden, head, targets).sum()
+    torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-2)
+    for a, b in zip(*(torch.autograd.grad(out, (hidden, head)) for out in (ours, plain)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
