@@ -11,7 +11,7 @@ import pytest
 from modelwright.base.errors import UserError
 from modelwright.data.decontaminate.disguise import DISGUISES, plant
 from modelwright.data.decontaminate.index import Config, Index
-from modelwright.data.decontaminate.inject import BARS, Share, inject
+from modelwright.data.decontaminate.inject import BARS, Share, inject, some_of_each
 from modelwright.data.decontaminate.items import EvalItem, read_items
 
 HOSTS = [
@@ -54,6 +54,33 @@ def test_a_blind_index_has_no_recall() -> None:
     assert seeing.found["verbatim"].value == 1.0 and seeing.false_hits.count == 0
     json.dumps(seeing.as_json())
     assert "recall, verbatim: 1.0000" in str(seeing)
+
+
+def test_what_cannot_be_found_is_counted_apart() -> None:
+    items = [
+        *(
+            EvalItem("long", str(n), f"Why did the {n} blue horses of queen {n} leave castle {n}?")
+            for n in range(9)
+        ),
+        *(EvalItem("short", str(n), f"{n} or?") for n in range(3)),
+    ]
+    recall = inject(Index.build(items, Config(least_nats=8)), items, HOSTS, seed=0)
+    verbatim = recall.found["verbatim"], recall.usable["verbatim"], recall.suites["short", "verbatim"]
+    assert [(share.count, share.total) for share in verbatim] == [(9, 12), (9, 9), (0, 0)]
+    assert recall.sturdy["edited"].total <= 9 and recall.misses["verbatim", "too generic"] == 3
+    assert recall.below_bar()[0].startswith("verbatim: recall 0.750") and not any(
+        bar.startswith("verbatim") for bar in recall.below_bar(recall.usable)
+    )
+    assert "| long | 9 | 1.00 [0.70, 1.00] |" in recall.table()
+
+
+def test_large_suites_do_not_speak_for_all() -> None:
+    items = [
+        EvalItem(suite, str(n), f"Why {n}?") for suite, size in (("a", 50), ("b", 3)) for n in range(size)
+    ]
+    some = some_of_each(items, 5, seed=1)
+    assert [item.suite for item in some] == ["a"] * 5 + ["b"] * 3
+    assert some == some_of_each(items, 5, seed=1) != some_of_each(items, 5, seed=2)
 
 
 def test_hosts_with_items_count_as_false_hits() -> None:
