@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from modelwright.planning.activations import FP32
 from modelwright.planning.machines import Machine
-from modelwright.planning.memory import Training, optimizer_bytes
+from modelwright.planning.memory import Training, matrix_groups, optimizer_bytes
 from modelwright.planning.shape import Shape
 
 CPU_EFFICIENCY = {
@@ -115,15 +115,9 @@ def update_seconds(shape: Shape, training: Training, machine: Machine) -> float:
 def muon_flops(shape: Shape) -> float:
     """Newton-Schulz on every matrix of the blocks, s <= l the shorter and longer side: a step is two
     products of (s, l) with (s, s) and one (s, s) with (s, s)."""
-    width = shape.hidden
-    sides = [(width, shape.q_size), (width, shape.q_size), (width, shape.kv_size), (width, shape.kv_size)]
-    flops = shape.layers * sum(_iteration_flops(*side) for side in sides)
-    matrices = 3 if shape.gated else 2
-    dense = shape.layers - shape.moe_layers
-    flops += dense * matrices * _iteration_flops(width, max(1, shape.feed_forward))
-    if shape.experts:
-        flops += shape.moe_layers * shape.experts * matrices * _iteration_flops(width, shape.expert_width)
-    return MUON_ITERATIONS * flops
+    return MUON_ITERATIONS * sum(
+        count * _iteration_flops(rows, columns) for count, rows, columns in matrix_groups(shape)
+    )
 
 
 def _iteration_flops(rows: int, columns: int) -> float:

@@ -134,8 +134,8 @@ def find_machine(name: str) -> Machine:
 
 
 def this_machine(*, again: bool = False) -> Machine:
-    """This machine, as it was measured; measured now where it never was, `again`, or where others were at work
-    then and are not now."""
+    """This machine, as it was measured; measured now where it never was, `again`, or where others were at
+    work then and are not now."""
     file = cache_folder() / "machines" / f"{sha256_text(canonical_json(_identity()))[:16]}.json"
     load = _load()
     if file.is_file() and not again:

@@ -14,6 +14,7 @@ context, and the caching allocator's rounding.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -22,10 +23,10 @@ from modelwright.planning.activations import FP32, Batch, Checkpointing, kept_by
 from modelwright.planning.shape import Shape
 
 MIB = 2**20
-CPU_BASE = 370 * MIB
+CPU_BASE = 373 * MIB
 """A process of ours with torch, pyarrow and a tokenizer, its libraries warm: resident memory, measured with
 torch 2.13 on Linux."""
-CPU_GROWTH = (1.10, 1.25)
+CPU_GROWTH = (1.09, 1.32)
 """What a process grows by for each byte alive at the loss, and for each byte alive at the update, fitted to
 processes of 8 to 25 steps on Linux (glibc's malloc, which gives no aligned block back as one of the same
 size)."""
@@ -116,18 +117,36 @@ def optimizer_bytes(shape: Shape, optimizer: str) -> float:
 
 
 def update_bytes(shape: Shape, training: Training) -> float:
-    """Muon's workspace: the Nesterov step of a group in fp32, its cast, and three more of that for the
-    iteration (training/optimizer.py). AdamW, fused, needs none."""
+    """Muon's workspace for the largest group of equal matrices (training/optimizer.py): the Nesterov step in
+    fp32, its cast to the format of products, three of them in the iteration, and two products of the shorter
+    side with itself. AdamW, fused, needs none."""
     if training.optimizer == "adamw":
         return 0.0
-    matrices = 3 if shape.gated else 2
-    feed_forward = shape.feed_forward_weights() * (matrices - 1) / matrices  # gate and up have one shape
-    attention = (
-        shape.layers * shape.hidden * max(shape.q_size + (shape.q_size == shape.hidden) * shape.q_size, 1)
-    )
-    group = max(feed_forward, attention)
     width = training.batch.bytes
-    return group * (FP32 + (0 if width == FP32 else width) + 3 * width)
+    cast = 0 if width == FP32 else width
+    return max(
+        count
+        * rows
+        * columns
+        * (FP32 + cast + 3 * width + 2 * width * min(rows, columns) / max(rows, columns))
+        for count, rows, columns in matrix_groups(shape)
+    )
+
+
+def matrix_groups(shape: Shape) -> list[tuple[int, int, int]]:
+    """(how many, rows, columns) of the blocks' matrices by shape; a stack of experts counts as its
+    members."""
+    dense, sides = shape.layers - shape.moe_layers, Counter[tuple[int, int]]()
+    for rows, columns in ((shape.q_size, shape.hidden), (shape.hidden, shape.q_size)):
+        sides[rows, columns] += shape.layers
+    sides[shape.kv_size, shape.hidden] += 2 * shape.layers
+    for width, layers in (
+        (shape.feed_forward, dense),
+        (shape.expert_width, shape.moe_layers * shape.experts),
+    ):
+        sides[width, shape.hidden] += layers * (2 if shape.gated else 1)
+        sides[shape.hidden, width] += layers
+    return [(count, *side) for side, count in sides.items() if count]
 
 
 def training_memory(shape: Shape, training: Training) -> Memory:

@@ -29,7 +29,7 @@ class Remedy:
 def remedies(shape: Shape, training: Training, limit: float) -> list[Remedy]:
     """In order, each on top of those before it, until the training fits in `limit` bytes; then it ends."""
     found: list[Remedy] = []
-    for remedy in _steps(shape, training):
+    for remedy in _steps(shape, training, limit):
         if not found or remedy.total < found[-1].total:
             found.append(remedy)
         if remedy.total <= limit:
@@ -37,18 +37,16 @@ def remedies(shape: Shape, training: Training, limit: float) -> list[Remedy]:
     return found
 
 
-def _steps(shape: Shape, training: Training) -> Iterator[Remedy]:
+def _steps(shape: Shape, training: Training, limit: float) -> Iterator[Remedy]:
     now = training
     if now.dtype == "float32":
         now = replace(now, dtype="bfloat16", batch=replace(now.batch, bytes=2))
         yield _remedy("products and activations in bf16", "compute.dtype=bfloat16", shape, now, "faster, too")
-    rows = now.batch.rows
-    while rows > 1:
-        rows = -(-rows // 2)
-        now = with_rows(now, rows)
-        what = f"{rows} rows in a micro-batch, {now.accumulation} of them a step"
-        setting = f"rows={rows}, accumulation={now.accumulation}"
-        yield _remedy(what, setting, shape, now, "the same gradient; slower when rows get few")
+    if now.batch.rows > 1:
+        now = _fewer_rows(shape, now, limit)
+        what = f"{now.batch.rows} rows in a micro-batch, {now.accumulation} of them a step"
+        setting = f"rows={now.batch.rows}, accumulation={now.accumulation}"
+        yield _remedy(what, setting, shape, now, "the same gradient")
     for kind, cost in (("selective", "about 7 %"), ("full", "a third")):
         now = replace(now, checkpointing=kind)
         setting = f"compute.activation_checkpointing={kind}"
@@ -61,6 +59,14 @@ def _steps(shape: Shape, training: Training) -> Iterator[Remedy]:
     for ways in (2, 4, 8):
         kept = training_memory(shape, now).total - STATE_BYTES * shape.parameters * (1 - 1 / ways)
         yield Remedy(f"sharded over {ways} devices (FSDP)", f"torchrun, {ways} processes", kept, "needs them")
+
+
+def _fewer_rows(shape: Shape, training: Training, limit: float) -> Training:
+    """Rows are halved until the training fits, down to one."""
+    now = training
+    while now.batch.rows > 1 and training_memory(shape, now).total > limit:
+        now = with_rows(now, -(-now.batch.rows // 2))
+    return now
 
 
 def _remedy(what: str, setting: str, shape: Shape, training: Training, effect: str) -> Remedy:

@@ -166,18 +166,19 @@ def show_model(name: str, on: str, context: int, rows: int, as_json: bool = Fals
         return
     console = _console()
     active = f", {count(shape.active_parameters)} active a token" if shape.experts else ""
+    heads = f"{shape.heads}/{shape.kv_heads} heads of {shape.head_dim}"
+    size = f"{count(shape.parameters)} parameters{active}"
     console.print(
-        f"[bold]{printable(shape.name)}[/]: {count(shape.parameters)} parameters{active}; {shape.layers} layers x"
-        f" {shape.hidden}, {shape.heads}/{shape.kv_heads} heads of {shape.head_dim}. On [bold]{machine.name}[/], "
-        f"{gib(machine.memory)}."
+        f"[bold]{printable(shape.name)}[/]: {size}; {shape.layers} layers"
+        f" x {shape.hidden}, {heads}. On [bold]{machine.name}[/], {gib(machine.memory)}."
     )
     console.print(_running_table(shape, running, machine, context, rows))
     console.print(_tuning_table(shape, batch, ways, machine))
     each = cache_bytes(shape, 1) / 1024
     console.print(
-        f"[dim]KV cache: 2 x {shape.layers} layers x {shape.kv_size} x 2 bytes = {each:,.0f} KiB a token. State: "
-        "gradients and AdamW, 12 bytes a parameter (6 in 16 bit; 16 with the weights, an adapter's). QLoRA: 0.52 "
-        "bytes a weight of the matrices. Activations: checkpointed. The framework's own 0.5 to 1 GiB is extra.[/]"
+        f"[dim]KV cache: 2 x {shape.layers} layers x {shape.kv_size} x 2 bytes = {each:,.0f} KiB a token. "
+        "State: gradients and AdamW, 12 bytes a parameter (6 in 16 bit); of adapters 16, weights included. QLoRA: "
+        "0.52 bytes a weight of the matrices. Activations: checkpointed. The framework takes 0.5 to 1 GiB more.[/]"
     )
 
 
