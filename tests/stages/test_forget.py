@@ -51,13 +51,8 @@ def lived(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def life(lived: Path, tmp_path: Path) -> Path:
-    """A copy of it, with sources of its own."""
-    for name in ("foxes", "owls", "run"):
-        shutil.copytree(lived.parent / name, tmp_path / name)
-    recipe = yaml.safe_load((lived / "recipe.yaml").read_text())
-    for source in recipe["data"]["sources"]:
-        source["path"] = str(tmp_path / source["name"])
-    (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    """A copy of it, which reads the same sources."""
+    shutil.copytree(lived, tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -100,9 +95,12 @@ def test_only_the_shards_that_hold_a_document_are_written_anew(life: Path) -> No
     assert {p for p, time in times.items() if p.stat().st_mtime_ns != time} == holding and len(times) > 1
 
 
-def test_what_repeated_a_forgotten_source_comes_back(life: Path, tmp_path: Path) -> None:
-    (tmp_path / "owls" / "shared.txt").write_text((tmp_path / "foxes" / "3.txt").read_text())
-    recipe = Recipe.model_validate(yaml.safe_load((life / "recipe.yaml").read_text()))
+def test_what_repeated_a_forgotten_source_comes_back(lived: Path, life: Path, tmp_path: Path) -> None:
+    shutil.copytree(lived.parent / "owls", tmp_path / "owls")
+    (tmp_path / "owls" / "shared.txt").write_text((lived.parent / "foxes" / "3.txt").read_text())
+    settings = yaml.safe_load((life / "recipe.yaml").read_text())
+    settings["data"]["sources"][1]["path"] = str(tmp_path / "owls")
+    recipe = Recipe.model_validate(settings)
     (made,) = Life(recipe, life, QUIET).run(["prepare"])
     assert made.manifest.provenance.sources == {"foxes": 30, "owls": 40}
     forget(life, ["foxes"], QUIET, yes=True)
