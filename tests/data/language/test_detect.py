@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import sys
 from pathlib import Path
 
@@ -144,6 +145,17 @@ def test_files_of_other_kinds_are_told(tmp_path: Path) -> None:
         assert detect.compiled(tmp_path / name) is None
     with pytest.raises(DamagedFile):
         read_model(tmp_path / "absent")
+
+
+def test_changed_bytes_are_told_or_harmless(tmp_path: Path) -> None:
+    dice = random.Random(4)
+    content = PATH.read_bytes()
+    path = tmp_path / "changed.ftz"
+    for where in [*range(8, 92, 3), *(dice.randrange(len(content)) for _ in range(12))]:
+        path.write_bytes(content[:where] + dice.randbytes(4) + content[where + 4 :])
+        found = detect.compiled(path)
+        if found is not None:
+            assert 0 <= found("The committee has decided. Комитет решил, 委員会は")[1] <= 1
 
 
 def test_without_a_compiler_the_package_does_it(monkeypatch: pytest.MonkeyPatch) -> None:

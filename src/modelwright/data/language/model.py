@@ -25,6 +25,8 @@ MAX_PIECE = 64
 _MAGIC, _VERSION, _HIERARCHICAL_SOFTMAX = 793_712_314, 12, 1
 _CENTROIDS = 256
 _LABEL = b"__label__"
+_MANY = 10**15
+"""Stands for the count of a node that is not made yet."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +56,7 @@ def read_model(path: Path) -> LanguageModel:
     """Raises DamagedFile for a file that is none, and for models of another kind."""
     try:
         return _read(_Reader(path.read_bytes()))
-    except (struct.error, ValueError, OSError) as error:
+    except (struct.error, ValueError, IndexError, OSError) as error:
         raise DamagedFile(f"{path} is no language model of the kind lid.176.ftz: {error}") from error
 
 
@@ -89,6 +91,8 @@ def _read(file: _Reader) -> LanguageModel:
     entries = [(file.string(), *file.numbers("qb")) for _ in range(num_entries)]
     labels = entries[num_words:]
     _expect("labels", len(labels), num_labels)
+    if not (num_words > 0 and all(0 < count < _MANY for _, count, _ in labels)):
+        raise ValueError(f"{num_words} words, or counts of labels out of range")
     if not (2 <= shortest <= longest <= MAX_PIECE and num_labels > 1 and 0 < num_pieces <= num_buckets):
         raise ValueError(f"pieces of {shortest} to {longest} characters, {num_pieces} of {num_buckets}")
     kept = file.array("<i4", num_pieces, 2).astype(np.int32)
@@ -144,7 +148,7 @@ def huffman(counts: list[int]) -> NDArray[np.int32]:
     """(L - 1, 2): the two rarest nodes are joined until one is left, fastText's way with ties. `counts`
     descend."""
     rarest, joined = len(counts) - 1, len(counts)
-    total = [*counts, *[10**15] * (len(counts) - 1)]
+    total = [*counts, *[_MANY] * (len(counts) - 1)]
     children: list[tuple[int, int]] = []
     for inner in range(len(counts), len(total)):
         pair: list[int] = []
