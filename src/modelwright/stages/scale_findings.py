@@ -129,7 +129,7 @@ def conclude(
         groups.setdefault((run.rung, run.level), []).append(run.nats)
     optima = tuple(_optimum(drawn, flops, confidence) for flops in (top, top * FAR**0.5, top * FAR))
     noise = seed_spread(list(groups.values()))
-    return Findings(tuple(runs), drawn, law, profiles, optima, noise, _notes(runs, available, law))
+    return Findings(tuple(runs), drawn, law, profiles, optima, noise, _notes(runs, available, law, optima))
 
 
 def _optimum(drawn: Bootstrap, flops: float, confidence: float) -> Optimum:
@@ -141,7 +141,9 @@ def _optimum(drawn: Bootstrap, flops: float, confidence: float) -> Optimum:
     )
 
 
-def _notes(runs: Sequence[Measured], available: int, law: dict[str, Interval]) -> tuple[str, ...]:
+def _notes(
+    runs: Sequence[Measured], available: int, law: dict[str, Interval], optima: Sequence[Optimum]
+) -> tuple[str, ...]:
     """What a reader should know before believing the figures."""
     notes: list[str] = []
     most = max(run.tokens for run in runs) / available
@@ -149,6 +151,12 @@ def _notes(runs: Sequence[Measured], available: int, law: dict[str, Interval]) -
         notes.append(
             f"The longest run reads the text {most:.1f} times; beyond {REPEATS:.0f} a repeated token is worth"
             " less than a new one, so beta comes out too low. Give the recipe more text."
+        )
+    best, sizes = optima[0].parameters.value, [run.parameters for run in runs]
+    if not min(sizes) <= best <= max(sizes):
+        notes.append(
+            f"At the highest cost the best size is {best:,.0f} parameters, outside the fitted sizes: rungs"
+            f" {'smaller' if best < min(sizes) else 'larger'} than these would tell."
         )
     wide = [name for name in ("alpha", "beta") if law[name].high > 3 * law[name].low]
     if wide:
