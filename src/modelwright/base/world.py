@@ -8,13 +8,13 @@ pickled. A process alone needs none of it and does not load torch for it.
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
-from typing import Any, Protocol, Self, cast
+from importlib import import_module
+from typing import Protocol, Self
 
 from modelwright.base.errors import UserError
 from modelwright.base.schema import Json
@@ -117,24 +117,4 @@ def place() -> World:
 def join() -> World:
     """Meet the other processes. Who is alone meets nobody; asked again, the answer is the same."""
     world = place()
-    if world.size == 1:
-        return world
-    import torch
-    import torch.distributed as dist
-    from torch.distributed import (
-        PrefixStore,  # pyright: ignore[reportPrivateImportUsage]
-        rendezvous,  # pyright: ignore
-    )
-
-    if torch.cuda.is_available():
-        torch.cuda.set_device(world.local_rank)
-    meet = cast(Any, rendezvous)
-    # After a restart torchrun's store may still hold the addresses of those who died.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = PrefixStore(f"attempt-{attempt}", next(meet("env://", timeout=COLLECTIVE_PATIENCE))[0])
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    meeting: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "timeout": COLLECTIVE_PATIENCE}
-    dist.init_process_group(backend, store=PrefixStore("tensors", store), **meeting)
-    atexit.register(dist.destroy_process_group)
-    world.store = cast(Store, PrefixStore("words", store))
-    return world
+    return world if world.size == 1 else import_module("modelwright.base.meeting").meet(world)
