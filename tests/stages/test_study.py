@@ -140,6 +140,8 @@ def test_the_smallest_of_equals_is_recommended() -> None:
     assert "has the best bits per byte (1.2000)" in last.reasons[0]
     assert last.vocab_size == 2048 and any("largest that was tried" in reason for reason in last.reasons)
     assert recommend([size(1024, 400), size(2048, 300), size(4096, 290)]).vocab_size == 2048
+    first = recommend([size(1024, 400, 1.2), size(2048, 300, 1.3)])
+    assert first.vocab_size == 1024 and any("smallest that was tried" in reason for reason in first.reasons)
     heavy = recommend([size(8192, 100)])
     assert "52% of the target: a deeper target" in heavy.reasons[1]
 

@@ -120,6 +120,8 @@ def recommend(sizes: Sequence[Size]) -> Recommendation:
     reasons.append(f"{cost}{warning}.")
     if chosen is ordered[-1] and len(ordered) > 1:
         reasons.append("It is the largest that was tried, so the best may be larger: try more.")
+    if chosen is ordered[0] and len(ordered) > 1:
+        reasons.append("It is the smallest that was tried, so a smaller one may do: try less.")
     if chosen.unused > 0.05 * chosen.vocab_size:
         reasons.append(
             f"{chosen.unused:,} of its tokens do not occur in the held-out text: learn from text that is"
