@@ -61,8 +61,8 @@ def test_a_config_json_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [({"hidden_size": 8}, "lacks"), ([1], "no model configuration"),
-     ({"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 9, "kv_lora_rank": 4},
-      "kv_lora_rank")],
+     ({"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 9,
+       "kv_lora_rank": 4}, "kv_lora_rank")],
 )  # fmt: skip
 def test_what_the_planner_does_not_know_is_refused(tmp_path: Path, content: object, said: str) -> None:
     file = tmp_path / "config.json"

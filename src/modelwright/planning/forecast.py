@@ -118,7 +118,8 @@ def training_station(
     memory = training_memory(shape, training)
     step = rehearsed.step_seconds if rehearsed else None
     duration = forecast_duration(shape, training, work, machine, devices, step)
-    peak = rehearsed.peak_memory if rehearsed else memory.total
+    # A rehearsal reads no data, so it may hold less than a station; what it holds beyond the formula is real.
+    peak = max(memory.total, rehearsed.peak_memory) if rehearsed else memory.total
     tokens = round(work.steps * training.step_tokens * work.share)
     energy = energy_wh(machine, duration.total, devices)
     return StationForecast(

@@ -177,8 +177,9 @@ def show_model(name: str, on: str, context: int, rows: int, as_json: bool = Fals
     each = cache_bytes(shape, 1) / 1024
     console.print(
         f"[dim]KV cache: 2 x {shape.layers} layers x {shape.kv_size} x 2 bytes = {each:,.0f} KiB a token. "
-        "State: gradients and AdamW, 12 bytes a parameter (6 in 16 bit); of adapters 16, weights included. QLoRA: "
-        "0.52 bytes a weight of the matrices. Activations: checkpointed. The framework takes 0.5 to 1 GiB more.[/]"
+        "State: gradients and AdamW, 12 bytes a parameter (6 in 16 bit); of adapters 16, weights included. "
+        "QLoRA: 0.52 bytes a weight of the matrices. Activations: checkpointed. The framework takes 0.5 to 1 "
+        "GiB more.[/]"
     )
 
 

@@ -1,0 +1,82 @@
+"""A recipe's forecast, and what came of it beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from modelwright.base.artifact import Cost
+from modelwright.base.errors import UserError
+from modelwright.cli import main
+from modelwright.life import planning
+from modelwright.planning.forecast import Forecast, compare
+from modelwright.recipes.recipe import load_recipe
+
+OVERRIDES = [
+    "pretrain.compute.dtype=bfloat16",
+    "finetune.compute.dtype=bfloat16",
+    "align.compute.dtype=bfloat16",
+]
+
+
+def forecast(*overrides: str, on: str = "l4") -> Forecast:
+    return planning.forecast(load_recipe("tiny", [*OVERRIDES, *overrides], environment={}), on=on)
+
+
+def test_every_station_has_a_forecast() -> None:
+    found = forecast()
+    recipe = load_recipe("tiny", environment={})
+    assert [station.station for station in found.stations] == list(recipe.stages)
+    assert all(station.seconds > 0 and station.peak_memory > 0 for station in found.stations)
+    trained = {station.station: station for station in found.stations if station.steps}
+    assert trained["pretrain"].steps == 40_000 // (8 * 64)
+    assert sum(trained["pretrain"].memory.values()) == pytest.approx(trained["pretrain"].peak_memory)
+    assert set(trained) == {"pretrain", "finetune", "align"} and found.money > 0
+
+
+def test_a_longer_training_takes_longer_and_a_wider_one_more() -> None:
+    base, longer, wider = forecast(), forecast("pretrain.tokens=80000"), forecast("model.hidden_size=256")
+    seconds = [found.stations[2].seconds for found in (base, longer, wider)]
+    assert seconds[1] > seconds[0] and seconds[2] > seconds[0]
+    assert wider.stations[2].peak_memory > base.stations[2].peak_memory
+
+
+def test_what_does_not_fit_comes_with_what_would() -> None:
+    found = forecast("model.depth=24", "model.hidden_size=2048", "pretrain.rows=64", "pretrain.context=2048")
+    pretrain = found.stations[2]
+    assert not pretrain.fits and pretrain.remedies
+    assert pretrain.remedies[-1]["bytes"] < pretrain.peak_memory
+
+
+def test_a_training_without_a_model_is_refused() -> None:
+    with pytest.raises(UserError, match="--input model"):
+        forecast("stages=[finetune]")
+
+
+def test_forecast_against_actual() -> None:
+    found = forecast()
+    costs = {
+        s.station: Cost(seconds=2 * s.seconds, peak_memory_bytes=int(s.peak_memory)) for s in found.stations
+    }
+    del costs["export"]
+    rows = compare(found, costs)
+    assert [row.station for row in rows] == [s.station for s in found.stations[:-1]]
+    assert all(row.seconds_ratio == pytest.approx(0.5) for row in rows)
+    largest = [row.forecast_memory for row in rows]
+    assert largest == sorted(largest)  # stations of one run share a process
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    overrides = [part for each in OVERRIDES for part in ("--set", each)]
+    assert main(["plan", "tiny", "--on", "h100", "--json", "--out", str(tmp_path), *overrides]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["machine"] == "h100" and len(said["stations"]) == 9
+    assert Forecast.model_validate(json.loads((tmp_path / "plan.json").read_text())).machine == "h100"
+    assert main(["plan", "--model", "7B", "--on", "4090"]) == 0
+    assert "QLoRA" in capsys.readouterr().out
+    assert main(["plan", "--model", "8B", "--on", "h100", "--devices", "8", "--shard", "fsdp"]) == 0
+    assert "gathered" in capsys.readouterr().out
+    assert main(["plan"]) == 2
+    assert main(["plan", "--model", "7B", "--on", "h999"]) == 1

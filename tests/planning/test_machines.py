@@ -1,0 +1,67 @@
+"""Machines by name, this one measured once, prices of one's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from modelwright.base.errors import ConfigError, UserError
+from modelwright.planning import machines
+from modelwright.planning.machines import Prices, find_machine, known_machines, load_prices, this_machine
+
+
+@pytest.mark.parametrize("name", known_machines())
+def test_every_machine_of_the_table_is_whole(name: str) -> None:
+    machine = find_machine(name)
+    assert machine.memory > 0 and machine.bandwidth > 0 and machine.rate("bfloat16") > 0 and machine.watts > 0
+    assert machine.source
+
+
+@pytest.mark.parametrize(("word", "name"), [("H100", "h100"), ("4090", "rtx-4090"), ("RTX 5090", "rtx-5090"),
+                                            ("A100", "a100-80gb"), ("m3_max", "m3-max")])  # fmt: skip
+def test_people_write_names_in_many_ways(word: str, name: str) -> None:
+    assert find_machine(word).name == name
+
+
+def test_an_unknown_machine_is_refused_with_a_hint() -> None:
+    with pytest.raises(UserError, match="Did you mean 'h200'"):
+        find_machine("h201")
+
+
+def test_this_machine_is_measured_once_and_again_when_it_is_quiet(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made: list[float] = []
+
+    def measure(load: float) -> machines.Machine:
+        made.append(load)
+        return replace(find_machine("l4"), name="here", bandwidth=len(made))
+
+    monkeypatch.setattr(machines, "_measure", measure)
+    monkeypatch.setattr(machines, "_load", lambda: 3.0)
+    assert this_machine().bandwidth == this_machine().bandwidth == 1
+    monkeypatch.setattr(machines, "_load", lambda: 0.1)
+    assert this_machine().bandwidth == this_machine().bandwidth == 2
+    next((tmp_path / "modelwright" / "machines").glob("*.json")).write_text("{")
+    assert this_machine().bandwidth == 3
+
+
+def test_prices_by_the_hour_or_by_the_socket(tmp_path: Path) -> None:
+    file = tmp_path / "prices.yaml"
+    file.write_text("currency: EUR\nper_kwh: 0.5\nper_hour: {h100: 2.0}\n")
+    prices = load_prices(file)
+    assert prices.of("h100", 7200, 8, 0.0) == 2.0 * 2 * 8
+    assert prices.of("here", 7200, 1, 3000.0) == 1.5
+    assert {*load_prices().per_hour} <= {*known_machines()}
+
+
+@pytest.mark.parametrize("text", ["[1]", "per_hour: {h100: -1}", "per_hours: {}", "a: ["])
+def test_wrong_prices_are_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "prices.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError):
+        load_prices(file)
+    assert Prices().per_kwh > 0
