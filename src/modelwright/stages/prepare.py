@@ -197,7 +197,7 @@ def items_by_suite(folder: Path) -> Counter[str]:
 def say_recall(run: Run, indexed: dict[str, Any]) -> None:
     """What this run's own injection test found, for the log."""
     counts = "; ".join(f"{kind} {count:,}" for kind, count in indexed["items"].items())
-    run.log(f"evaluation items: {counts}")
+    run.log(f"evaluation items: {counts}; of the usable {indexed['fragile']:,} hang on a single word")
     if "says" in indexed:
         run.log(indexed["says"])
         return
@@ -207,6 +207,8 @@ def say_recall(run: Run, indexed: dict[str, Any]) -> None:
         for kind, share in found.items()
     )
     run.log(f"of usable items planted in texts of this corpus are found: {'; '.join(said)}")
+    every = "; ".join(f"{kind} {each['of_all']:.1%}" for kind, each in indexed["recall"].items())
+    run.log(f"of all items, those too generic to be told from text included: {every}")
 
 
 def known_items() -> Iterator[EvalItem]:

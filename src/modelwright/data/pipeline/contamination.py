@@ -17,7 +17,7 @@ from modelwright.base.errors import UserError
 from modelwright.base.files import canonical_json, sha256_file, sha256_text
 from modelwright.data.corpus import read_documents
 from modelwright.data.decontaminate.index import Index
-from modelwright.data.decontaminate.inject import inject
+from modelwright.data.decontaminate.inject import inject, some_of_each
 from modelwright.data.decontaminate.items import EvalItem
 from modelwright.data.execution.beat import Beat
 from modelwright.data.pipeline.plan import ITEMS_FILE, Plan, read_plan
@@ -29,10 +29,9 @@ from modelwright.data.pipeline.shard import (
     read_shard,
     shard_folder,
 )
-from modelwright.data.split import position
 
 PLANTED = 200
-"""Evaluation items that are planted, and texts to plant them in."""
+"""Evaluation items that are planted, about as many of each suite, and texts to plant them in."""
 _HOST_CHARACTERS = 500
 """Shorter texts have no room to hide something in."""
 
@@ -75,10 +74,10 @@ def _make(
     built = Index.build(items, plan.decontaminate.index)
     built.save(target)
     about: dict[str, Any] = {"items": dict(sorted(built.coverage().items()))}
+    about["fragile"] = sum(1 for _ in built.fragile())
     hosts = list(islice(_hosts(units), PLANTED))
-    hopeless = {(suite, name) for suite, name, _ in built.unusable()}
-    by_hash = sorted(items, key=lambda item: position(f"{item.suite}/{item.id}", "recall"))
-    sample = [item for item in by_hash if (item.suite, item.id) not in hopeless][:PLANTED]
+    suites = {item.suite for item in items}
+    sample = some_of_each(items, -(-PLANTED // max(1, len(suites))), seed)
     try:
         recall = inject(built, sample, hosts, seed)
     except UserError as error:  # no texts, or none without an item: nothing can be planted
@@ -89,8 +88,10 @@ def _make(
             "planted": share.total,
             "low": round(share.interval[0], 4),
             "high": round(share.interval[1], 4),
+            "of_all": round(recall.found[kind].value, 4),
         }
-        for kind, share in recall.found.items()
+        for kind, share in recall.usable.items()
+        if share.total
     }
     return len(items), len(items), 0, about
 
