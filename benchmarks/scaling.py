@@ -13,6 +13,7 @@ import json
 import sys
 from pathlib import Path
 
+from modelwright.base.artifact import MANIFEST, Artifact
 from modelwright.base.progress import choose_view
 from modelwright.life import Life, stage_config, stage_module
 from modelwright.recipes.recipe import load_recipe
@@ -37,16 +38,24 @@ LADDER = {"rungs": ("2x64", "2x128", "3x192", "4x256"), "budget": "6e13", "level
 
 
 def main(folder: Path) -> None:
-    """Climb, publish."""
-    life = Life(load_recipe("text", RECIPE), folder, choose_view(False))
-    stage = stage_module("scale")
-    chosen = stage.check({"pretrain": stage_config(life.recipe, "pretrain"), **LADDER})
-    *_, tokens = life.run(["prepare", "tokenize"])
-    made = stage.scale(folder / "scale", tokens.path, chosen, life.recipe.seed, life.view)
-    found = json.loads((made.path / "scale.json").read_text(encoding="utf-8"))
-    cells = sorted((made.path / "cells").glob("*/manifest.json"))
-    costs = [json.loads(path.read_text(encoding="utf-8"))["cost"]["seconds"] for path in cells]
-    about = {"ladder": LADDER, "corpus": "92 novels (litbank), 1,024 ids", "training_seconds": sum(costs)}
+    """Climb, unless that is done; publish."""
+    if not (folder / "scale" / MANIFEST).is_file():
+        life = Life(load_recipe("text", RECIPE), folder, choose_view(False))
+        stage = stage_module("scale")
+        chosen = stage.check({"pretrain": stage_config(life.recipe, "pretrain"), **LADDER})
+        *_, tokens = life.run(["prepare", "tokenize"])
+        stage.scale(folder / "scale", tokens.path, chosen, life.recipe.seed, life.view)
+    made = Artifact.load(folder / "scale")
+    found = json.loads(made.file("scale.json").read_text(encoding="utf-8"))
+    cells = [Artifact.load(path.parent) for path in sorted(made.path.glob("cells/*/manifest.json"))]
+    about = {
+        "ladder": {
+            name: made.manifest.config[name] for name in ("rungs", "budget", "levels", "factor", "seeds")
+        },
+        "corpus": "novels (litbank), a vocabulary of 1,024",
+        "trained_with": made.manifest.revision,
+        "training_seconds": sum(cell.manifest.cost.seconds for cell in cells),
+    }
     publish("scaling", [], ("torch", "numpy"), " ".join((__doc__ or "").split()), {**about, **found})
 
 
