@@ -10,9 +10,9 @@ from modelwright.base.errors import UserError
 from modelwright.base.metrics import read_metrics
 from modelwright.base.schema import IGNORE, Batch
 from modelwright.objectives.next_token import NextToken
-from modelwright.training.ema import WeightAverage
 from modelwright.training.loop import LoopConfig
-from modelwright.training.optimizer import Optimizer, OptimizerConfig, orthogonalize
+from modelwright.training.muon import orthogonalize
+from modelwright.training.optimizer import Optimizer, OptimizerConfig
 from modelwright.training.schedule import ScheduleConfig, make_schedule
 
 
@@ -123,18 +123,3 @@ def test_schedules():
     cosine = make_schedule(ScheduleConfig(kind="cosine", warmup_fraction=0.1, final=0.1), 100)
     assert cosine(10) == pytest.approx(1.0) and cosine(55) == pytest.approx(0.55)
     assert all(0 < make_schedule(ScheduleConfig(), n)(s) <= 1 for n in (1, 2, 7) for s in range(n))
-
-
-def test_the_average_is_bias_corrected():
-    layer = torch.nn.Linear(2, 2, bias=False)
-    average = WeightAverage(layer.named_parameters(), half_life=2)
-    expected, norm, decay = torch.zeros(2, 2), 0.0, 0.5**0.5
-    for value in (1.0, 5.0, 2.0):
-        with torch.no_grad():
-            layer.weight.fill_(value)
-        average.update()
-        expected, norm = decay * expected + (1 - decay) * value, decay * norm + (1 - decay)
-    torch.testing.assert_close(average.average()["weight"], expected / norm)
-    restored = WeightAverage(layer.named_parameters(), half_life=2)
-    restored.load_state(average.state())
-    torch.testing.assert_close(restored.average()["weight"], average.average()["weight"])

@@ -131,7 +131,7 @@ def test_a_checkpoint_in_pieces_holds_what_a_whole_one_holds(trained):
     for name in ("fsdp muon", "hsdp 2x2 muon", "fsdp x tensor 2x2 muon", "tensor 2 muon"):
         pieces = Checkpoints(trained / name / "checkpoints", keep=9).all()[0]
         pieces.verify()
-        for part in ("model", "optimizer", "ema"):
+        for part in ("model", "optimizer", "averages"):
             found, expected = pieces.tensors(part), whole.tensors(part)
             assert found.keys() == expected.keys()
             for key, tensor in found.items():

@@ -45,8 +45,12 @@ def train_tiny(folder: Path, steps: int = STEPS, config: LoopConfig = CONFIG) ->
         trained = train(model, NextToken(), make_windows(), plan, config, run, validate=validate)
     finally:
         run.close()
-    ema = {f"ema {name}": tensor for name, tensor in trained.ema.items()}
-    save_file({**model.state_dict(), **ema}, folder / "end.safetensors")
+    averages = {
+        f"{average}/{name}": tensor
+        for average, tensors in trained.averages.items()
+        for name, tensor in tensors.items()
+    }
+    save_file({**model.state_dict(), **averages}, folder / "end.safetensors")
 
 
 def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], str]:

@@ -71,7 +71,8 @@ def train_together(folder: Path, task: dict[str, Any], world: World) -> None:
     finally:
         run.close()
     ends = dict(spread.weights())
-    ends |= {f"ema {name}": spread.layout.whole(name, piece) for name, piece in trained.ema.items()}
+    for average, pieces in trained.averages.items():
+        ends |= {f"{average}/{name}": spread.layout.whole(name, piece) for name, piece in pieces.items()}
     if world.is_first:
         flat = {name: tensor.detach().contiguous() for name, tensor in ends.items()}
         save_file(flat, folder / "end.safetensors")

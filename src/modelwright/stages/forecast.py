@@ -203,9 +203,9 @@ def _on(training: Training, config: Any, machine: Machine) -> Training:
 
 
 def _averages(config: Any) -> int:
-    """Copies of the weights that the loop averages: one for each half-life."""
-    half_lives = getattr(config, "ema_half_life", 0.03)
-    return len(half_lives) if isinstance(half_lives, tuple | list) else 1
+    """Copies of the weights that the loop averages."""
+    averages = config.averages
+    return len((*averages.half_lives, *averages.tails, *averages.powers))
 
 
 def _measurements(steps: int, config: Any) -> int:

@@ -97,6 +97,13 @@ class Checkpoints:
         else:
             self._pending = self._writer.submit(self._write, step, _detached(parts, copy=True), dict(state))
 
+    def remove_after(self, step: int) -> None:
+        """Remove those of later steps: training has gone back."""
+        for later in self.all() if self._world.is_first else ():
+            if later.step > step:
+                shutil.rmtree(later.path)
+        self._world.barrier()
+
     def wait(self) -> None:
         """Until what `save` began in the background is on disk; raises what went wrong there."""
         if self._pending is not None:

@@ -7,6 +7,7 @@ a function of the step, and a checkpoint holds all that the next step depends on
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,15 +22,18 @@ from modelwright.base.errors import UserError
 from modelwright.base.run import Run
 from modelwright.base.schema import Batch
 from modelwright.base.seams import Objective, Output
+from modelwright.training.averages import Averages, AveragesConfig
 from modelwright.training.batches import Batches, FiniteBatches
 from modelwright.training.checkpoint import Checkpoint, Checkpoints
 from modelwright.training.diagnose import first_nonfinite
-from modelwright.training.ema import WeightAverage
 from modelwright.training.guard import Action, Guard, GuardConfig, Verdict
 from modelwright.training.optimizer import Optimizer, OptimizerConfig
 from modelwright.training.schedule import ScheduleConfig, make_schedule
 from modelwright.training.spread import Share, Spread
 from modelwright.training.step_plan import BatchRampConfig, StepPlan
+
+SNAPSHOTS = "snapshots"
+"""Folder of the averages that others are made of afterwards."""
 
 Validate = Callable[[], dict[str, float]]
 """Measures the model on held-out data. Called with gradients off and compilation off."""
@@ -72,8 +76,8 @@ class LoopConfig(Config):
     """Go on while a checkpoint is written: costs the memory of one more copy of the state."""
     keep_checkpoints: int = Field(default=3, gt=0)
     """How many stay on disk, for resuming and for averaging."""
-    ema_half_life: float = Field(default=0.03, gt=0, le=1)
-    """Half-life of the averaged weights as a fraction of the run."""
+    averages: AveragesConfig = AveragesConfig()
+    """Which averages of the weights are kept during the run."""
 
     def plan(self, micro_batches: int) -> StepPlan:
         """The steps that a number of micro-batches comes to."""
@@ -86,24 +90,26 @@ class Trained:
 
     tokens: int
     metrics: dict[str, float]
-    ema: dict[str, Tensor] = field(repr=False)
+    averages: dict[str, dict[str, Tensor]] = field(repr=False)
+    """Name -> average of the weights: this process's pieces."""
 
 
 class _State:
     """All that the next step depends on: what a checkpoint holds."""
 
-    def __init__(self, spread: Spread, optimizer: Optimizer, ema: WeightAverage, guard: Guard) -> None:
-        self.spread, self.optimizer, self.ema, self.guard = spread, optimizer, ema, guard
+    def __init__(self, spread: Spread, optimizer: Optimizer, averages: Averages, guard: Guard) -> None:
+        self.spread, self.optimizer, self.averages, self.guard = spread, optimizer, averages, guard
         self.step = 0
         self.tokens = 0
+        self.snapshots: Checkpoints | None = None
 
     def save(self, checkpoints: Checkpoints) -> None:
         parts = {
             "model": self.spread.parameters(),
             "optimizer": self.optimizer.state(),
-            "ema": self.ema.state(),
+            "averages": self.averages.state(),
         }
-        small = {"tokens": self.tokens, "ema_decay": self.ema.decay, "guard": self.guard.state()}
+        small = {"tokens": self.tokens, "guard": self.guard.state()}
         checkpoints.save(self.step, parts, small)
 
     def load_weights(self, checkpoint: Checkpoint) -> None:
@@ -111,7 +117,7 @@ class _State:
         layout = self.spread.layout
         self.spread.load(checkpoint.tensors("model", layout))
         self.optimizer.load_state(checkpoint.tensors("optimizer", layout))
-        self.ema.load_state(checkpoint.tensors("ema", layout))
+        self.averages.load_state(checkpoint.tensors("averages", layout))
 
     def resume(self, checkpoints: Checkpoints, run: Run) -> None:
         """Take up the newest whole checkpoint, if there is one, and cut the metrics back to it."""
@@ -144,10 +150,12 @@ def train(
     spread = model if isinstance(model, Spread) else Spread(model)
     weights = spread.parameters()
     optimizer = Optimizer(weights.items(), config.optimizer, matmul_dtype, spread.layout)
-    ema = WeightAverage(weights.items(), max(1.0, config.ema_half_life * plan.steps))
+    averages = Averages(weights, config.averages, plan.steps)
     guard = Guard(config.guard)
     checkpoints = spread.checkpoints(run.dir, config.keep_checkpoints, config.checkpoint_in_background)
-    at = _State(spread, optimizer, ema, guard)
+    at = _State(spread, optimizer, averages, guard)
+    if config.averages.snapshots:
+        at.snapshots = spread.checkpoints(run.dir / SNAPSHOTS, sys.maxsize, False)
     spread.settle()  # the model may have been measured before
     at.resume(checkpoints, run)
     schedule = make_schedule(config.schedule, plan.steps)
@@ -163,7 +171,7 @@ def train(
             verdict = guard.judge(values)
             if verdict.action is Action.APPLY:
                 optimizer.step(factor)
-                ema.update()
+                averages.update(at.step + 1)
             else:
                 _withhold(at, verdict, objective, shares, config, checkpoints, run)
             at.step += 1
@@ -173,14 +181,16 @@ def train(
             shown: dict[str, float | str] = dict(measured := _measure(spread, validate)) if due else {}
             if verdict.reason:
                 shown["event"] = f"{verdict.action.value}: {verdict.reason}"
-            rate = factor * config.optimizer.learning_rate
+            rate = factor * config.optimizer.rate
             run.metric(at.step, tokens=at.tokens, learning_rate=rate, **values, **shown)
+            if at.snapshots and averages.is_snapshot(at.step):
+                at.snapshots.save(at.step, {"averages": averages.state(powers_only=True)}, {})
             if at.step % config.checkpoint_every == 0 or at.step == plan.steps:
                 at.save(checkpoints)
             run.timing(at.step, tokens_per_second=speed)
             bar.advance(1, loss=values["loss"], tokens_per_s=speed)
     checkpoints.close()
-    return Trained(at.tokens, measured, ema.average())
+    return Trained(at.tokens, measured, averages.all())
 
 
 @torch.no_grad()
@@ -252,9 +262,11 @@ def _withhold(
         raise UserError(
             f"training diverged at step {step}: {'; '.join(filter(None, (verdict.reason, cause)))}. The "
             "checkpoints before it are kept; lower the learning rate (now "
-            f"{config.optimizer.learning_rate:g}), or lengthen the warm-up, and run again"
+            f"{config.optimizer.rate:g}), or lengthen the warm-up, and run again"
         )
     at.load_weights(good)
+    if at.snapshots:
+        at.snapshots.remove_after(good.step)
     at.guard.went_back()
     run.log(f"step {step}: back to the weights after step {good.step}; training goes on with new text")
 
