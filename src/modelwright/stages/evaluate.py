@@ -187,7 +187,7 @@ class Examiner:
 
     def _count(self, seen: Seen, tokens: int) -> None:
         seen.tokens += tokens
-        seen.flops += 2.0 * self._model.num_parameters() * tokens
+        seen.flops += 2.0 * self._model.num_active_parameters() * tokens
 
 
 def compare(

@@ -109,7 +109,11 @@ class _State:
             "optimizer": self.optimizer.state(),
             "averages": self.averages.state(),
         }
-        small = {"tokens": self.tokens, "guard": self.guard.state()}
+        small = {
+            "tokens": self.tokens,
+            "guard": self.guard.state(),
+            "adapting": self.spread.training_state(),
+        }
         checkpoints.save(self.step, parts, small)
 
     def load_weights(self, checkpoint: Checkpoint) -> None:
@@ -118,6 +122,7 @@ class _State:
         self.spread.load(checkpoint.tensors("model", layout))
         self.optimizer.load_state(checkpoint.tensors("optimizer", layout))
         self.averages.load_state(checkpoint.tensors("averages", layout))
+        self.spread.load_training_state(checkpoint.state().get("adapting", {}))
 
     def resume(self, checkpoints: Checkpoints, run: Run) -> None:
         """Take up the newest whole checkpoint, if there is one, and cut the metrics back to it."""
@@ -175,6 +180,7 @@ def train(
             else:
                 _withhold(at, verdict, objective, shares, config, checkpoints, run)
             at.step += 1
+            values |= spread.after_step(at.step / plan.steps)
             at.tokens += tokens
             speed = tokens / (time.perf_counter() - start)
             due = at.step % config.validate_every == 0 or at.step == plan.steps

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.base.schema import Batch
-from modelwright.base.seams import Output
+from modelwright.base.seams import Adapting, Output
 from modelwright.base.world import World
 from modelwright.training.batches import Batches
 from modelwright.training.checkpoint import Checkpoints
@@ -99,6 +99,22 @@ class Spread:
     def totals(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Each value added up over all processes that read different rows."""
         return dict(sums)
+
+    def after_step(self, progress: float) -> dict[str, float]:
+        """Let a model that follows its training (a mixture of experts) have its turn; its metrics."""
+        return self.module.after_step(progress, self.add_up) if isinstance(self.module, Adapting) else {}
+
+    def training_state(self) -> dict[str, list[float]]:
+        """What such a model depends on besides its parameters, for a checkpoint."""
+        if not isinstance(self.module, Adapting):
+            return {}
+        return {name: tensor.tolist() for name, tensor in self.module.training_state().items()}
+
+    def load_training_state(self, state: Mapping[str, list[float]]) -> None:
+        """Take over what `training_state` returned. JSON keeps the bits of a double."""
+        if isinstance(self.module, Adapting) and state:
+            tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in state.items()}
+            self.module.load_training_state(tensors)
 
     def settle(self) -> None:
         """After a forward pass without a backward pass: give up what was gathered for it."""
