@@ -1,9 +1,8 @@
-"""Optimizers: AdamW (arXiv 1711.05101), and Muon for the matrices (Jordan et al. 2024,
-https://kellerjordan.github.io/posts/muon/), side by side in one object with one state.
+"""Optimizers: AdamW (arXiv 1711.05101), and Muon for the matrices (training/muon.py), side by side in one
+object with one state.
 
-Muon replaces a matrix's momentum by the nearest (semi-)orthogonal matrix, found by a few
-Newton-Schulz steps, so that every direction is learned at the same speed. It is for the matrices
-inside the blocks; embeddings, head, norms and biases stay with AdamW.
+Muon is for the matrices inside the blocks, stacks of experts among them; embeddings, head, norms and biases
+stay with AdamW.
 """
 
 from __future__ import annotations
@@ -17,10 +16,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from modelwright.base.config import Config
+from modelwright.base.errors import ConfigError
 from modelwright.training.layout import Layout
+from modelwright.training.muon import Iteration, even_out, orthogonalize, scale_of
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients of the quintic step, chosen by Jordan for slope at zero, not for convergence to 1."""
+RATE, MATRIX_RATE = 3e-3, 0.02
+"""Rates where nobody says anything: those at which training/dial.py starts."""
+RMS_RATE = 6e-3
+"""The matrices' rate where nobody says anything and their updates are scaled as AdamW's are."""
 
 
 class OptimizerConfig(Config):
@@ -28,32 +31,43 @@ class OptimizerConfig(Config):
 
     kind: Literal["adamw", "muon"] = "muon"
     """"muon" uses Muon for matrices inside blocks and AdamW for the rest; "adamw" uses AdamW for all."""
-    learning_rate: float = Field(default=3e-3, gt=0)
-    """Peak rate of AdamW."""
-    matrix_learning_rate: float = Field(default=0.02, gt=0)
-    """Peak rate of Muon: the size of an update's singular values, per sqrt(rows / columns)."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak rate of AdamW. None: derived from the dial in pretrain, 0.003 elsewhere."""
+    matrix_learning_rate: float | None = Field(default=None, gt=0)
+    """Peak rate of Muon: the size of an update's singular values, times what `scale` says. None: as above,
+    0.02 elsewhere."""
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     momentum: float = 0.95
     """Muon's momentum (Nesterov)."""
+    iteration: Iteration = "jordan"
+    """How Muon orthogonalises: Jordan's quintic in every step, or the best one for each (Polar Express)."""
+    iterations: int = Field(default=5, ge=1)
+    """Its steps."""
+    scale: Literal["spectral", "rms"] = "spectral"
+    """Size of Muon's updates: sqrt(max(1, rows / columns)), or as large as AdamW's (see training/muon.py)."""
+    even_neurons: bool = False
+    """NorMuon (arXiv 2510.05491): each neuron's part of an update is divided by its running size."""
+    neuron_beta: float = Field(default=0.95, ge=0, lt=1)
+    """How slowly that size is forgotten."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled: per step, matrices shrink by rate x decay. Norms, biases and embeddings do not decay."""
+    cautious: bool = False
+    """Muon's matrices decay only where the update pulls the same way (arXiv 2510.12402)."""
+    decay_falls: bool = False
+    """The decay itself is multiplied by the schedule's factor too, as the rate is."""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """The gradient's global norm is cut to this; None leaves it."""
 
+    @property
+    def rate(self) -> float:
+        """AdamW's peak rate."""
+        return self.learning_rate or RATE
 
-def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
-    """The orthogonal factor of each (M, N) matrix in a (K, M, N) stack, roughly: singular values end up
-    between about 0.7 and 1.2. Runs in the given dtype; bf16 is enough."""
-    a, b, c = NEWTON_SCHULZ
-    tall = matrices.shape[-2] > matrices.shape[-1]
-    x = (matrices.mT if tall else matrices).contiguous()
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.mT
-        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b gram + c gram^2
-        x = torch.baddbmm(x, polynomial, x, beta=a)  # a x + (b gram + c gram^2) x
-    return x.mT if tall else x
+    @property
+    def matrix_rate(self) -> float:
+        """Muon's peak rate."""
+        return self.matrix_learning_rate or (MATRIX_RATE if self.scale == "spectral" else RMS_RATE)
 
 
 class Optimizer:
@@ -71,11 +85,21 @@ class Optimizer:
         layout: Layout | None = None,
     ) -> None:
         self.config, self._matmul_dtype, self._layout = config, matmul_dtype, layout or Layout()
+        if config.even_neurons and type(self._layout) is not Layout:
+            raise ConfigError(
+                "optimizer.even_neurons needs whole matrices, and several processes hold pieces of them: "
+                "leave it out, or train in one process"
+            )
         named = [(name, p) for name, p in parameters if p.requires_grad]
         self._all = dict(named)
-        inside = [(name, p) for name, p in named if p.ndim == 2 and ".layers." in name]
+        inside = [(name, p) for name, p in named if p.ndim >= 2 and ".layers." in name]
         by_muon = inside if config.kind == "muon" else []
         self._momentum = {name: torch.zeros_like(p) for name, p in by_muon}
+        self._second = {
+            name: p.new_zeros((*p.shape[:-2], max(p.shape[-2:])))
+            for name, p in by_muon
+            if config.even_neurons
+        }
         self._by_shape: dict[tuple[int, ...], list[tuple[str, nn.Parameter]]] = defaultdict(list)
         for name, parameter in by_muon:
             self._by_shape[self._layout.shape(name, parameter)].append((name, parameter))
@@ -87,8 +111,12 @@ class Optimizer:
     def _make_adamw(self, decaying: list[nn.Parameter], others: list[nn.Parameter]) -> torch.optim.AdamW:
         groups = ((decaying, self.config.weight_decay), (others, 0.0))
         return torch.optim.AdamW(
-            [{"params": group, "weight_decay": decay} for group, decay in groups if group],
-            lr=self.config.learning_rate,
+            [
+                {"params": group, "weight_decay": decay, "decays": decay > 0}
+                for group, decay in groups
+                if group
+            ],
+            lr=self.config.rate,
             betas=self.config.betas,
             eps=self.config.eps,
             fused=True,
@@ -111,30 +139,48 @@ class Optimizer:
     @torch.no_grad()
     def step(self, factor: float) -> None:
         """One update at `factor` times the peak rates."""
+        decay = self.config.weight_decay * (factor if self.config.decay_falls else 1.0)
         for group in self._adamw.param_groups:
-            group["lr"] = factor * self.config.learning_rate
+            group["lr"] = factor * self.config.rate
+            group["weight_decay"] = decay if group["decays"] else 0.0
         self._adamw.step()
-        for (rows, columns), group in self._by_shape.items():
-            scale = max(1.0, rows / columns) ** 0.5
-            self._step_muon(group, factor * self.config.matrix_learning_rate, scale)
+        for shape, group in self._by_shape.items():
+            self._step_muon(group, factor * self.config.matrix_rate, decay, shape)
 
-    def _step_muon(self, group: list[tuple[str, nn.Parameter]], rate: float, scale: float) -> None:
+    def _step_muon(
+        self, group: list[tuple[str, nn.Parameter]], rate: float, decay: float, shape: tuple[int, ...]
+    ) -> None:
         """Matrices of one shape, orthogonalised together."""
-        ahead: list[Tensor] = []
+        names, parameters = [name for name, _ in group], [parameter for _, parameter in group]
+        updates = self._layout.on_whole(names, self._ahead(group), self._orthogonalize)
+        if self.config.even_neurons:
+            pairs = zip(names, updates, strict=True)
+            updates = [even_out(u, self._second[name], self.config.neuron_beta) for name, u in pairs]
+        scale = scale_of(shape[-2], shape[-1], self.config.scale)
+        for parameter, update in zip(parameters, updates, strict=True):
+            wide = update.to(parameter.dtype)
+            if decay and self.config.cautious:
+                parameter.sub_(parameter * (wide * parameter > 0), alpha=rate * decay)
+            elif decay:
+                parameter.mul_(1 - rate * decay)
+            parameter.add_(wide, alpha=-rate * scale)
+
+    def _ahead(self, group: list[tuple[str, nn.Parameter]]) -> list[Tensor]:
+        """The gradients, taken into the momentum and seen one step ahead (Nesterov), ready for products."""
+        updates: list[Tensor] = []
         for name, parameter in group:
             assert parameter.grad is not None, f"{name} took no part in the loss"
             momentum = self._momentum[name].lerp_(parameter.grad, 1 - self.config.momentum)
-            ahead.append(parameter.grad.lerp(momentum, self.config.momentum))  # Nesterov
-        cast = [update.to(self._matmul_dtype) for update in ahead]
-        updates = self._layout.on_whole([name for name, _ in group], cast, orthogonalize)
-        for (_, parameter), update in zip(group, updates, strict=True):
-            if self.config.weight_decay:
-                parameter.mul_(1 - rate * self.config.weight_decay)
-            parameter.add_(update.to(parameter.dtype), alpha=-rate * scale)
+            updates.append(parameter.grad.lerp(momentum, self.config.momentum).to(self._matmul_dtype))
+        return updates
+
+    def _orthogonalize(self, stack: Tensor) -> Tensor:
+        return orthogonalize(stack, self.config.iterations, self.config.iteration)
 
     def state(self) -> dict[str, Tensor]:
         """All state as named tensors; empty for AdamW's part before the first step."""
         flat = {f"momentum/{name}": tensor for name, tensor in self._momentum.items()}
+        flat |= {f"second/{name}": tensor for name, tensor in self._second.items()}
         state = self._adamw.state_dict()["state"]
         for number, name in enumerate(self._adamw_names):
             for key, tensor in state.get(number, {}).items():
@@ -149,6 +195,8 @@ class Optimizer:
             raise ValueError(f"the optimizer state is of other parameters: {sorted(names)[:4]}...")
         for name, tensor in self._momentum.items():
             tensor.copy_(flat[f"momentum/{name}"])
+        for name, tensor in self._second.items():
+            tensor.copy_(flat[f"second/{name}"])
         state = self._adamw.state_dict()
         state["state"] = {
             number: {key: flat[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}

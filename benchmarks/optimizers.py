@@ -1,0 +1,282 @@
+"""Which variant of the optimizer, and which rates: measured at two sizes, seed by seed.
+
+Every trial trains a Llama shape on novels from random weights and ends with a loss on held-out novels. Trials
+of a seed share first weights and the order of the text, so a variant is compared with the default pair by
+pair. A difference counts at a size when its 95 % interval over seeds (Student's t on pairs) leaves zero out;
+what is to become a default has to count at both sizes. Losses after a fixed number of steps do not depend on
+how busy the machine is. What was measured is kept line by line, and a study that was interrupted goes on.
+
+    make bench NAME=optimizers                       # all that is missing, then the table
+    python benchmarks/optimizers.py FILE rates       # one group of trials into FILE, as far as it got
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from modelwright.base.device import keep_freed_memory
+from modelwright.base.schema import Batch
+from modelwright.model.config import ModelChoice
+from modelwright.model.init import initialize
+from modelwright.model.transformer import Transformer
+from modelwright.objectives.next_token import NextToken
+from modelwright.tokenizer.learn import learn
+from modelwright.training.batches import Windows
+from modelwright.training.optimizer import Optimizer, OptimizerConfig
+from modelwright.training.schedule import ScheduleConfig, make_schedule
+from record import publish
+
+NOVELS = Path(__file__).parents[2] / "shared" / "data" / "litbank_novels"
+VOCABULARY, CONTEXT, ROWS, DEPTH = 1024, 128, 8, 4
+SIZES = {"small": (128, 300), "second": (256, 400)}
+"""Name -> width and steps: 0.9M and 3.4M parameters."""
+SEEDS = (0, 1, 2)
+HELD_OUT_ROWS = 256
+BASE = {"learning_rate": 3e-3, "matrix_learning_rate": 0.02}
+RATES = ((1, 1), (2, 1), (1, 2), (4, 1), (0.5, 1), (1, 4))
+"""Factors on the two rates of BASE: matrices, and all others."""
+T_QUANTILE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
+"""97.5 % quantiles of Student's t by degrees of freedom."""
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "Muon as it was": {},
+    "polar express, 5 steps": {"iteration": "polar"},
+    "polar express, 4 steps": {"iteration": "polar", "iterations": 4},
+    "polar express, 3 steps": {"iteration": "polar", "iterations": 3},
+    "jordan, 3 steps": {"iterations": 3},
+    "even neurons (NorMuon)": {"even_neurons": True},
+    "decay 0.1": {"weight_decay": 0.1},
+    "cautious decay 0.1": {"weight_decay": 0.1, "cautious": True},
+    "cautious decay 0.1, falling": {"weight_decay": 0.1, "cautious": True, "decay_falls": True},
+    "rms scale": {"scale": "rms"},
+    "momentum 0.9": {"momentum": 0.9},
+    "AdamW, 0.003": {"kind": "adamw", "weight_decay": 0.1},
+    "AdamW, 0.006": {"kind": "adamw", "weight_decay": 0.1, "learning_rate": 6e-3},
+}
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "wsd, 1 - sqrt": {"shape": "sqrt"},
+    "wsd, decay over 0.2": {"decay_fraction": 0.2},
+    "wsd, decay over 0.7": {"decay_fraction": 0.7},
+    "linear": {"kind": "linear"},
+    "cosine": {"kind": "cosine"},
+}
+
+say = Console(stderr=True).print
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training."""
+
+    group: str
+    name: str
+    width: int
+    depth: int
+    steps: int
+    rows: int
+    seed: int
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return json.dumps(
+            {k: v for k, v in asdict(self).items() if k not in ("group", "name")}, sort_keys=True
+        )
+
+
+class Text:
+    """Ids in memory."""
+
+    def __init__(self, ids: np.ndarray) -> None:
+        self.ids = ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, start: int, length: int) -> np.ndarray:
+        return self.ids[start : start + length]
+
+
+def novels(cache: Path) -> tuple[Text, Text]:
+    """(text to train on, held-out text) as ids; every tenth novel is held out."""
+    if not cache.exists():
+        files = sorted(NOVELS.glob("*.parquet"))
+        if not files:
+            raise SystemExit(f"{NOVELS} holds no novels: this benchmark needs them")
+        texts = [text for file in files for text in pq.read_table(file, columns=["text"])["text"].to_pylist()]
+        tokenizer = learn([text[:100_000] for text in texts[1::10]], VOCABULARY)
+        end = tokenizer.end_of_text_id
+        ids = [np.array([*tokenizer.encode(text[:400_000]), end], dtype=np.int64) for text in texts]
+        seen = np.concatenate([each for number, each in enumerate(ids) if number % 10])
+        np.savez(cache, seen=seen, held_out=np.concatenate(ids[::10]))
+    loaded = np.load(cache)
+    return Text(loaded["seen"]), Text(loaded["held_out"])
+
+
+def measure(trial: Trial, seen: Text, held_out: Text) -> float:
+    """Held-out loss at the end, in nats per token."""
+    shape = ModelChoice(
+        depth=trial.depth, architecture="llama", hidden_size=trial.width, head_dim=min(64, trial.width // 2)
+    ).derive(VOCABULARY)
+    model = Transformer(shape, torch.bfloat16)
+    initialize(model, trial.seed)
+    objective = NextToken()
+    settings = OptimizerConfig.model_validate(BASE | trial.optimizer)
+    optimizer = Optimizer(model.named_parameters(), settings, torch.bfloat16)
+    factor = make_schedule(ScheduleConfig.model_validate(trial.schedule), trial.steps)
+    batches = Windows(seen, trial.rows, CONTEXT, trial.seed, end_of_text=-1)
+    for step in range(trial.steps):
+        optimizer.zero_grad()
+        loss, _ = objective(model.on_batch(batches[step]), batches[step])
+        (loss / batches[step].targets.numel()).backward()
+        optimizer.clip()
+        optimizer.step(factor(step))
+    starts = np.linspace(0, len(held_out) - CONTEXT - 2, HELD_OUT_ROWS).astype(int)
+    rows = torch.from_numpy(np.stack([held_out.read(start, CONTEXT + 1) for start in starts]))
+    total = 0.0
+    with torch.no_grad():
+        for part in rows.split(32):
+            batch = Batch(ids=part[:, :-1].contiguous(), targets=part[:, 1:].contiguous())
+            total += float(objective(model.on_batch(batch), batch)[0])
+    return total / (HELD_OUT_ROWS * CONTEXT)
+
+
+def trials(group: str) -> Iterator[Trial]:
+    """The trials of a group, the most telling first."""
+    if group in SIZES:
+        width, steps = SIZES[group]
+        for seed, (name, changes) in itertools.product(SEEDS, VARIANTS.items()):
+            matched = {"matrix_learning_rate": 0.1 / math.sqrt(width)} if "scale" in changes else {}
+            yield Trial(group, name, width, DEPTH, steps, ROWS, seed, changes | matched)
+    elif group.startswith("schedules-"):
+        width, steps = SIZES[group.removeprefix("schedules-")]
+        for seed, (name, changes) in itertools.product(SEEDS, SCHEDULES.items()):
+            yield Trial(group, name, width, DEPTH, steps, ROWS, seed, schedule=changes)
+    elif group == "rates":
+        for width, (matrix, others) in itertools.product((64, 128, 256), RATES):
+            rates = {"matrix_learning_rate": 0.02 * matrix, "learning_rate": 3e-3 * others}
+            yield Trial(group, f"{matrix:g} x, {others:g} x", width, DEPTH, 300, ROWS, 0, rates)
+    elif group == "batch":
+        for rows, matrix in itertools.product((4, 16, 8, 32), (1, 2, 0.5)):
+            rates = {"matrix_learning_rate": 0.02 * matrix, "learning_rate": 3e-3 * matrix}
+            yield Trial(group, f"rates x {matrix:g}", 128, DEPTH, 300 * ROWS // rows, rows, 0, rates)
+    elif group == "depths":
+        for depth, matrix in itertools.product((2, 6, 3), (1, 2, 0.5)):
+            rates = {"matrix_learning_rate": 0.02 * matrix, "learning_rate": 3e-3 * matrix}
+            yield Trial(group, f"rates x {matrix:g}", 128, depth, 300, ROWS, 0, rates)
+    else:
+        raise SystemExit(f"no group '{group}': there are {', '.join(GROUPS)}")
+
+
+GROUPS = ("small", "second", "schedules-small", "schedules-second", "rates", "batch", "depths")
+
+
+def known(file: Path) -> dict[str, float]:
+    """What was measured already."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return {line["key"]: line["loss"] for line in map(json.loads, lines)}
+
+
+def collect(file: Path, groups: tuple[str, ...]) -> None:
+    """Measure what is missing, one trial after the other."""
+    keep_freed_memory()
+    seen, held_out = novels(file.with_suffix(".npz"))
+    for trial in itertools.chain.from_iterable(map(trials, groups)):
+        if trial.key in known(file):
+            continue
+        start = time.perf_counter()
+        loss = measure(trial, seen, held_out)
+        with open(file, "a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"key": trial.key, "loss": loss}) + "\n")
+        say(
+            f"{trial.group} {trial.name} {trial.width} x {trial.depth}, {trial.rows} rows, "
+            f"seed {trial.seed}: {loss:.4f} in {time.perf_counter() - start:.0f} s"
+        )
+
+
+def interval(differences: list[float]) -> tuple[float, float, float]:
+    """Mean and bounds of the paired difference."""
+    mean = statistics.fmean(differences)
+    if len(differences) < 2:
+        return mean, -math.inf, math.inf
+    half = T_QUANTILE[len(differences) - 1] * statistics.stdev(differences) / math.sqrt(len(differences))
+    return mean, mean - half, mean + half
+
+
+def compared(file: Path) -> list[dict[str, Any]]:
+    """Each variant against the default at its size: mean loss, and the paired difference."""
+    losses, rows = known(file), []
+    for size in SIZES:
+        everything = [*trials(size), *trials(f"schedules-{size}")]
+        base = {
+            t.seed: losses[t.key] for t in everything if t.name == next(iter(VARIANTS)) and t.key in losses
+        }
+        for name in dict.fromkeys(t.name for t in everything):
+            own = {t.seed: losses[t.key] for t in everything if t.name == name and t.key in losses}
+            pairs = [own[seed] - base[seed] for seed in own if seed in base]
+            if pairs:
+                mean, low, high = interval(pairs)
+                rows.append({"size": size, "variant": name, "loss": statistics.fmean(own.values()),
+                             "difference": mean, "low": low, "high": high, "seeds": len(pairs)})  # fmt: skip
+    return rows
+
+
+def swept(file: Path) -> list[dict[str, Any]]:
+    """Losses of the sweeps that the dial's rules stand on."""
+    losses = known(file)
+    return [
+        {
+            "group": t.group,
+            "rates": t.name,
+            "width": t.width,
+            "depth": t.depth,
+            "rows": t.rows,
+            "loss": losses[t.key],
+        }
+        for group in ("rates", "batch", "depths")
+        for t in trials(group)
+        if t.key in losses
+    ]
+
+
+def main(file: Path) -> None:
+    """Print and publish what there is."""
+    rows = compared(file)
+    table = Table("size", "variant", "loss", "difference", "95 % interval", "seeds", title="optimizers")
+    for row in rows:
+        bounds = f"{row['low']:+.4f} to {row['high']:+.4f}"
+        table.add_row(row["size"], row["variant"], f"{row['loss']:.4f}", f"{row['difference']:+.4f}", bounds,
+                      str(row["seeds"]))  # fmt: skip
+    Console().print(table)
+    notes = " ".join((__doc__ or "").split())
+    safe = [
+        {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in row.items()}
+        for row in rows
+    ]
+    publish("optimizers", [], ("torch", "numpy"), notes, {"variants": safe, "sweeps": swept(file)})
+
+
+if __name__ == "__main__":
+    kept = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs") / "optimizers.jsonl"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    chosen = tuple(sys.argv[2:]) or GROUPS
+    if chosen != ("publish",):
+        collect(kept, chosen)
+    if chosen == ("publish",) or len(sys.argv) < 3:
+        main(kept)

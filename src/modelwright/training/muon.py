@@ -1,0 +1,76 @@
+"""Muon for matrices (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+
+The momentum of a matrix is replaced by the nearest (semi-)orthogonal matrix, found by a few Newton-Schulz
+steps, so that every direction is learned at the same speed. Stacks of matrices, such as the experts of a
+mixture, are treated matrix by matrix.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Iteration = Literal["jordan", "polar"]
+JORDAN = (3.4445, -4.7750, 2.0315)
+"""One quintic for every step, chosen for its slope at zero and not for convergence to 1: singular values end
+up between about 0.7 and 1.2."""
+POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+)
+"""The best quintic for each step, given the ones before, on singular values from 0.001 to 1
+(arXiv 2505.16932, algorithm 1). Those of a row of fewer steps are the first of a longer one."""
+SAFETY = 1.01
+"""The polynomials are stretched by this, as in the paper: rounding in bf16 takes values beyond 1."""
+
+
+def coefficients(iteration: Iteration, steps: int) -> tuple[tuple[float, float, float], ...]:
+    """(a, b, c) of x -> a x + b x^3 + c x^5 for each step."""
+    if iteration == "jordan":
+        return (JORDAN,) * steps
+    stretched = tuple((a / SAFETY, b / SAFETY**3, c / SAFETY**5) for a, b, c in POLAR_EXPRESS[:-1])
+    rows = (*stretched, *((POLAR_EXPRESS[-1],) * max(1, steps - len(stretched))))
+    return rows[:steps]
+
+
+def orthogonalize(matrices: Tensor, steps: int = 5, iteration: Iteration = "jordan") -> Tensor:
+    """The orthogonal factor of each (M, N) matrix in a (..., M, N) stack, roughly. Runs in the given dtype;
+    bf16 is enough."""
+    flat = matrices.flatten(0, -3)
+    tall = flat.shape[-2] > flat.shape[-1]
+    x = (flat.mT if tall else flat).contiguous()
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for a, b, c in coefficients(iteration, steps):
+        gram = x @ x.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b gram + c gram^2
+        x = torch.baddbmm(x, polynomial, x, beta=a)  # a x + (b gram + c gram^2) x
+    return (x.mT if tall else x).unflatten(0, matrices.shape[:-2])
+
+
+def scale_of(rows: int, columns: int, rule: Literal["spectral", "rms"]) -> float:
+    """What an orthogonal update is multiplied with. spectral: sqrt(max(1, rows / columns)), the size at which
+    every layer's output changes alike. rms: 0.2 sqrt(max(rows, columns)), the size of AdamW's updates, whose
+    rates then fit too (arXiv 2502.16982, section 2.2)."""
+    if rule == "rms":
+        return 0.2 * max(rows, columns) ** 0.5
+    return max(1.0, rows / columns) ** 0.5
+
+
+def even_out(updates: Tensor, second: Tensor, beta: float) -> Tensor:
+    """NorMuon (arXiv 2510.05491): each neuron's part of an update is divided by its own running size.
+
+    updates (..., M, N) orthogonal, `second` (..., max(M, N)) mean squares, changed in place. The size is
+    that of rows where a matrix is tall and of columns where it is wide: along the shorter side an orthogonal
+    matrix is even already. The norm of the whole stays as it was, which also makes a correction of bias idle.
+    """
+    axis = -1 if updates.shape[-2] >= updates.shape[-1] else -2
+    wide = updates.float()
+    second.lerp_(wide.square().mean(axis), 1 - beta)
+    evened = wide * (second + 1e-10).rsqrt().unsqueeze(axis)
+    size = wide.norm(dim=(-2, -1), keepdim=True) / (evened.norm(dim=(-2, -1), keepdim=True) + 1e-10)
+    return evened * size
