@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from modelwright.base.errors import UserError
-from modelwright.compression.average import uniform
+from modelwright.compression.average import greedy_soup, uniform, weighted
 
 State = dict[str, Tensor]
 
@@ -69,3 +69,39 @@ def test_what_has_no_average_is_refused() -> None:
         uniform([{"a": torch.zeros(2)}, {"a": torch.zeros(3)}])
     with pytest.raises(UserError, match="no average"):
         uniform([{"n": torch.tensor(1)}, {"n": torch.tensor(2)}])
+
+
+def test_weights_add_up_as_they_are_given() -> None:
+    found = weighted(iter([state(1), state(2)]), (1.5, -0.5))
+    expected = 1.5 * state(1)["a"].double() - 0.5 * state(2)["a"].double()
+    assert torch.equal(found["a"], expected.float())
+
+
+def scalar(value: float) -> State:
+    return {"w": torch.tensor([value])}
+
+
+def test_a_soup_takes_what_helps_and_leaves_what_does_not() -> None:
+    """The best point is 0: ingredients on both sides of it help one another, one far away does not."""
+    states = {"near": 0.1, "far": 5.0, "across": -0.2, "side": 0.11}
+    ranked = sorted(states, key=lambda name: abs(states[name]))
+    chosen, soup = greedy_soup(
+        ranked, lambda name: scalar(states[name]), lambda weights: abs(float(weights["w"]))
+    )
+    assert chosen == ["near", "across"]
+    assert float(soup["w"]) == pytest.approx(-0.05)
+
+
+@given(st.lists(st.floats(-4, 4, width=16), min_size=1, max_size=6))
+@settings(deadline=None, max_examples=40)
+def test_a_soup_is_never_worse_than_its_best_ingredient(values: list[float]) -> None:
+    states = {str(place): scalar(value) for place, value in enumerate(values)}
+
+    def score(weights) -> float:
+        return float((weights["w"] - 1).abs())
+
+    ranked = sorted(states, key=lambda name: score(states[name]))
+    chosen, soup = greedy_soup(ranked, states.__getitem__, score)
+    assert score(soup) <= score(states[ranked[0]]) and chosen[0] == ranked[0]
+    mean = torch.stack([states[name]["w"].double() for name in chosen]).mean(0)
+    torch.testing.assert_close(soup["w"], mean.float(), rtol=1e-5, atol=1e-6)

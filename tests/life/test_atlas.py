@@ -100,16 +100,18 @@ def test_alignment_ranks_held_out_pairs(life: Path) -> None:
 def test_the_best_of_the_averages_is_handed_on(life: Path) -> None:
     found = read_json(life / "average" / "candidates.json")
     rows = {row["candidate"]: row for row in found["candidates"]}
-    last, ema, uniform = rows
-    assert (last, ema) == ("last", "ema") and uniform.startswith("uniform of last")
+    last, ema, uniform, soup = rows
+    assert (last, ema, soup) == ("last", "ema 0.03", "soup") and uniform.startswith("uniform of last")
     chosen = [name for name, row in rows.items() if row["chosen"]]
     losses = {name: row["validation_loss"] for name, row in rows.items()}
-    assert found["judged_by"] == "validation_loss" and len(set(losses.values())) == 3
-    assert chosen == [min(losses, key=losses.__getitem__)]
+    assert (
+        found["judged_by"] == "validation_loss" and len({losses[name] for name in (last, ema, uniform)}) == 3
+    )
+    shown = [name for name, test in found["test"].items() if test["high"] < 0]
+    assert chosen == (shown or ["last"]), "better is a claim that a test has to bear out"
     # "last" is the aligned model itself, so it must be judged as training judged it.
     trained = Artifact.load(life / "align").metrics["validation_loss"]
     assert losses["last"] == pytest.approx(trained, rel=1e-5)
-    assert losses[chosen[0]] <= trained * (1 + 1e-5)
 
 
 def test_int8_is_small_and_agrees(life: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -36,6 +36,37 @@ def uniform(states: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         name: (total[name] / count).to(tensor.dtype) if tensor.is_floating_point() else tensor.clone()
         for name, tensor in first.items()
     }
+
+
+@torch.no_grad()
+def weighted(states: Iterable[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+    """The sum of states, each times its weight, taken one at a time and added in fp64."""
+    total: dict[str, Tensor] = {}
+    for state, weight in zip(states, weights, strict=True):
+        for name, tensor in state.items():
+            part = tensor.double() * weight
+            total[name] = total[name] + part if name in total else part
+    return {name: tensor.float() for name, tensor in total.items()}
+
+
+@torch.no_grad()
+def greedy_soup(
+    ingredients: Sequence[str],
+    load: Callable[[str], Mapping[str, Tensor]],
+    score: Callable[[Mapping[str, Tensor]], float],
+) -> tuple[list[str], dict[str, Tensor]]:
+    """Which ingredients, given the best first, and their mean: each is stirred in if the mean then scores no
+    worse (arXiv 2203.05482, algorithm 1). `score` is lower for better."""
+    chosen, soup = [ingredients[0]], dict(load(ingredients[0]))
+    best = score(soup)
+    for name in ingredients[1:]:
+        state = load(name)
+        _check(soup, state, len(chosen) + 1)
+        tried = weighted((soup, state), (len(chosen) / (len(chosen) + 1), 1 / (len(chosen) + 1)))
+        found = score(tried)
+        if found <= best:
+            chosen, soup, best = [*chosen, name], tried, found
+    return chosen, soup
 
 
 def _check(first: Mapping[str, Tensor], other: Mapping[str, Tensor], number: int) -> None:

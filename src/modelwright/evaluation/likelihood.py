@@ -38,6 +38,7 @@ class BitsPerByte:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Window:
     document: int
+    begin: int
     ids: Sequence[int]
 
 
@@ -58,20 +59,38 @@ def bits_per_byte(
     `byte_lengths[id]` is how many bytes of text a token stands for, 0 for special tokens. The interval
     is that of a ratio of two sums over documents (the delta method), 95 %.
     """
+    pairs, tokens = sums_by_document(
+        model, documents, byte_lengths, max_tokens=max_tokens, window=window, device=device
+    )
+    return _ratio(pairs, tokens)
+
+
+def sums_by_document(
+    model: Callable[[torch.Tensor], Output],
+    documents: Iterable[Sequence[int]],
+    byte_lengths: Sequence[int],
+    *,
+    max_tokens: int,
+    window: int,
+    device: str = "cpu",
+    by_window: bool = False,
+) -> tuple[list[tuple[float, float]], int]:
+    """(nats, bytes) of each document that holds text, in their order, and how many tokens were scored: what
+    `bits_per_byte` adds up. With `by_window`, of each piece of a document."""
     lengths = torch.tensor(byte_lengths, dtype=torch.float64)
-    sums: dict[int, list[float]] = {}
+    sums: dict[tuple[int, int], list[float]] = {}
     tokens = 0
     for batch in _batches(_windows(documents, max_tokens, window)):
         nats, sizes = _score_windows(model, batch, lengths, device)
         tokens += sum(len(piece.ids) - 1 for piece in batch)
         for piece, piece_nats, piece_bytes in zip(batch, nats, sizes, strict=True):
-            total = sums.setdefault(piece.document, [0.0, 0.0])
+            total = sums.setdefault((piece.document, piece.begin if by_window else 0), [0.0, 0.0])
             total[0] += piece_nats
             total[1] += piece_bytes
-    pairs = [(nats, size) for nats, size in sums.values() if size]
+    pairs = [(nats, size) for _, (nats, size) in sorted(sums.items()) if size]
     if not pairs:
         raise ValueError("bits_per_byte got no document with text in it.")
-    return _ratio(pairs, tokens)
+    return pairs, tokens
 
 
 def _windows(documents: Iterable[Sequence[int]], max_tokens: int, window: int) -> Iterator[_Window]:
@@ -79,7 +98,7 @@ def _windows(documents: Iterable[Sequence[int]], max_tokens: int, window: int) -
     for number, document in enumerate(documents):
         for begin in range(0, len(document) - 1, window - 1):
             piece = document[begin : begin + window]
-            yield _Window(document=number, ids=piece)
+            yield _Window(document=number, begin=begin, ids=piece)
             read += len(piece) - 1
         if read >= max_tokens:
             return

@@ -1,13 +1,15 @@
-"""average: the last checkpoints of a training stage -> the weight average that validates best.
+"""average: what a training stage left behind -> the weight average that validates best, if it is better.
 
-Candidates are the last weights, their exponential moving average, and the uniform average of the last
-k checkpoints. Each is judged as training was judged, on held-out data; all are reported in
-`candidates.json`, and the best is handed on.
+Candidates are the last weights, every running average that the stage kept, the uniform average of its last
+checkpoints, power-function averages of other widths out of its snapshots, and a greedy soup of all of them.
+Each is judged as training was judged, text by text. Half of the held-out texts choose the best candidate; the
+other half, which had no part in the choice, has to show by a paired test that it beats the last weights, or
+those are handed on. All is reported in `candidates.json`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -20,29 +22,47 @@ from modelwright.base.errors import UserError
 from modelwright.base.files import atomic_directory, write_json
 from modelwright.base.metrics import in_words
 from modelwright.base.run import Run
-from modelwright.compression.average import uniform
+from modelwright.compression.average import greedy_soup, uniform, weighted
+from modelwright.compression.post_hoc import coefficients
+from modelwright.evaluation.statistics import Difference
 from modelwright.formats.huggingface import load_model, save_model
 from modelwright.model.transformer import Transformer
+from modelwright.objectives.next_token import NextToken
+from modelwright.stages.judging import Judge, Scores, by_objective, by_text
 from modelwright.stages.text_view import TextView
 from modelwright.stages.views import ConversationView, PairView
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.shards import TokenShards
+from modelwright.training.averages import UPDATES, average_from_state, names_in, power_exponent
 from modelwright.training.checkpoint import Checkpoints
-from modelwright.training.ema import average_from_state
-from modelwright.training.loop import Validate
+from modelwright.training.loop import SNAPSHOTS
 
 INPUTS: tuple[str, ...] = ("tokens", "model")
+LAST = "last"
+MIN_UNITS = 8
+"""Held-out texts in each half below which no test is worth its name."""
 
 V = TypeVar("V", bound=BaseConfig)
+Weights = Mapping[str, Tensor]
+Candidates = dict[str, Callable[[], Weights]]
+"""Name -> what loads the weights: one candidate at a time is in memory."""
 
 
 class Config(BaseConfig):
-    """How many checkpoints, and how much text the candidates are also measured on."""
+    """Which averages are made beside those that training kept, and what it takes to be chosen."""
 
     last: int = Field(default=3, gt=1)
     """Checkpoints in the uniform average; fewer if the stage kept fewer."""
+    widths: tuple[float, ...] = (0.02, 0.05, 0.1, 0.15, 0.2)
+    """Power-function averages to make out of snapshots, where the stage left some (averages.snapshots)."""
+    soup: bool = True
+    """Whether the candidates are also stirred together, one after the other, as long as that helps."""
     validation_tokens: int = Field(default=25_000, gt=0)
     """Held-out tokens that each candidate's bits per byte is measured on."""
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Of the intervals, and of the test that a candidate has to pass."""
+    margin: float = Field(default=0.0, ge=0)
+    """How much better than the last weights a candidate has to be, beyond doubt."""
 
 
 def run(config: Config, run: Run) -> Artifact:
@@ -51,25 +71,86 @@ def run(config: Config, run: Run) -> Artifact:
     parent = source.file("model")
     tokenizer = BPETokenizer.load(parent)
     model = load_model(parent)
-    candidates = gather(source, config.last)
-    validate = judge_of(source, model, tokenizer, run)
     shards = TokenShards.open(run.input("tokens").file("validation"))
-    text = TextView(validation_tokens=config.validation_tokens).measure(model, shards, tokenizer)
+    text = by_text(TextView(validation_tokens=config.validation_tokens), model, shards, tokenizer)
+    judge = judge_of(source, model, tokenizer, run) or text
+    candidates = gather(source, config)
+    scores: dict[str, Scores] = {}
     rows: list[dict[str, Any]] = []
     with run.progress("candidates", len(candidates)) as bar, torch.no_grad():
         for name, weights in candidates.items():
-            model.load_state_dict(weights)
-            rows.append({"candidate": name, **text(), **validate()})
+            model.load_state_dict(weights())
+            scores[name] = judge.measure()
+            rows.append({"candidate": name} | ({} if judge is text else {text.metric: text.measure().value}))
             bar.advance()
-    best = min(rows, key=lambda row: row[judged_by(source.stage)])
+        if config.soup and len(candidates) > 1:
+            soup = stir(model, judge, candidates, scores, run)
+            candidates["soup"] = lambda: soup
+            rows.append(
+                {"candidate": "soup"} | ({} if judge is text else {text.metric: text.measure().value})
+            )
+    best, test = choose(scores, config)
     for row in rows:
-        row["chosen"] = row is best
+        name = row["candidate"]
+        row |= {judge.metric: scores[name].value, "chosen": name == best}
+        if name != LAST:
+            row |= interval(scores[name].against(scores[LAST], config.confidence))
         run.log(describe(row))
-    model.load_state_dict(candidates[best["candidate"]])
+    run.log(verdict(best, test, judge, config))
+    model.load_state_dict(candidates[best]())
     with atomic_directory(run.dir / "model") as folder:
         save_model(folder, model, parent)
-    write_json(run.dir / "candidates.json", {"judged_by": judged_by(source.stage), "candidates": rows})
-    return run.finish(["model", "candidates.json"], {**best, "averaged_stage": source.stage})
+    found = {"judged_by": judge.metric, "unit": judge.unit, "confidence": config.confidence}
+    found["test"] = {name: {**interval(each), "n": each.n} for name, each in test.items()}
+    write_json(run.dir / "candidates.json", {**found, "candidates": rows})
+    chosen = next(row for row in rows if row["candidate"] == best)
+    return run.finish(["model", "candidates.json"], {**chosen, "averaged_stage": source.stage})
+
+
+def choose(scores: Mapping[str, Scores], config: Config) -> tuple[str, dict[str, Difference]]:
+    """The candidate to hand on; and its name with the test on the other half, where there was one to make.
+
+    One half of the held-out texts picks one candidate, and one test is made on the other half, so that
+    looking at many candidates makes none of them look better than it is.
+    """
+    picked = min(scores, key=lambda name: scores[name].half(0).value)
+    judged = {name: each.half(1) for name, each in scores.items()}
+    if picked == LAST or len(judged[LAST].sizes) < MIN_UNITS:
+        return LAST, {}
+    found = judged[picked].against(judged[LAST], config.confidence)
+    return (picked if found.high < -config.margin else LAST), {picked: found}
+
+
+def interval(found: Difference) -> dict[str, float]:
+    """A difference from the last weights for a file; below 0 is better."""
+    return {"difference": found.mean, "low": found.low, "high": found.high}
+
+
+def verdict(best: str, test: Mapping[str, Difference], judge: Judge, config: Config) -> str:
+    """What was chosen and why, for the log."""
+    if not test:
+        return "the last weights are handed on: no other candidate did better where that could be tested"
+    (name, found), *_ = test.items()
+    ends = f"{found.mean:+.5f} [{found.low:+.5f}, {found.high:+.5f}] {in_words(judge.metric)}"
+    means = "it is handed on" if best != LAST else "not beyond doubt: the last weights are handed on"
+    return f"{name} against last on {found.n} {judge.unit} that had no part in the choice: {ends}: {means}"
+
+
+def stir(
+    model: Transformer, judge: Judge, candidates: Candidates, scores: dict[str, Scores], run: Run
+) -> Weights:
+    """The greedy soup of all candidates, by the half of the texts that chooses; adds its scores."""
+
+    def score(weights: Weights) -> float:
+        model.load_state_dict(weights)
+        scores["soup"] = judge.measure()
+        return scores["soup"].half(0).value
+
+    ranked = sorted(candidates, key=lambda name: scores[name].half(0).value)
+    stirred, soup = greedy_soup(ranked, lambda name: candidates[name](), score)
+    score(soup)
+    run.log(f"soup of {', '.join(stirred)}")
+    return soup
 
 
 def describe(row: Mapping[str, Any]) -> str:
@@ -78,39 +159,67 @@ def describe(row: Mapping[str, Any]) -> str:
     return f"{row['candidate']}{' (chosen)' if row['chosen'] else ''}: {', '.join(figures)}"
 
 
-def gather(source: Artifact, last: int) -> dict[str, Mapping[str, Tensor]]:
-    """Candidate name -> weights."""
+def gather(source: Artifact, config: Config) -> Candidates:
+    """What there is to choose from, of a training stage; the last weights come first."""
     kept = Checkpoints(source.path / "checkpoints", keep=1).all()
     if not kept:
         raise UserError(f"{source.path} has no checkpoints to average: run '{source.stage} --force'")
     for checkpoint in kept:
         checkpoint.verify()
-    tail = kept[-last:]
+    tail = kept[-config.last :]
+    averages = tail[-1].tensors("averages")
+    found: Candidates = {LAST: lambda: tail[-1].tensors("model")}
+    for name in names_in(averages):
+        if int(averages[f"{name}/{UPDATES}"]):
+            found[name] = lambda name=name: average_from_state(averages, name)
+    if len(tail) > 1:
+        found[f"uniform of last {len(tail)}"] = lambda: uniform(each.tensors("model") for each in tail)
+    return found | post_hoc(source, config.widths)
+
+
+def post_hoc(source: Artifact, widths: tuple[float, ...]) -> Candidates:
+    """Power-function averages of these widths, out of the snapshots that a stage has left."""
+    snapshots = Checkpoints(source.path / SNAPSHOTS / "checkpoints", keep=1).all()
+    stored: list[tuple[int, str, int]] = []
+    """(place of the snapshot, name of the average in it, updates)"""
+    for place, snapshot in enumerate(snapshots):
+        snapshot.verify()
+        state = snapshot.tensors("averages")
+        counts = {name: int(state[f"{name}/{UPDATES}"]) for name in names_in(state)}
+        stored += [(place, name, count) for name, count in counts.items() if count]
+    if not stored:
+        return {}
+    profiles = [(count, power_exponent(float(name.removeprefix("power ")))) for _, name, count in stored]
+    end = max(count for count, _ in profiles)
+
+    def load(width: float) -> Weights:
+        shares, _ = coefficients(profiles, (end, power_exponent(width)))
+        states = (average_from_state(snapshots[place].tensors("averages"), name) for place, name, _ in stored)
+        return weighted(states, shares.tolist())
+
+    kept = {float(name.removeprefix("power ")) for _, name, count in stored if count == end}
     return {
-        "last": tail[-1].tensors("model"),
-        "ema": average_from_state(tail[-1].tensors("ema"), float(tail[-1].state()["ema_decay"])),
-        f"uniform of last {len(tail)}": uniform(checkpoint.tensors("model") for checkpoint in tail),
+        f"power {width:g} from {len(snapshots)} snapshots": lambda width=width: load(width)
+        for width in widths
+        if width not in kept
     }
 
 
-def judge_of(source: Artifact, model: Transformer, tokenizer: BPETokenizer, run: Run) -> Validate:
-    """The held-out measure that the training stage itself used, from its manifest."""
+def judge_of(source: Artifact, model: Transformer, tokenizer: BPETokenizer, run: Run) -> Judge | None:
+    """The held-out measure that the training stage itself used, from its manifest; None for bits per byte."""
     settings, seed = source.manifest.config, source.manifest.seed
     if source.stage == "finetune":
-        return _view(ConversationView, settings).measure(model, tokenizer, run, seed)
+        held_out = _view(ConversationView, settings).pack("validation", tokenizer, run, seed)
+        return by_objective(model, NextToken(), held_out, "rows of conversations")
     if source.stage == "align":
         start = next(parent for parent in source.manifest.parents if parent.role == "model")
         start_model, lost = source.parent(start)
         if start_model is None:
             raise UserError(f"the reference that {source.path} was aligned against is {lost}: align again")
-        reference = load_model(start_model.file("model"))
-        return _view(PairView, settings).measure(model, reference, tokenizer, run, seed)
-    return lambda: {}  # pre-training is judged by the bits per byte that every candidate gets
-
-
-def judged_by(stage: str) -> str:
-    """The metric to minimise."""
-    return "validation_loss" if stage in ("finetune", "align") else "validation_bits_per_byte"
+        reference, view = load_model(start_model.file("model")), _view(PairView, settings)
+        pairs = view.pair_up("validation", reference, tokenizer, run, seed)
+        return by_objective(model, view.loss(), pairs, "pairs")
+    return None
 
 
 def _view(kind: type[V], settings: Mapping[str, Any]) -> V:

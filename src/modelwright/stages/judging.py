@@ -1,0 +1,109 @@
+"""Held-out losses one by one, so that two models can be compared on the same texts and not by two sums."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from modelwright.base.seams import Objective
+from modelwright.evaluation.likelihood import sums_by_document
+from modelwright.evaluation.statistics import Difference, paired_difference
+from modelwright.model.transformer import Transformer
+from modelwright.stages.text_view import TextView
+from modelwright.tokenizer.bpe import BPETokenizer
+from modelwright.tokenizer.shards import TokenShards
+from modelwright.training.batches import FiniteBatches
+
+FEW = 20
+"""Fewer documents than this are cut into their windows: one novel is no sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A model on held-out units: the loss summed over each, and its size in bytes, tokens or pairs."""
+
+    losses: tuple[float, ...]
+    sizes: tuple[float, ...]
+
+    @property
+    def value(self) -> float:
+        """Loss per byte, token or pair over all units together."""
+        return sum(self.losses) / sum(self.sizes)
+
+    def half(self, which: int) -> Scores:
+        """Every other unit, from the first (0) or the second (1) on."""
+        return Scores(self.losses[which::2], self.sizes[which::2])
+
+    def contributions(self) -> list[float]:
+        """One number a unit; their mean is `value`, so that a long text weighs what it holds."""
+        scale = len(self.sizes) / sum(self.sizes)
+        return [loss * scale for loss in self.losses]
+
+    def against(self, before: Scores, confidence: float) -> Difference:
+        """This model's loss less that of `before` on the same units: below 0 is better."""
+        return paired_difference(before.contributions(), self.contributions(), confidence)
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Measures a model on what was held out."""
+
+    metric: str
+    unit: str
+    measure: Callable[[], Scores]
+
+
+def by_text(view: TextView, model: Transformer, shards: TokenShards, tokenizer: BPETokenizer) -> Judge:
+    """Bits per byte of held-out documents, each read alone."""
+    edges = list(pairwise(shards.boundaries))
+    read, count = 0, 0
+    for start, end in edges:  # how many documents the limit leaves
+        count, read = count + 1, read + int(end - start) - 1
+        if read >= view.validation_tokens:
+            break
+    few = count < FEW
+
+    def measure() -> Scores:
+        documents = (shards.read(int(start), int(end - start)).tolist() for start, end in edges)
+        pairs, _ = sums_by_document(
+            model,
+            documents,
+            tokenizer.byte_lengths,
+            max_tokens=view.validation_tokens,
+            window=view.context,
+            device=str(next(model.parameters()).device),
+            by_window=few,
+        )
+        return Scores(tuple(nats / math.log(2) for nats, _ in pairs), tuple(size for _, size in pairs))
+
+    return Judge(
+        "validation_bits_per_byte", f"windows of {view.context} tokens" if few else "documents", measure
+    )
+
+
+def by_objective(model: Transformer, objective: Objective, batches: FiniteBatches, unit: str) -> Judge:
+    """The objective's loss on each unit of a finite row of micro-batches: a row of conversations, a pair."""
+
+    @torch.no_grad()
+    def measure() -> Scores:
+        device = next(model.parameters()).device
+        found: list[tuple[float, int]] = []
+        for index in range(len(batches)):
+            batch = batches[index].to(device)
+            for place in range(batch.units):
+                part = batch.part(place, place + 1)
+                size = objective.count(part)
+                if size:
+                    loss, _ = objective(model.on_batch(part), part)
+                    found.append((float(loss), size))
+        return Scores(*_columns(found))
+
+    return Judge("validation_loss", unit, measure)
+
+
+def _columns(rows: Sequence[tuple[float, int]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return tuple(loss for loss, _ in rows), tuple(float(size) for _, size in rows)
