@@ -30,6 +30,8 @@ COMMON = {
     "pretrain.tokens": 200_000,
     "pretrain.validation_tokens": 5000,
 }
+SHORT = {"pretrain.tokens": 20_000, "finetune.conversations": 300}
+"""What the cases start from need not be good."""
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "pretrain, 4 layers x 256, bf16, Muon, 16 x 256": (
         "pretrain",
@@ -72,7 +74,7 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "base"
-        _run(base, ["run", "quickstart", "--until", "finetune"], COMMON | {"pretrain.tokens": 20_000})
+        _run(base, ["run", "quickstart", "--until", "finetune"], COMMON | SHORT)
         for name, (station, changes) in CASES.items():
             case = _measure(name, station, COMMON | changes, base, Path(folder) / str(len(found)))
             found.append(case)
