@@ -120,7 +120,7 @@ def reading_radius(start: Path) -> int:
 
 TRAINING_STAGES = {
     *("align", "finetune", "pretrain"),  # they train
-    *("average", "reading", "text_view", "views"),  # they build what a training read or measured
+    *("average", "judging", "reading", "text_view", "views"),  # they build what a training read or measured
     *("forecast", "rehearsal", "scale", "study"),  # they plan, try out or repeat a training
 }
 """Stages that reach the training loop with all it can do (design/0008)."""

@@ -26,7 +26,10 @@ REPLACED = "replaced"
 FORGETTING = "forgetting.json"
 """What an unfinished `forget` still has to do."""
 LOCK = ".lock"
-BOOKKEEPING = (LOCK, FORGETTING, RECIPE_FILE, STARTED, "log.txt", "timing.jsonl", "plan.json", "units.jsonl")
+BOOKKEEPING = (
+    *(LOCK, FORGETTING, RECIPE_FILE, STARTED, "log.txt", "timing.jsonl"),
+    *("plan.json", "units.jsonl", "units.places"),  # of prepare's work
+)
 """What stands in a run directory before a station has made anything."""
 
 
