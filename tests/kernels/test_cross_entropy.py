@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from modelwright.kernels import cross_entropy
-from modelwright.kernels.cross_entropy import linear_cross_entropy, reference_logprobs, token_logprobs
+from modelwright.kernels.cross_entropy import (
+    linear_cross_entropy,
+    reference_logprobs,
+    reference_normalizers,
+    regularised_cross_entropy,
+    token_logprobs,
+)
 
 pytestmark = pytest.mark.usefixtures("each_path")
 
@@ -63,9 +69,9 @@ def test_without_gradients_none_are_made(monkeypatch):
     weighted = []
     real = cross_entropy._logprobs
 
-    def watched(logits, targets, weights):
+    def watched(logits, targets, weights, z):
         weighted.append(weights is not None)
-        return real(logits, targets, weights)
+        return real(logits, targets, weights, z)
 
     monkeypatch.setattr(cross_entropy, "_logprobs", watched)
     expected = linear_cross_entropy(hidden, head, targets).detach()
@@ -85,3 +91,30 @@ def test_bf16_hidden_states_stay_close_to_fp32():
     hidden, head, targets = inputs(64, torch.bfloat16)
     exact = -reference_logprobs(hidden.float(), head, targets).sum()
     assert abs(linear_cross_entropy(hidden, head, targets, 16) - exact) / exact < 0.01
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 1000])
+@pytest.mark.parametrize("z", [1e-4, 0.3])
+def test_the_z_loss_matches_the_reference(z, chunk):
+    """0.3 is far from any sensible weight: what z adds stands out from rounding."""
+    hidden, head, targets = inputs(20)
+    likelihood = -reference_logprobs(hidden, head, targets).sum()
+    squares = z * reference_normalizers(hidden, head).square().sum()
+    wanted = torch.autograd.grad(3.0 * (likelihood + squares), (hidden, head))
+    loss, part = regularised_cross_entropy(hidden, head, targets, z, chunk)
+    torch.testing.assert_close(loss, likelihood + squares)
+    torch.testing.assert_close(part, squares.detach())
+    assert not part.requires_grad
+    got = torch.autograd.grad(3.0 * loss, (hidden, head))
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_without_a_weight_the_z_loss_leaves_the_bits_alone():
+    hidden, head, targets = inputs(20)
+    plain = linear_cross_entropy(hidden, head, targets)
+    loss, part = regularised_cross_entropy(hidden, head, targets, 0.0)
+    assert torch.equal(loss, plain) and part.item() == 0.0
+    with_z = torch.autograd.grad(loss, (hidden, head))
+    for a, b in zip(with_z, torch.autograd.grad(plain, (hidden, head)), strict=True):
+        assert torch.equal(a, b)

@@ -67,13 +67,17 @@ def test_a_cpu_adds_masks():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("weights", [None, torch.tensor(-1.0), random(9, seed=3)])
-def test_the_one_pass_cross_entropy_is_the_plain_one(dtype, weights, monkeypatch):
+@pytest.mark.parametrize("z", [0.0, 0.1])
+def test_the_one_pass_cross_entropy_is_the_plain_one(dtype, weights, z, monkeypatch):
     monkeypatch.setattr(cross_entropy.native, "usable", lambda *tensors: False)
     logits, targets = (5 * random(9, 33)).to(dtype), torch.arange(9) * 3
     ours, plain = logits.clone(), logits.clone()
-    found = cross_entropy.one_pass(ours, targets, weights)
-    wanted = cross_entropy._logprobs(plain, targets, weights)
+    found, normalizers = cross_entropy.one_pass(ours, targets, weights, z)
+    wanted, expected = cross_entropy._logprobs(plain, targets, weights, z)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert (normalizers is None) == (expected is None) == (z == 0.0)
+    if normalizers is not None:
+        torch.testing.assert_close(normalizers, expected)
     torch.testing.assert_close(ours, plain, rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-6)
 
 

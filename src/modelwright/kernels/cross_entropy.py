@@ -1,10 +1,12 @@
 """Cross-entropy from hidden states, without ever holding all logits.
 
-Logits of B x T tokens over V words are by far the largest tensor of a training step. Both functions
+Logits of B x T tokens over V words are by far the largest tensor of a training step. All functions
 walk over the tokens in chunks and keep only what they return.
 
 - `linear_cross_entropy`: the sum of the losses. Gradients are made in the forward pass, chunk by
   chunk, while the logits are at hand (the way of Liger Kernel, arXiv 2410.10989).
+- `regularised_cross_entropy`: the same and the z-loss, z x (log of the softmax's denominator)^2 for each
+  token, which keeps logits from drifting away (PaLM, arXiv 2204.02311, section 5).
 - `token_logprobs`: one log-probability per token, for objectives that weigh tokens themselves.
   Logits are computed again in the backward pass.
 
@@ -40,11 +42,24 @@ def reference_logprobs(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     return -F.cross_entropy(logits, targets, reduction="none")
 
 
+def reference_normalizers(hidden: Tensor, head: Tensor) -> Tensor:
+    """(N,) log of the sum of exponentials of each token's logits, in fp32, all logits at once."""
+    return (hidden @ head.to(hidden.dtype).T).float().logsumexp(-1)
+
+
 def linear_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, chunk: int | None = None) -> Tensor:
     """Sum over N tokens of -log p(target), in nats. hidden (N, D), head (V, D), targets (N,) int64."""
+    return regularised_cross_entropy(hidden, head, targets, 0.0, chunk)[0]
+
+
+def regularised_cross_entropy(
+    hidden: Tensor, head: Tensor, targets: Tensor, z: float, chunk: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """(sum over N tokens of -log p(target) + z n^2, the z-loss's part of it, without a gradient), where n is
+    the log of the softmax's denominator. With z = 0 it costs nothing."""
     needs_gradient = torch.is_grad_enabled() and (hidden.requires_grad or head.requires_grad)
     size = chunk or _chunk(hidden, head)
-    return _SummedCrossEntropy.apply(hidden, head, targets, size, needs_gradient)  # type: ignore[no-any-return]
+    return _SummedCrossEntropy.apply(hidden, head, targets, z, size, needs_gradient)  # type: ignore[no-any-return]
 
 
 def token_logprobs(hidden: Tensor, head: Tensor, targets: Tensor, chunk: int | None = None) -> Tensor:
@@ -62,34 +77,44 @@ def _chunks(total: int, chunk: int) -> list[slice]:
     return [slice(start, min(start + chunk, total)) for start in range(0, total, chunk)]
 
 
-def _logprobs(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-    """(N,) log p(target) in fp32. With `weights`, (N,) or one for all, the (N, V) logits are overwritten by
-    the gradient of sum(weights * log p(target)), which is weights * (onehot - softmax)."""
+def _logprobs(
+    logits: Tensor, targets: Tensor, weights: Tensor | None, z: float = 0.0
+) -> tuple[Tensor, Tensor | None]:
+    """(N,) log p(target) in fp32, and where z is not 0, (N,) normalizers n. With `weights`, (N,) or one for
+    all, the (N, V) logits are overwritten by the gradient of sum(weights * (log p(target) - z n^2)), which is
+    weights * (onehot - softmax * (1 + 2 z n))."""
     if native.usable(logits):
         targets = _checked(targets, logits.shape[1])
         found = torch.empty(len(targets), dtype=torch.float32, device=logits.device)
+        normalizers = torch.empty_like(found) if z else None
         stride = 0 if weights is None or weights.ndim == 0 else 1
-        native.call("cross_entropy", logits.dtype, logits, targets, weights, stride, found, *logits.shape)
-        return found
+        output = (found, normalizers, z)
+        native.call("cross_entropy", logits.dtype, logits, targets, weights, stride, *output, *logits.shape)
+        return found, normalizers
     if logits.device.type == "cuda" and not torch.compiler.is_compiling():
         with torch.compiler.set_stance("default"):  # compiled in evaluation too, where blocks run eagerly
-            return _fused()(logits, targets, weights)
+            return _fused()(logits, targets, weights, z)
+    normalizers = logits.float().logsumexp(-1) if z else None
     log_probabilities = logits.float().log_softmax(-1)
     found = log_probabilities.gather(1, targets[:, None]).squeeze(1)
     if weights is not None:
         gradient = log_probabilities.exp_().neg_()
+        if normalizers is not None:
+            gradient.mul_((1 + 2 * z * normalizers)[:, None])
         gradient[torch.arange(len(targets), device=targets.device), targets] += 1.0
         logits.copy_(gradient.mul_(weights if weights.ndim == 0 else weights[:, None]))
-    return found
+    return found, normalizers
 
 
 @cache
-def _fused() -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+def _fused() -> Callable[[Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor | None]]:
     """`one_pass`, compiled where there is a compiler for GPUs."""
     return torch.compile(one_pass, dynamic=True) if find_spec("triton") else one_pass
 
 
-def one_pass(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+def one_pass(
+    logits: Tensor, targets: Tensor, weights: Tensor | None, z: float = 0.0
+) -> tuple[Tensor, Tensor | None]:
     """The same without addressed writes and without an fp32 copy of the logits, once a compiler has fused
     it: a GPU reads the logits twice and writes the gradient once."""
     wide = logits.float()
@@ -98,8 +123,9 @@ def one_pass(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
     if weights is not None:
         hit = torch.arange(logits.shape[1], device=logits.device) == targets[:, None]
         scale = weights if weights.ndim == 0 else weights[:, None]
-        logits.copy_((hit.float() - (wide - offset).exp()) * scale)
-    return found
+        share = (wide - offset).exp()
+        logits.copy_((hit.float() - (share * (1 + 2 * z * offset) if z else share)) * scale)
+    return found, offset.squeeze(1) if z else None
 
 
 def _checked(targets: Tensor, vocab_size: int) -> Tensor:
@@ -116,27 +142,31 @@ def _checked(targets: Tensor, vocab_size: int) -> Tensor:
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, chunk: int, needs_gradient: bool
-    ) -> Tensor:
+        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, z: float, chunk: int, needs_gradient: bool
+    ) -> tuple[Tensor, Tensor]:
         cast = head.to(hidden.dtype)
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        total, squares = torch.zeros(2, dtype=torch.float32, device=hidden.device).unbind()
         minus_one = torch.full((), -1.0, device=hidden.device) if needs_gradient else None
         d_hidden = torch.empty_like(hidden) if needs_gradient else None
         d_head = torch.zeros_like(head, dtype=torch.float32) if needs_gradient else None
         for part in _chunks(len(targets), chunk):
             logits = hidden[part] @ cast.T
-            total -= _logprobs(logits, targets[part], minus_one).sum()
+            found, normalizers = _logprobs(logits, targets[part], minus_one, z)
+            total = total - found.sum()
+            if normalizers is not None:
+                squares = squares + z * normalizers.square().sum()
             if d_hidden is not None and d_head is not None:
                 d_hidden[part] = logits @ cast
                 d_head += logits.T @ hidden[part]
         ctx.save_for_backward(*((d_hidden, d_head) if d_hidden is not None else ()))
-        return total
+        ctx.mark_non_differentiable(squares)
+        return (total + squares if z else total), squares
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         d_hidden, d_head = ctx.saved_tensors
-        return d_hidden * upstream[0].to(d_hidden.dtype), d_head * upstream[0], None, None, None
+        return d_hidden * upstream[0].to(d_hidden.dtype), d_head * upstream[0], None, None, None, None
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -145,7 +175,7 @@ class _TokenLogprobs(torch.autograd.Function):
         cast = head.to(hidden.dtype)
         found = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         for part in _chunks(len(targets), chunk):
-            found[part] = _logprobs(hidden[part] @ cast.T, targets[part], None)
+            found[part] = _logprobs(hidden[part] @ cast.T, targets[part], None)[0]
         ctx.save_for_backward(hidden, head, targets)
         ctx.chunk = chunk
         return found

@@ -238,9 +238,10 @@ void softmax_backward(const T* probabilities, T* gradient, const T* bias, int64_
 }
 
 // log p(target) of each row of logits. With `weights`, the logits become the gradient of
-// sum_i weights[i] log p(target_i); a stride of 0 gives all rows the one weight.
+// sum_i weights[i] (log p(target_i) - z n_i^2) where n_i = log(sum_j exp(logit_ij)), kept in `normalizers` where
+// that is not null; a stride of 0 gives all rows the one weight.
 void cross_entropy(T* logits, const int64_t* targets, const float* weights, int64_t weight_stride,
-                   float* logprobs, int64_t rows, int64_t size, int threads) {
+                   float* logprobs, float* normalizers, float z, int64_t rows, int64_t size, int threads) {
 #pragma omp parallel num_threads(team(rows* size, threads))
     {
         std::vector<float> buffer(size);
@@ -256,11 +257,14 @@ void cross_entropy(T* logits, const int64_t* targets, const float* weights, int6
             }
             const float chosen = wide[targets[i]] - top, sum = exponentials(wide, wide, size, top);
             logprobs[i] = chosen - std::log(sum);
+            const float normalizer = top + std::log(sum), pull = 2.f * z * normalizer;
+            if (normalizers != nullptr) normalizers[i] = normalizer;
             if (weights == nullptr) continue;
-            const float weight = weights[i * weight_stride], share = -weight / sum;
+            const float weight = weights[i * weight_stride], share = -weight / sum * (1.f + pull);
 #pragma omp simd
             for (int64_t j = 0; j < size; ++j) row[j] = store(wide[j] * share);
-            row[targets[i]] = store(weight * (1.f - std::exp(logprobs[i])));
+            const float p = std::exp(logprobs[i]);
+            row[targets[i]] = store(weight * (1.f - p - p * pull));
         }
     }
 }

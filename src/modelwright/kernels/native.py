@@ -29,7 +29,7 @@ _SIGNATURES = {
     "swiglu_backward": "pppppin",
     "softmax": "ppiiiifn",
     "softmax_backward": "pppiiiifn",
-    "cross_entropy": "pppipiin",
+    "cross_entropy": "pppippfiin",
 }
 """The last argument of each is the number of threads."""
 

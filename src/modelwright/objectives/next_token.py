@@ -6,41 +6,53 @@ with IGNORE.
 
 from __future__ import annotations
 
+from pydantic import Field
 from torch import Tensor
 
 from modelwright.base import config
 from modelwright.base.schema import IGNORE, Batch
 from modelwright.base.seams import Output
-from modelwright.kernels.cross_entropy import linear_cross_entropy
+from modelwright.kernels.cross_entropy import regularised_cross_entropy
 
 
 class Config(config.Config):
-    """Nothing to set."""
+    """What is added to the likelihood."""
+
+    z_loss: float = Field(default=0.0, ge=0)
+    """Weight of the square of the log of the softmax's denominator (arXiv 2204.02311: 1e-4); 0: none."""
 
 
 def objective(config: Config) -> NextToken:
     """The objective."""
-    return NextToken()
+    return NextToken(config.z_loss)
 
 
 class NextToken:
-    """Negative log-likelihood in nats, summed over the supervised tokens."""
+    """Negative log-likelihood in nats, summed over the supervised tokens; and the z-loss where it has a
+    weight."""
+
+    def __init__(self, z_loss: float = 0.0) -> None:
+        self._z = z_loss
 
     def count(self, batch: Batch) -> int:
         """Supervised tokens."""
         return int((batch.targets != IGNORE).sum())
 
     def __call__(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """(sum of -log p(target), the share of it that the model's own auxiliary loss is, if it has one)."""
-        loss = self._likelihood(output, batch)
-        if output.auxiliary is None:
+        """(sum of -log p(target) and of what is added to it, the parts where there is more than one)."""
+        loss, z_loss = self._likelihood(output, batch)
+        parts = {"z_loss": z_loss} if self._z else {}
+        if output.auxiliary is not None:
+            parts["auxiliary"] = output.auxiliary.detach()
+        if not parts:
             return loss, {}
-        return loss + output.auxiliary, {"auxiliary": output.auxiliary.detach(), "next_token": loss.detach()}
+        parts["next_token"] = loss.detach() - z_loss
+        return loss if output.auxiliary is None else loss + output.auxiliary, parts
 
-    def _likelihood(self, output: Output, batch: Batch) -> Tensor:
+    def _likelihood(self, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
         keep = batch.targets.flatten() != IGNORE
         hidden = output.hidden.flatten(0, 1)
         if bool(keep.all()):  # the pre-training case: no rows to gather
-            return linear_cross_entropy(hidden, output.head, batch.targets.flatten())
+            return regularised_cross_entropy(hidden, output.head, batch.targets.flatten(), self._z)
         targets = batch.targets.flatten()[keep]
-        return linear_cross_entropy(hidden[keep], output.head, targets)
+        return regularised_cross_entropy(hidden[keep], output.head, targets, self._z)
