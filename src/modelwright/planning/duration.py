@@ -4,7 +4,7 @@
 
 `rate` is that of a large matrix product: measured here, or stated by the vendor. Efficiency is what a whole
 forward and backward pass reaches of it: narrow matrices, attention, norms and the loss are slower. On a CPU
-it is a table by width, measured; a rehearsal of a few real steps (`--probe`) replaces the whole formula. On
+it is an estimated table by width; a rehearsal of a few real steps (`--probe`) replaces the whole formula. On
 GPUs it is a share that good engines reach, stated with its source, for as long as nobody has measured ours
 there.
 """
@@ -23,7 +23,8 @@ CPU_EFFICIENCY = {
     "bfloat16": ((128, 0.07), (256, 0.25), (512, 0.36), (768, 0.42), (1024, 0.48)),
     "float32": ((128, 0.25), (256, 0.60), (512, 0.75), (768, 0.80), (1024, 0.85)),
 }
-"""Width -> share of the measured matmul rate that forward and backward reach, without compilation."""
+"""Width -> share of the measured matmul rate that forward and backward reach, without compilation. An
+estimate: of all widths only 256 in bf16 leans on a measurement (benchmarks/train_cpu.py)."""
 GPU_EFFICIENCY = ((768, 0.35), (2048, 0.42), (4096, 0.45))
 """bf16, compiled. An assumption: torchtitan reaches 33 to 39 % on Llama 3.1 8B, nanochat 41 to 50 % at
 widths of 768 to 1536, modded-nanogpt about 40 % at 768."""

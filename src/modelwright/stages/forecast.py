@@ -1,6 +1,6 @@
 """plan: what each station of a recipe will need, from its settings alone.
 
-Stations that train are forecast by formula (`planning/`), the others by throughput measured on two CPU cores.
+Stations that train are forecast by formula (`planning/`), the others by rough throughput on two CPU cores.
 Settings are read as they are: any station with rows, a context and an optimizer counts as one that trains.
 """
 
@@ -33,11 +33,11 @@ from modelwright.planning.shape import Shape, find_shape
 from modelwright.stages import rehearsal
 
 BYTES_PER_SECOND = {"prepare": 5.5e5, "tokenize": 2.5e6}
-"""Text through a station on two cores (measured: atlas, 1.5 MB)."""
+"""Text through a station on two cores (prepare: one timing of atlas, 1.5 MB; tokenize: an estimate)."""
 PARAMETERS_PER_SECOND = {"average": 5e6, "compress": 4e6, "export": 2e6}
-"""Weights through a station, its measurements on held-out text included (two cores, 4M parameters)."""
+"""Weights through a station, its measurements on held-out text included: estimates for two cores."""
 QUESTIONS_PER_SECOND = 25.0
-"""Answers of 64 tokens at most, 4M parameters, 64 at once on two cores; slower in proportion to the size."""
+"""Answers of 64 tokens at most, 4M parameters, 64 at once on two cores: an estimate, slower with the size."""
 START = 2.0
 """Seconds that any station takes to open its inputs and to hash what it made."""
 SAMPLE = 300
@@ -286,6 +286,6 @@ def _other(verb: str, config: Any, shape: Shape | None, text: float, setting: Se
         seconds = 12 * config.limit * 3 / QUESTIONS_PER_SECOND * max(0.3, size)
     else:
         seconds = 0.0
-    about = "throughput measured on two CPU cores"
+    about = "rough throughput on two CPU cores"
     memory = CPU_BASE / 2 + 2 * text if verb in BYTES_PER_SECOND else CPU_BASE + 3 * 4 * parameters
     return other_station(verb, START + seconds, memory, about, setting.machine, setting.prices)
