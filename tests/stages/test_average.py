@@ -33,7 +33,7 @@ def scores(seed: int, shift: float = 0.0, units: int = 60) -> Scores:
 def test_a_clear_gain_is_taken_and_a_doubtful_one_is_not() -> None:
     last = scores(0)
     assert choose({"last": last, "ema": scores(1, -0.1)}, Config())[0] == "ema"
-    swings = [size * (0.1 if place // 2 % 2 else -0.102) for place, size in enumerate(last.sizes)]
+    swings = [size * (0.1 if place // 2 % 2 else -0.12) for place, size in enumerate(last.sizes)]
     doubtful = Scores(tuple(a + b for a, b in zip(last.losses, swings, strict=True)), last.sizes)
     name, test = choose({"last": last, "ema": doubtful}, Config())
     assert name == "last" and test["ema"].mean < 0 < test["ema"].high

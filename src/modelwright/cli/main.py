@@ -15,7 +15,7 @@ from modelwright.base.errors import ConfigError, GateRefused, UserError
 from modelwright.base.world import place
 from modelwright.cli.app import app
 
-for _name in ("lives", "talking", "runs", "data", "plan", "scale", "checks"):
+for _name in ("lives", "talking", "runs", "data", "plan", "scale", "averages", "checks"):
     import_module(f"modelwright.cli.{_name}")  # registers its commands; --help lists them in this order
 
 
@@ -25,8 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
-    if arguments[:2] == ["tokenize", "study"]:
-        arguments[:2] = ["study"]
+    for verb, name in (("tokenize", "study"), ("average", "average-study")):
+        if arguments[:2] == [verb, "study"]:
+            arguments[:2] = [name]
     try:
         app(args=arguments, prog_name="modelwright")
     except SystemExit as stop:
