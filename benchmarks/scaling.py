@@ -56,7 +56,7 @@ def main(folder: Path) -> None:
         "trained_with": made.manifest.revision,
         "training_seconds": sum(cell.manifest.cost.seconds for cell in cells),
     }
-    publish("scaling", [], ("torch", "numpy"), " ".join((__doc__ or "").split()), {**about, **found})
+    publish("scaling", [], ("torch", "numpy"), " ".join((__doc__ or "").split()), {**about, "scale": found})
 
 
 if __name__ == "__main__":
