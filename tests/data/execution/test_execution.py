@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from modelwright.base.errors import DamagedFile, UserError
-from modelwright.data.execution import Execution, Performer, alone_in
+from modelwright.data.execution import Execution, Performer, alone_in, local
 from modelwright.data.execution.beat import Beat
 from modelwright.data.execution.holding import hold
 from modelwright.data.execution.run import SMALL_BYTES, start_afresh
@@ -102,6 +103,25 @@ def test_two_runs_in_one_folder_are_told_apart(tmp_path: Path) -> None:
 def test_a_hanging_document_is_killed(tmp_path: Path) -> None:
     found, _, said = perform(tmp_path, {"0:1": "hang once"}, units=1, workers=1, stalled_seconds=4)
     assert found[0]["kept"] == ALL and "has not got on" in said[0]
+
+
+def test_a_run_that_was_stopped_for_long_takes_nobody_for_hanging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-Z, a coffee, fg: the clock has gone on for all, and nobody has moved."""
+    clock, said, killed = [0.0], list[str](), list[bool]()
+    monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    Beat(tmp_path / NOTES / "unit", 0).at(3)
+    processes = local.LocalProcesses(1, tmp_path, 30, said.append)
+    process = SimpleNamespace(kill=lambda: killed.append(True))
+    processes._workers.append(local._Worker(process, tmp_path, unit=0))  # type: ignore[arg-type]
+    for seconds in (1, 1, 1000, 1000, 1, 8):
+        clock[0] += seconds
+        processes._kill_the_stalled(UNIT)
+    assert not killed and not said
+    clock[0] += 1
+    processes._kill_the_stalled(UNIT)
+    assert killed == [True] and "unit 0 has not got on for 30 s" in said[0]
 
 
 @pytest.mark.parametrize("settings", [{"here": True}, {"workers": 2}], ids=str)

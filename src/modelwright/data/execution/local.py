@@ -13,7 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ MAX_BLAMED = 16
 """So is one with so many documents to blame: then it is not the documents."""
 _START = "from modelwright.data.execution.worker import main; main()"
 _SECONDS_BETWEEN_LOOKS = 1.0
+_LONGEST_LOOK = 10.0
+"""More time between two looks was not watched: the run was stopped (Ctrl-Z), and its workers with it."""
 
 
 @dataclass(slots=True)
@@ -35,7 +37,8 @@ class _Worker:
     errors: Path
     unit: int | None = None
     changes: int = 0
-    since: float = field(default_factory=time.monotonic)
+    still_seconds: float = 0.0
+    """For how long we have watched the note stay the same."""
     buffer: bytes = b""
 
     @property
@@ -53,6 +56,7 @@ class LocalProcesses:
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
         self._started = 0
+        self._looked = time.monotonic()
 
     def __enter__(self) -> LocalProcesses:
         return self
@@ -109,7 +113,7 @@ class LocalProcesses:
         return worker
 
     def _give(self, worker: _Worker, function: str, unit: int) -> None:
-        worker.unit, worker.changes, worker.since = unit, 0, time.monotonic()
+        worker.unit, worker.changes, worker.still_seconds = unit, 0, 0.0
         message = {"function": function, "folder": str(self._folder), "unit": unit}
         assert worker.process.stdin is not None
         with suppress(BrokenPipeError):  # it has died: its standard output ends too, and is heard
@@ -155,19 +159,22 @@ class LocalProcesses:
 
     def _kill_the_stalled(self, function: str) -> None:
         now = time.monotonic()
+        watched, self._looked = min(now - self._looked, _LONGEST_LOOK), now
         for worker in self._workers:
             if worker.unit is None:
                 continue
             count = changes(notes_of(function, self._folder), worker.unit)
             if count != worker.changes:
-                worker.changes, worker.since = count, now
-            elif count and now - worker.since > self._stalled:
+                worker.changes, worker.still_seconds = count, 0.0
+            elif count:
+                worker.still_seconds += watched
+            if worker.still_seconds > self._stalled:
                 self._log(
                     f"{_phase(function)}: unit {worker.unit} has not got on for {self._stalled:,.0f} s: its "
                     "process is killed"
                 )
                 worker.process.kill()
-                worker.since = now
+                worker.still_seconds = 0.0
 
     def _end(self, worker: _Worker) -> None:
         self._selector.unregister(worker.out)
