@@ -22,7 +22,7 @@ from torch import nn
 
 from modelwright.base.errors import UserError
 from modelwright.base.metrics import read_metrics
-from modelwright.base.schema import Batch
+from modelwright.base.schema import IGNORE, Batch
 from modelwright.objectives.next_token import NextToken
 from modelwright.training import loop
 from modelwright.training.checkpoint import Checkpoints
@@ -90,6 +90,18 @@ def test_after_several_in_a_row_back_and_at_last_an_end() -> None:
     assert [guard.judge(bad).action for _ in range(2)] == [Action.SKIP, Action.ROLL_BACK]
     guard.went_back()
     assert [guard.judge(bad).action for _ in range(2)] == [Action.SKIP, Action.GIVE_UP]
+
+
+def test_the_dashboard_says_what_is_usual() -> None:
+    guard = Guard(GuardConfig(settled=20, window=100))
+    assert guard.dashboard({"loss": 3.14159, "grad_norm": 1200.5}) == {"loss": "3.142", "grad_norm": "1,200"}
+    assert guard.usual("loss") is None
+    for number in range(100):
+        guard.judge({"loss": 2 + number / 100, "grad_norm": 1.0})
+    assert guard.usual("loss") == pytest.approx((2.05, 2.94))
+    shown = guard.dashboard({"loss": 2.5, "grad_norm": 9.0})
+    assert shown == {"loss": "2.5 (usual 2.05-2.94)", "grad_norm": "9 (usual 1-1)"}
+    assert guard.dashboard({"loss": math.nan, "grad_norm": 1.0})["loss"].startswith("nan (usual")
 
 
 @given(
@@ -183,8 +195,9 @@ def test_a_withheld_update_changes_no_weight_and_is_recorded(
         original(*args)
 
     monkeypatch.setattr(loop, "_withhold", watch)
-    train_in(tmp_path, model, NextToken(), make_windows(), 11, SPIKY)
+    trained = train_in(tmp_path, model, NextToken(), make_windows(), 11, SPIKY)
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+    assert trained.metrics == {"updates_withheld": 1, "rollbacks": 0}
     last = list(read_metrics(tmp_path / "metrics.jsonl"))[-1]
     assert last["event"].startswith("skip: loss 99, usual") and last["step"] == 11
     assert "step 11: loss 99" in (tmp_path / "log.txt").read_text()
@@ -300,9 +313,61 @@ def test_a_broken_weight_loss_or_gradient_is_named() -> None:
 
 class _SecondBroken(NextToken):
     def __init__(self) -> None:
+        super().__init__()
         self._calls = 0
 
     def __call__(self, output: Any, batch: Batch) -> Any:
         loss, metrics = super().__call__(output, batch)
         self._calls += 1
         return (loss * math.nan if self._calls == 2 else loss), metrics
+
+
+def seen_by(batches: Any, folder: Path, steps: int, changes: dict[str, Any] | None = None) -> Any:
+    """A run with the guard's own settings; how often it stepped in."""
+    config = LoopConfig(optimizer=OptimizerConfig(**({"learning_rate": 1e-2} | (changes or {}))))
+    return train_in(folder, make_model(), NextToken(), batches, steps, config).metrics
+
+
+class Curriculum:
+    """Text of one kind, and from step 60 on of another one: `shared` of its tokens were seen before."""
+
+    def __init__(self, shared: float) -> None:
+        self._windows, self._shared = make_windows(rows=4), shared
+
+    def __getitem__(self, index: int) -> Batch:
+        batch, half = self._windows[index], 20
+        old = np.random.default_rng(index).random(batch.ids.numel()) < (self._shared if index >= 60 else 0.9)
+        ids = batch.ids.flatten() % half + half * torch.from_numpy(~old)
+        targets = ids.roll(-1)
+        return Batch(ids=ids.view_as(batch.ids), targets=targets.view_as(batch.ids), segments=batch.segments)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_change_of_source_in_mid_run_is_no_spike(tmp_path: Path, kind: str) -> None:
+    assert seen_by(Curriculum(0.3), tmp_path, 90, {"kind": kind})["updates_withheld"] == 0
+
+
+def test_after_text_never_seen_before_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss that jumps and stays, with no checkpoint yet: withheld a few times, then it is the usual one."""
+    explode_at(monkeypatch, *range(11, 16), value=50.0)
+    settings = SPIKY.model_copy(update={"checkpoint_every": 100})
+    found = train_in(tmp_path, make_model(), NextToken(), make_windows(), 16, settings)
+    assert found.metrics == {"updates_withheld": 3, "rollbacks": 1}
+    assert "no checkpoint to go back to; what comes now" in (tmp_path / "log.txt").read_text()
+
+
+def test_uneven_batches_are_no_spikes(tmp_path: Path) -> None:
+    class Answers:
+        """One to all positions are supervised, as in fine-tuning."""
+
+        def __getitem__(self, index: int) -> Batch:
+            batch = make_windows(rows=2)[index]
+            keep = 1 + int(np.random.default_rng(index).integers(0, 31))
+            targets = batch.targets.flatten().clone()
+            targets[keep:] = IGNORE
+            return Batch(ids=batch.ids, targets=targets.view_as(batch.targets), segments=batch.segments)
+
+    found = seen_by(Answers(), tmp_path, 120)
+    assert found["rollbacks"] == 0 and found["updates_withheld"] == 0

@@ -22,9 +22,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from modelwright.base.config import Config
+from modelwright.base.metrics import figure
 
 WATCHED = {"loss": 0.05, "grad_norm": 0.5}
 """Value -> the least spread that is believed, as a share of the median: losses are steady, norms are not."""
+
+COUNTS = ("withheld", "withheld_in_all", "rollbacks")
 
 
 class GuardConfig(Config):
@@ -69,6 +72,7 @@ class Guard:
         self._recent = {name: deque[float](maxlen=config.window) for name in WATCHED}
         self.withheld = 0
         """Updates withheld in a row, up to the one judged last."""
+        self.withheld_in_all = 0
         self.rollbacks = 0
 
     def judge(self, values: Mapping[str, float]) -> Verdict:
@@ -79,6 +83,7 @@ class Guard:
             self._take_in(values)
             return Verdict(Action.APPLY, reason)
         self.withheld += 1
+        self.withheld_in_all += 1
         if self.withheld < self._config.patience:
             return Verdict(Action.SKIP, reason)
         self.rollbacks += 1
@@ -119,14 +124,37 @@ class Guard:
         spread = 1.4826 * statistics.median(abs(value - median) for value in recent)
         return median + self._config.deviations * max(spread, WATCHED[name] * abs(median))
 
+    def usual(self, name: str) -> tuple[float, float] | None:
+        """Between which bounds nine in ten of the recent healthy values lie; None until enough were seen."""
+        recent = sorted(self._recent[name])
+        if len(recent) < self._config.settled:
+            return None
+        outside = len(recent) // 20
+        return recent[outside], recent[-1 - outside]
+
+    def dashboard(self, values: Mapping[str, float]) -> dict[str, str]:
+        """Each watched value in words, beside what is usual: "0.84 (usual 0.5-1.1)"."""
+        shown: dict[str, str] = {}
+        for name in WATCHED:
+            usual = self.usual(name)
+            range_ = f" (usual {figure(usual[0])}-{figure(usual[1])})" if usual else ""
+            shown[name] = figure(values[name]) + range_
+        return shown
+
+    def totals(self) -> dict[str, float]:
+        """For the manifest: how much was withheld and taken back."""
+        return {"updates_withheld": self.withheld_in_all, "rollbacks": self.rollbacks}
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
         recent = {name: list(values) for name, values in self._recent.items()}
-        return {"recent": recent, "withheld": self.withheld, "rollbacks": self.rollbacks}
+        counts = {name: getattr(self, name) for name in COUNTS}
+        return {"recent": recent, **counts}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` returned."""
         for name, values in self._recent.items():
             values.clear()
             values.extend(state["recent"][name])
-        self.withheld, self.rollbacks = int(state["withheld"]), int(state["rollbacks"])
+        for name in COUNTS:
+            setattr(self, name, int(state[name]))

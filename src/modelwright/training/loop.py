@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from modelwright.base.config import Config
 from modelwright.base.errors import UserError
+from modelwright.base.progress import format_shown
 from modelwright.base.run import Run
 from modelwright.base.schema import Batch
 from modelwright.base.seams import Objective, Output
@@ -194,9 +195,12 @@ def train(
             if at.step % config.checkpoint_every == 0 or at.step == plan.steps:
                 at.save(checkpoints)
             run.timing(at.step, tokens_per_second=speed)
-            bar.advance(1, loss=values["loss"], tokens_per_s=speed)
+            dashboard = guard.dashboard(values)
+            if due:
+                run.log(f"step {at.step:,}: {format_shown({**dashboard, **measured})}")
+            bar.advance(1, **dashboard, tokens_per_s=speed)
     checkpoints.close()
-    return Trained(at.tokens, measured, averages.all())
+    return Trained(at.tokens, measured | guard.totals(), averages.all())
 
 
 @torch.no_grad()
@@ -264,6 +268,10 @@ def _withhold(
     if verdict.action is Action.SKIP:
         return
     good = checkpoints.newest_whole(run.log, before=step - at.guard.withheld + 1)
+    if verdict.action is Action.ROLL_BACK and good is None and "not finite" not in verdict.reason:
+        at.guard.went_back()  # too early to be sure: text of another kind looks like this too
+        run.log(f"step {step}: no checkpoint to go back to; what comes now is taken as usual")
+        return
     if verdict.action is Action.GIVE_UP or good is None:
         raise UserError(
             f"training diverged at step {step}: {'; '.join(filter(None, (verdict.reason, cause)))}. The "
