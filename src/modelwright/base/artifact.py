@@ -54,7 +54,7 @@ class Cost(Config):
     """Model floating-point operations, 6ND plus attention for training."""
     peak_memory_bytes: int = 0
     energy_wh: float = 0.0
-    """An estimate: seconds times the assumed power of the machine (see base/run.py)."""
+    """Metered where the machine lets us, else seconds times an assumed power; `environment` says which."""
 
 
 class Manifest(Config):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,14 @@ class FollowingRun(Run):
 
     def timing(self, step: int, **values: float) -> None:
         """Nothing."""
+
+    def track(self, names: Sequence[str], after_step: int) -> None:
+        """Nothing."""
+
+    @contextmanager
+    def watch(self) -> Generator[None]:
+        """Nothing: the first process samples for itself."""
+        yield
 
     def finish(
         self,

@@ -31,6 +31,8 @@ class MetricsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self.reported = 0
+        """The last step that an earlier session had come to, as `rewind` found it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _drop_torn_line(self.path)
         self._file = open(self.path, "a", encoding="utf-8", buffering=1)
@@ -45,7 +47,9 @@ class MetricsFile:
     def rewind(self, last_step: int) -> None:
         """Drop lines of steps after `last_step`, and a half-written last line."""
         self._file.close()
-        kept = [line for line in read_metrics(self.path) if line["step"] <= last_step]
+        lines = list(read_metrics(self.path))
+        self.reported = max((line["step"] for line in lines), default=0)
+        kept = [line for line in lines if line["step"] <= last_step]
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._file = open(self.path, "a", encoding="utf-8", buffering=1)

@@ -8,8 +8,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -32,14 +32,18 @@ from modelwright.base.files import remove_temporaries, write_json
 from modelwright.base.metrics import MetricsFile, read_metrics
 from modelwright.base.progress import PlainView, Task, View
 from modelwright.base.provenance import Provenance
+from modelwright.base.resources import ASSUMED_WATTS_PER_CPU, Watch
+from modelwright.base.trackers import Place, Trackers
 
-ASSUMED_WATTS_PER_CPU = 10.0
-"""For the energy estimate where no meter is at hand: a share of a server CPU's power per core in use."""
+RESOURCES = "resources.jsonl"
+"""What a training used over time: processors, memory, GPU, energy."""
 
 
 class Run:
     """One stage at work. `finish` writes the manifest and ends it."""
 
+    _trackers: Trackers | None = None
+    _watch: Watch | None = None
     keeps = True
     """Whether this process writes what is made: of several that train together, the first one does."""
 
@@ -83,10 +87,39 @@ class Run:
     def metric(self, step: int, **values: float | int | str) -> None:
         """Deterministic values of a step (a repeated run gives the same bits)."""
         self.metrics.write(step, values)
+        if self._trackers:
+            self._trackers.log(step, values)
 
     def timing(self, step: int, **values: float) -> None:
         """Values of a step that depend on the clock; the seconds so far are added."""
         self._timing.write(step, {"seconds": self.seconds, **values})
+        if self._trackers:
+            self._trackers.log(step, {f"timing/{name}": value for name, value in values.items()})
+
+    def track(self, names: Sequence[str], after_step: int) -> None:
+        """Show metrics and timings in these trackers as well, from the step behind `after_step` on."""
+        config = self.config.model_dump(mode="json")
+        place = Place(self.dir, self.dir.absolute().parent.name, self.stage, config, after_step)
+        self._trackers = Trackers(names, place, self.metrics.reported, self.log)
+
+    @contextmanager
+    def watch(self) -> Generator[None]:
+        """Sample what this process uses into resources.jsonl, while the block works."""
+        last: dict[str, Any] = {"energy_wh": 0.0, "watched_seconds": 0.0}
+        for line in read_metrics(self.dir / RESOURCES):
+            last |= line
+        lines = MetricsFile(self.dir / RESOURCES)
+        self._watch = Watch(
+            lambda values: lines.write(0, {"seconds": self.seconds, **values}),
+            last["energy_wh"],
+            last["watched_seconds"],
+        )
+        try:
+            with self._watch:
+                yield
+        finally:
+            lines.close()
+        self._environment["energy"] = self._watch.source
 
     def progress(self, label: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
         """A progress bar."""
@@ -154,6 +187,8 @@ class Run:
 
     def close(self) -> None:
         """Close the files; `finish` does it, and so does whoever gives the stage up."""
+        if self._trackers:
+            self._trackers.close()
         self.metrics.close()
         self._timing.close()
         self._log.close()
@@ -168,12 +203,13 @@ class Run:
     def _cost(self, tokens: int, flops: float) -> Cost:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         watts = ASSUMED_WATTS_PER_CPU * (os.cpu_count() or 1)
+        metered, watched = (self._watch.energy_wh, self._watch.seconds) if self._watch else (0.0, 0.0)
         return Cost(
             seconds=self.seconds,
             tokens=tokens,
             flops=flops,
             peak_memory_bytes=peak if sys.platform == "darwin" else peak * 1024,
-            energy_wh=self.seconds * watts / 3600,
+            energy_wh=metered + max(0.0, self.seconds - watched) * watts / 3600,
         )
 
 

@@ -27,7 +27,7 @@ FORGETTING = "forgetting.json"
 """What an unfinished `forget` still has to do."""
 LOCK = ".lock"
 BOOKKEEPING = (
-    *(LOCK, FORGETTING, RECIPE_FILE, STARTED, "log.txt", "timing.jsonl"),
+    *(LOCK, FORGETTING, RECIPE_FILE, STARTED, "log.txt", "timing.jsonl", "resources.jsonl"),
     *("plan.json", "units.jsonl", "units.places"),  # of prepare's work
 )
 """What stands in a run directory before a station has made anything."""

@@ -150,6 +150,14 @@ def this_machine(*, again: bool = False) -> Machine:
     return found
 
 
+def peak_rate(dtype: str) -> tuple[float, str]:
+    """FLOP/s of matrix products here at best, and where that is from: the vendor's figure of a GPU that the
+    table knows, else what was measured."""
+    here = this_machine()
+    known = _by_device_name(torch.cuda.get_device_name()) if here.kind == "gpu" else None
+    return (known or here).rate(dtype), (known or here).source
+
+
 def _load() -> float:
     """Tasks that wait or work, for each processor."""
     return os.getloadavg()[0] / (os.cpu_count() or 1)

@@ -9,7 +9,7 @@ from modelwright.data.sources import mark, stated
 from modelwright.formats.huggingface import load_model
 from modelwright.kernels import native
 from modelwright.model.flops import training_flops_per_token
-from modelwright.stages.training import keep_model, spread_model
+from modelwright.stages.training import keep_model, pace_of, spread_model
 from modelwright.stages.views import PairView
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.training.compute import ComputeConfig, compile_blocks, resolve
@@ -58,7 +58,15 @@ def run(config: Config, run: Run) -> Artifact:
     run.computes_with("row kernels", native.describe(device.name, device.dtype))
     compile_blocks(model.model.layers, config.compute, device, flops, run.log)
     trained = train(
-        spread, config.loss(), batches, plan, config, run, validate=validate, matmul_dtype=device.dtype
+        spread,
+        config.loss(),
+        batches,
+        plan,
+        config,
+        run,
+        validate=validate,
+        matmul_dtype=device.dtype,
+        pace=pace_of(run, device, per_token),
     )
     keep_model(run, spread, model, parent)
     metrics = {"steps": plan.steps, **trained.metrics}

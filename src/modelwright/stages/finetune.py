@@ -10,7 +10,7 @@ from modelwright.formats.huggingface import load_model
 from modelwright.kernels import native
 from modelwright.model.flops import training_flops_per_token
 from modelwright.objectives.next_token import NextToken
-from modelwright.stages.training import keep_model, spread_model
+from modelwright.stages.training import keep_model, pace_of, spread_model
 from modelwright.stages.views import ConversationView
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.training.compute import ComputeConfig, compile_blocks, resolve
@@ -50,12 +50,21 @@ def run(config: Config, run: Run) -> Artifact:
     validate = config.measure(model, tokenizer, run, run.seed)
     plan = config.plan(len(batches))
     tokens = len(batches) * config.rows * config.context
-    flops = training_flops_per_token(model.config, config.context) * tokens
+    per_token = training_flops_per_token(model.config, config.context)
+    flops = per_token * tokens
     run.log(f"{plan.steps:,} steps, {tokens:,} tokens")
     run.computes_with("row kernels", native.describe(device.name, device.dtype))
     compile_blocks(model.model.layers, config.compute, device, flops, run.log)
     trained = train(
-        spread, NextToken(), batches, plan, config, run, validate=validate, matmul_dtype=device.dtype
+        spread,
+        NextToken(),
+        batches,
+        plan,
+        config,
+        run,
+        validate=validate,
+        matmul_dtype=device.dtype,
+        pace=pace_of(run, device, per_token),
     )
     keep_model(run, spread, model, parent)
     metrics = {"steps": plan.steps, **trained.metrics}

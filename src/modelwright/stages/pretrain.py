@@ -15,7 +15,7 @@ from modelwright.model.init import first_weights
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
 from modelwright.stages.text_view import TextView
-from modelwright.stages.training import keep_model, spread_model
+from modelwright.stages.training import keep_model, pace_of, spread_model
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.shards import TokenShards
 from modelwright.training.compute import ComputeConfig, compile_blocks, resolve
@@ -58,7 +58,8 @@ def run(config: Config, run: Run) -> Artifact:
     tokens = config.tokens or TOKENS_PER_PARAMETER * model.num_active_parameters()
     plan = config.plan_for(tokens)
     read = plan.micro_batches * config.rows * config.context
-    flops = training_flops_per_token(shape, config.context) * read
+    per_token = training_flops_per_token(shape, config.context)
+    flops = per_token * read
     run.log(describe(shape, model))
     run.log(f"{plan.steps:,} steps, {read:,} tokens, {flops / 1e12:,.0f} TFLOPs")
     shards, order = TokenShards.open(source.file("train")), derive(run.seed, "batches")
@@ -70,7 +71,15 @@ def run(config: Config, run: Run) -> Artifact:
     compile_blocks(model.model.layers, config.compute, device, flops, run.log)
     validate = config.measure(model, TokenShards.open(source.file("validation")), tokenizer)
     trained = train(
-        spread, NextToken(), reading.batches, plan, config, run, validate=validate, matmul_dtype=device.dtype
+        spread,
+        NextToken(),
+        reading.batches,
+        plan,
+        config,
+        run,
+        validate=validate,
+        matmul_dtype=device.dtype,
+        pace=pace_of(run, device, per_token),
     )
     for line in model.describe_experts():
         run.log(line)

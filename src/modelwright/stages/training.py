@@ -11,9 +11,11 @@ from modelwright.base.world import join
 from modelwright.formats.huggingface import save_model
 from modelwright.model.sharding import tensor_plan
 from modelwright.model.transformer import Transformer
+from modelwright.planning.machines import peak_rate
 from modelwright.training.compute import ComputeConfig
 from modelwright.training.parallel import choose_box, spread_out
 from modelwright.training.recompute import recompute
+from modelwright.training.record import Pace
 from modelwright.training.spread import Spread
 
 
@@ -27,6 +29,15 @@ def spread_model(model: Transformer, config: ComputeConfig, device: Device, run:
     if world.size > 1:
         run.computes_with("processes", f"{world.size}: {choose_box(config, world).describe()}")
     return spread_out(model, blocks, tensor_plan(model.config, config.tensor_parallel), config, device, world)
+
+
+def pace_of(run: Run, device: Device, flops_per_token: float) -> Pace | None:
+    """What the first process, which writes it down, holds its speed against; the log says what that is."""
+    if not run.keeps:
+        return None
+    peak, source = peak_rate(str(device.dtype).removeprefix("torch."))
+    run.log(f"MFU is against {peak / 1e12:.3g} TFLOP/s in matrix products ({source})")
+    return Pace(flops_per_token, peak)
 
 
 def keep_model(run: Run, spread: Spread, model: Transformer, tokenizer: Path) -> None:

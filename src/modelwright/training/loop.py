@@ -8,7 +8,6 @@ a function of the step, and a checkpoint holds all that the next step depends on
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -29,6 +28,7 @@ from modelwright.training.checkpoint import Checkpoint, Checkpoints
 from modelwright.training.diagnose import first_nonfinite
 from modelwright.training.guard import Action, Guard, GuardConfig, Verdict
 from modelwright.training.optimizer import Optimizer, OptimizerConfig
+from modelwright.training.record import Pace, Record, RecordConfig
 from modelwright.training.schedule import ScheduleConfig, make_schedule
 from modelwright.training.spread import Share, Spread
 from modelwright.training.step_plan import BatchRampConfig, StepPlan
@@ -79,6 +79,8 @@ class LoopConfig(Config):
     """How many stay on disk, for resuming and for averaging."""
     averages: AveragesConfig = AveragesConfig()
     """Which averages of the weights are kept during the run."""
+    record: RecordConfig = RecordConfig()
+    """What is recorded of the steps, and where else it is shown."""
 
     def plan(self, micro_batches: int) -> StepPlan:
         """The steps that a number of micro-batches comes to."""
@@ -147,6 +149,7 @@ def train(
     *,
     validate: Validate,
     matmul_dtype: torch.dtype = torch.float32,
+    pace: Pace | None = None,
 ) -> Trained:
     """Run the steps of `plan` on `model`, in place. `model.on_batch(batch)` gives the objective's Output.
 
@@ -166,39 +169,52 @@ def train(
     at.resume(checkpoints, run)
     schedule = make_schedule(config.schedule, plan.steps)
     measured = _measure(spread, validate) if at.step == plan.steps else {}
-    with run.progress(run.stage, plan.steps, at.step) as bar:
+    record = Record(spread, weights, config.record, pace)
+    run.track(config.record.trackers, at.step)
+    with run.watch(), run.progress(run.stage, plan.steps, at.step) as bar:
         while at.step < plan.steps:
-            start = time.perf_counter()
+            record.start()
             factor = schedule(at.step)
             shares = spread.deal(batches, plan.of_step(at.step))
+            record.data_is_here()
             count, tokens = _size(spread, objective, shares)
             values = _accumulate(spread, objective, shares, count, optimizer)
+            norms = record.gradients(at.step + 1)
             values["grad_norm"] = optimizer.clip()
             verdict = guard.judge(values)
             if verdict.action is Action.APPLY:
                 optimizer.step(factor)
                 averages.update(at.step + 1)
+                norms |= record.updates()
             else:
                 _withhold(at, verdict, objective, shares, config, checkpoints, run)
             at.step += 1
             values |= spread.after_step(at.step / plan.steps)
             at.tokens += tokens
-            speed = tokens / (time.perf_counter() - start)
+            timing = record.timing(tokens)
             due = at.step % config.validate_every == 0 or at.step == plan.steps
             shown: dict[str, float | str] = dict(measured := _measure(spread, validate)) if due else {}
             if verdict.reason:
                 shown["event"] = f"{verdict.action.value}: {verdict.reason}"
             rate = factor * config.optimizer.rate
-            run.metric(at.step, tokens=at.tokens, learning_rate=rate, **values, **shown)
+            run.metric(
+                at.step,
+                tokens=at.tokens,
+                learning_rate=rate,
+                **record.flops(at.tokens),
+                **values,
+                **norms,
+                **shown,
+            )
             if at.snapshots and averages.is_snapshot(at.step):
                 at.snapshots.save(at.step, {"averages": averages.state(powers_only=True)}, {})
             if at.step % config.checkpoint_every == 0 or at.step == plan.steps:
                 at.save(checkpoints)
-            run.timing(at.step, tokens_per_second=speed)
+            run.timing(at.step, **timing)
             dashboard = guard.dashboard(values)
             if due:
                 run.log(f"step {at.step:,}: {format_shown({**dashboard, **measured})}")
-            bar.advance(1, **dashboard, tokens_per_s=speed)
+            bar.advance(1, **dashboard, tokens_per_s=timing["tokens_per_second"])
     checkpoints.close()
     return Trained(at.tokens, measured | guard.totals(), averages.all())
 
