@@ -1,10 +1,12 @@
-"""MLflow: files below the stage's folder unless MLFLOW_TRACKING_URI names a server."""
+"""MLflow: a database below the stage's folder unless MLFLOW_TRACKING_URI names a server."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from modelwright.base.trackers import Place, library_of
@@ -15,9 +17,10 @@ FOLDER = "modelwright.folder"
 
 def open_tracker(place: Place) -> MlflowRun:
     """A run of the experiment that has the project's name; that of an earlier session where there is one."""
-    local = f"sqlite:///{place.folder.resolve() / 'mlflow.db'}"
     library: Any = library_of("mlflow")
-    client = library.MlflowClient(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", local))
+    client = library.MlflowClient(
+        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or _local(place.folder.resolve())
+    )
     found = client.get_experiment_by_name(place.project)
     experiment = found.experiment_id if found else client.create_experiment(place.project)
     here = str(place.folder.resolve())
@@ -28,6 +31,14 @@ def open_tracker(place: Place) -> MlflowRun:
     for name, value in place.config.items():
         client.log_param(made.info.run_id, name, str(value)[:6000])
     return MlflowRun(library, client, made.info.run_id)
+
+
+def _local(folder: Path) -> str:
+    """A database; or plain files for mlflow-skinny, which has no other store and asks for this consent."""
+    if find_spec("sqlalchemy"):
+        return f"sqlite:///{folder / 'mlflow.db'}"
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    return (folder / "mlruns").as_uri()
 
 
 class MlflowRun:

@@ -42,7 +42,7 @@ class WandbRun:
     def close(self) -> None:
         """Write what is left."""
         self._flush()
-        self._run.finish(quiet=True)
+        self._run.finish()
 
     def _flush(self) -> None:
         if self._values:
