@@ -48,7 +48,7 @@ SIZES = {"small": (128, 300), "second": (256, 400)}
 SEEDS = (0, 1, 2)
 HELD_OUT_ROWS = 256
 BASE = {"learning_rate": 3e-3, "matrix_learning_rate": 0.02}
-RATES = ((1, 1), (2, 1), (1, 2), (4, 1), (0.5, 1), (1, 4))
+RATES = ((1, 1), (1, 4), (1, 8), (2, 4), (0.5, 4), (1, 2), (2, 1), (0.5, 1))
 """Factors on the two rates of BASE: matrices, and all others."""
 T_QUANTILE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 """97.5 % quantiles of Student's t by degrees of freedom."""
@@ -169,7 +169,7 @@ def trials(group: str) -> Iterator[Trial]:
         for seed, (name, changes) in itertools.product(SEEDS, SCHEDULES.items()):
             yield Trial(group, name, width, DEPTH, steps, ROWS, seed, schedule=changes)
     elif group == "rates":
-        for width, (matrix, others) in itertools.product((64, 128, 256), RATES):
+        for width, (matrix, others) in itertools.product((128, 256, 64), RATES):
             rates = {"matrix_learning_rate": 0.02 * matrix, "learning_rate": 3e-3 * others}
             yield Trial(group, f"{matrix:g} x, {others:g} x", width, DEPTH, 300, ROWS, 0, rates)
     elif group == "batch":
