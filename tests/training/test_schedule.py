@@ -60,7 +60,7 @@ def test_shapes_at_known_points() -> None:
 
 
 def test_a_schedule_counts_steps_also_where_the_first_ones_are_smaller() -> None:
-    """A ramp makes more steps of the same data. The rate goes by the step and not by the size of its batch."""
+    """A ramp makes more steps of the same data. The rate goes by the step, not by the size of its batch."""
     ramped, plain = StepPlan(400, 8, BatchRampConfig(start=0.125, fraction=0.2)), StepPlan(400, 8)
     assert ramped.steps > plain.steps == 50
     factor = make_schedule(ScheduleConfig(), ramped.steps)
