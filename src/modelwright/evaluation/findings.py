@@ -90,6 +90,32 @@ class Findings:
             lines, "tokens", "bits per byte", "Loss in bits per byte against training tokens"
         )
 
+    def resources(self) -> list[str]:
+        """What trainings used over time, as SVG: processors, memory, and the GPU where there was one."""
+        charts = {
+            "cpus_busy": (1.0, "processors busy"),
+            "rss_bytes": (1e9, "memory, GB"),
+            "gpu_busy": (0.01, "GPU busy, %"),
+        }
+        used = {
+            stage: [
+                row for row in read_metrics(self.run_dir / stage / "resources.jsonl") if isinstance(row, dict)
+            ]
+            for stage in self.artifacts
+        }
+        found: list[str] = []
+        for name, (unit, label) in charts.items():
+            lines = [
+                plots.Line(
+                    name=stage, points=thin([(x / 60, y / unit) for x, y in _points(rows, name, "seconds")])
+                )
+                for stage, rows in used.items()
+            ]
+            found.append(
+                plots.line_chart(lines, "minutes of the stage", label, f"{label}, over time", linear=True)
+            )
+        return [chart for chart in found if chart]
+
     def _bytes_per_token(self) -> float | None:
         """The loss is a mean over all tokens, the ends of documents included: so is this."""
         tokens = self.artifacts.get("tokenize")
@@ -210,9 +236,9 @@ def _words(value: Any) -> str:
     return "" if value is None else str(value)[:MAX_TEXT]
 
 
-def _points(steps: list[dict[str, Any]], name: str) -> Iterator[tuple[float, float]]:
+def _points(steps: list[dict[str, Any]], name: str, against: str = "tokens") -> Iterator[tuple[float, float]]:
     for row in steps:
-        x, y = _number(row.get("tokens")), _number(row.get(name))
+        x, y = _number(row.get(against)), _number(row.get(name))
         if x is not None and y is not None:
             yield x, y
 
