@@ -42,7 +42,11 @@ def trace(
         int | None, typer.Option("--token", help="A token's position in the training shards: its document.")
     ] = None,
     step: Annotated[
-        int | None, typer.Option("--step", help="A step of pre-training, from 1: the documents it read.")
+        int | None,
+        typer.Option(
+            "--step",
+            help="A step, from 1: what it read. Of pre-training, or of the stage whose folder is given.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -50,9 +54,13 @@ def trace(
     from modelwright.terminal import lineage
 
     if step is not None:
-        from modelwright.life import read_at_step
+        from modelwright.life import read_at_step, taught_at_step
 
-        lineage.show_step(path, step, read_at_step(lineage.named(path)[-1], step), as_json)
+        named = lineage.named(path)[-1]
+        if named.stage in ("finetune", "align") and named.path.samefile(path):
+            lineage.show_taught(path, step, *taught_at_step(named, step), as_json)
+        else:
+            lineage.show_step(path, step, read_at_step(named, step), as_json)
     elif document is not None:
         lineage.show_document(path, document, as_json=as_json)
     elif token is not None:

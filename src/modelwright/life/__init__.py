@@ -7,7 +7,14 @@ Stage modules are imported when they are needed, because they bring torch with t
 from modelwright.life.folder import locked
 from modelwright.life.forgetting import forget
 from modelwright.life.life import Life
-from modelwright.life.loading import read_at_step, resolved, stage_config, stage_module, write_report
+from modelwright.life.loading import (
+    read_at_step,
+    resolved,
+    stage_config,
+    stage_module,
+    taught_at_step,
+    write_report,
+)
 from modelwright.life.together import kind_of_life
 
 __all__ = [
@@ -19,5 +26,6 @@ __all__ = [
     "resolved",
     "stage_config",
     "stage_module",
+    "taught_at_step",
     "write_report",
 ]

@@ -60,6 +60,11 @@ def write_report(folder: Path) -> Path:
     return import_module("modelwright.stages.report").write_report(Path(folder))
 
 
+def taught_at_step(artifact: Artifact, step: int) -> tuple[str, list[dict[str, Any]]]:
+    """What a step of a fine-tuning or an alignment learned from: the kind of texts, and a row for each."""
+    return stage_module("reading_examples").examples_of_step(artifact, step)
+
+
 def read_at_step(artifact: Artifact, step: int) -> list[tuple[int, str, str, int, int]]:
     """What a step of the pre-training above an artifact read: (row, document, source, first, tokens)."""
     reading = stage_module("reading").reading_of(artifact.path, artifact.ancestry())

@@ -61,14 +61,8 @@ class ConversationView(Config):
 
     def pack(self, side: Side, tokenizer: BPETokenizer, run: Run, seed: int) -> Packed:
         """One side's conversations; what does not fit a row is counted and said."""
-        training = side == "train"
-        count = self.conversations if training else self.validation_conversations
-        faults = Faults()
-        found = conversations_from(self.sources, derive(seed, "data"), count, side, faults, self.policy)
-        examples = [supervised(tokenizer, conversation) for conversation in found]
-        order = derive(seed, "batches")
-        epochs = self.epochs if training else 1
-        packed = Packed(examples, self.rows, self.context, order, tokenizer.pad_id, epochs)
+        training, faults = side == "train", Faults()
+        packed, found = self.lay_out(side, tokenizer, seed, faults)
         if training:
             run.brings_in(
                 provenance_of([found[index] for index in packed.kept]).stating(statements(self.sources))
@@ -78,6 +72,17 @@ class ConversationView(Config):
         )
         run.log(f"{side}: {len(found):,} conversations; left out: {left_out}{passed_over(faults)}")
         return packed
+
+    def lay_out(
+        self, side: Side, tokenizer: BPETokenizer, seed: int, faults: Faults
+    ) -> tuple[Packed, list[Conversation]]:
+        """One side's rows, and all conversations that were read for them."""
+        training = side == "train"
+        count = self.conversations if training else self.validation_conversations
+        found = conversations_from(self.sources, derive(seed, "data"), count, side, faults, self.policy)
+        examples = [supervised(tokenizer, conversation) for conversation in found]
+        order, epochs = derive(seed, "batches"), self.epochs if training else 1
+        return Packed(examples, self.rows, self.context, order, tokenizer.pad_id, epochs), found
 
     def measure(self, model: Transformer, tokenizer: BPETokenizer, run: Run, seed: int) -> Validate:
         """Nats per token of held-out assistant turns."""
@@ -118,27 +123,31 @@ class PairView(Config):
         self, side: Side, reference: Transformer, tokenizer: BPETokenizer, run: Run, seed: int
     ) -> Pairs:
         """One side's pairs; `reference` is the policy as it was at the start."""
-        training = side == "train"
-        count = self.pairs if training else self.validation_pairs
-        faults = Faults()
-        found = preferences_from(self.sources, derive(seed, "data"), count, side, faults, self.policy)
-        pairs = [answers(tokenizer, preference) for preference in found]
-        fits = [max(len(example.ids) for example in pair) <= self.context for pair in pairs]
-        fitting = list(compress(pairs, fits))
-        if not fitting:
-            raise UserError(
-                f"none of {len(found):,} {side} pairs fits {self.context} tokens: "
-                "give align.sources more pairs, or raise align.context"
-            )
+        training, faults = side == "train", Faults()
+        fitting, kept, left_out = self.fitting(side, tokenizer, seed, faults)
         if training:
-            run.brings_in(provenance_of(list(compress(found, fits))).stating(statements(self.sources)))
-        left_out = len(found) - len(fitting)
-        passed = passed_over(faults)
-        run.log(f"{side}: {len(found):,} pairs; left out: {left_out:,} over {self.context} tokens{passed}")
+            run.brings_in(provenance_of(kept).stating(statements(self.sources)))
+        passed, found = passed_over(faults), len(kept) + left_out
+        run.log(f"{side}: {found:,} pairs; left out: {left_out:,} over {self.context} tokens{passed}")
         order, epochs = derive(seed, "batches"), self.epochs if training else 1
         in_order = Pairs(fitting, self.rows, order, tokenizer.pad_id).in_order(self.rows)
         logps = reference_logps(reference, in_order, run)
         return Pairs(fitting, self.rows, order, tokenizer.pad_id, logps, epochs)
+
+    def fitting(
+        self, side: Side, tokenizer: BPETokenizer, seed: int, faults: Faults
+    ) -> tuple[list[tuple[Example, Example]], list[Preference], int]:
+        """One side's pairs that fit, as tokens and as they were read, and how many do not."""
+        count = self.pairs if side == "train" else self.validation_pairs
+        found = preferences_from(self.sources, derive(seed, "data"), count, side, faults, self.policy)
+        pairs = [answers(tokenizer, preference) for preference in found]
+        fits = [max(len(example.ids) for example in pair) <= self.context for pair in pairs]
+        if not any(fits):
+            raise UserError(
+                f"none of {len(found):,} {side} pairs fits {self.context} tokens: "
+                "give align.sources more pairs, or raise align.context"
+            )
+        return list(compress(pairs, fits)), list(compress(found, fits)), fits.count(False)
 
     def measure(
         self, model: Transformer, reference: Transformer, tokenizer: BPETokenizer, run: Run, seed: int

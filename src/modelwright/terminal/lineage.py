@@ -206,6 +206,19 @@ def show_step(path: Path, step: int, pieces: Sequence[tuple[int, str, str, int, 
     console.print(f"See one with: modelwright trace {path} --document {pieces[0][1][:16]}", soft_wrap=True)
 
 
+def show_taught(path: Path, step: int, kind: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """Print what a step of a fine-tuning or an alignment learned from."""
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    console = Console(markup=False, highlight=False)
+    console.print(f"step {step} of {path} learned from {len(rows):,} {kind}:")
+    for row in rows:
+        opening = " ".join(str(row["opening"]).split())
+        words = f"  row {row['row']:3}  {row['id'][:16]}  {row['source']}  {opening}"
+        console.print(printable(words, 200), soft_wrap=True)
+
+
 def _show(document: Document, split: str, corpus: Artifact, models: list[Artifact], as_json: bool) -> None:
     stated = corpus.manifest.provenance.by_source.get(document.source, Facts())
     facts: dict[str, Any] = {

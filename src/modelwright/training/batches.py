@@ -177,6 +177,10 @@ class Packed:
                     done.append(rows.pop(fullest)[1])
         return done + [row for _, row in rows]
 
+    def members(self, row: int) -> list[int]:
+        """Places of the examples, among all that were given, in a row of training; empty behind the last."""
+        return [self.kept[index] for index in self._plan[row]] if row < len(self._plan) else []
+
     def __len__(self) -> int:
         """Micro-batches over all epochs; the last one may have empty rows."""
         return -(-len(self._plan) // self._rows)
@@ -234,6 +238,10 @@ class Pairs:
         order = np.lexsort((random.permutation(len(lengths)), lengths))
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         return [batches[i] for i in random.permutation(len(batches))]
+
+    def members(self, index: int) -> list[int]:
+        """Places of the pairs in micro-batch `index`, row by row."""
+        return self._plan[index].tolist()
 
     def __len__(self) -> int:
         """Micro-batches over all epochs."""
