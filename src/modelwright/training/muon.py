@@ -41,15 +41,15 @@ def coefficients(iteration: Iteration, steps: int) -> tuple[tuple[float, float, 
 def orthogonalize(matrices: Tensor, steps: int = 5, iteration: Iteration = "jordan") -> Tensor:
     """The orthogonal factor of each (M, N) matrix in a (..., M, N) stack, roughly. Runs in the given dtype;
     bf16 is enough."""
-    flat = matrices.flatten(0, -3)
-    tall = flat.shape[-2] > flat.shape[-1]
-    x = (flat.mT if tall else flat).contiguous()
+    x = matrices.flatten(0, -3)
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    tall = x.shape[-2] > x.shape[-1]
     for a, b, c in coefficients(iteration, steps):
-        gram = x @ x.mT
+        gram = x.mT @ x if tall else x @ x.mT  # by the shorter side, and no transpose is written out
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b gram + c gram^2
-        x = torch.baddbmm(x, polynomial, x, beta=a)  # a x + (b gram + c gram^2) x
-    return (x.mT if tall else x).unflatten(0, matrices.shape[:-2])
+        factors = (x, polynomial) if tall else (polynomial, x)
+        x = torch.baddbmm(x, *factors, beta=a)  # a x + (b gram + c gram^2) x
+    return x.unflatten(0, matrices.shape[:-2])
 
 
 def scale_of(rows: int, columns: int, rule: Literal["spectral", "rms"]) -> float:
