@@ -120,10 +120,22 @@ def reading_radius(start: Path) -> int:
 
 TRAINING_STAGES = {
     *("align", "finetune", "pretrain"),  # they train
-    *("average", "judging", "reading", "text_view", "views"),  # they build what a training read or measured
+    *(
+        "average",
+        "judging",
+        "reading",
+        "reading_examples",
+        "text_view",
+        "views",
+    ),  # they build what a training read or measured
     *("forecast", "rehearsal", "scale", "study"),  # they plan, try out or repeat a training
 }
 """Stages that reach the training loop with all it can do (design/0008)."""
+
+WIDEST = {
+    "averaging_study": (12_000, "it runs two stations, pretrain and average, for every cell of its table")
+}
+"""stage -> (lines, why it reaches further still)."""
 
 STAGES = sorted((PACKAGE / "stages").glob("[a-z]*.py"))
 
@@ -131,7 +143,7 @@ STAGES = sorted((PACKAGE / "stages").glob("[a-z]*.py"))
 @pytest.mark.parametrize("stage", STAGES, ids=[stage.stem for stage in STAGES])
 def test_a_stage_can_be_read_in_days(stage: Path) -> None:
     limit = MAX_TRAINING_RADIUS if stage.stem in TRAINING_STAGES else MAX_READING_RADIUS
-    assert reading_radius(stage) <= limit
+    assert reading_radius(stage) <= max(limit, WIDEST.get(stage.stem, (0, ""))[0])
 
 
 def test_only_stages_that_need_it_reach_further() -> None:
