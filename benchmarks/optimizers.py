@@ -169,17 +169,17 @@ def trials(group: str) -> Iterator[Trial]:
         for seed, (name, changes) in itertools.product(SEEDS, SCHEDULES.items()):
             yield Trial(group, name, width, DEPTH, steps, ROWS, seed, schedule=changes)
     elif group == "rates":
-        for width, (matrix, others) in itertools.product((128, 256, 64), RATES):
+        for (matrix, others), width in itertools.product(RATES, (128, 256, 64)):
             rates = {"matrix_learning_rate": 0.02 * matrix, "learning_rate": 3e-3 * others}
             yield Trial(group, f"{matrix:g} x, {others:g} x", width, DEPTH, 300, ROWS, 0, rates)
     elif group == "batch":
-        for rows, matrix in itertools.product((4, 16, 8, 32), (1, 2, 0.5)):
-            rates = {"matrix_learning_rate": 0.02 * matrix, "learning_rate": 3e-3 * matrix}
-            yield Trial(group, f"rates x {matrix:g}", 128, DEPTH, 300 * ROWS // rows, rows, 0, rates)
+        for rows, factor in itertools.product((32, 4), (1, 2, 0.5)):
+            rates = {"matrix_learning_rate": 0.02 * factor, "learning_rate": 0.012 * factor}
+            yield Trial(group, f"{factor:g} x", 128, DEPTH, 300 * ROWS // rows, rows, 0, rates)
     elif group == "depths":
-        for depth, matrix in itertools.product((2, 6, 3), (1, 2, 0.5)):
-            rates = {"matrix_learning_rate": 0.02 * matrix, "learning_rate": 3e-3 * matrix}
-            yield Trial(group, f"rates x {matrix:g}", 128, depth, 300, ROWS, 0, rates)
+        for depth, factor in itertools.product((2, 6, 3), (1, 2, 0.5)):
+            rates = {"matrix_learning_rate": 0.02 * factor, "learning_rate": 0.012 * factor}
+            yield Trial(group, f"{factor:g} x", 128, depth, 300, ROWS, 0, rates)
     else:
         raise SystemExit(f"no group '{group}': there are {', '.join(GROUPS)}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from modelwright.base.artifact import Artifact
 from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
@@ -24,6 +26,8 @@ TOGETHER = True
 class Config(LoopConfig, ConversationView):
     """Which conversations, how often, in which pieces."""
 
+    z_loss: float = Field(default=0.0, ge=0)
+    """Weight of what keeps logits from drifting away (arXiv 2204.02311 takes 1e-4); 0: none."""
     compute: ComputeConfig = ComputeConfig()
     """Device, number format, compilation."""
 
@@ -57,7 +61,7 @@ def run(config: Config, run: Run) -> Artifact:
     compile_blocks(model.model.layers, config.compute, device, flops, run.log)
     trained = train(
         spread,
-        NextToken(),
+        NextToken(config.z_loss),
         batches,
         plan,
         config,

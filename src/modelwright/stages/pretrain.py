@@ -18,6 +18,7 @@ from modelwright.stages.text_view import TextView
 from modelwright.stages.training import keep_model, pace_of, spread_model
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.shards import TokenShards
+from modelwright.training import dial
 from modelwright.training.compute import ComputeConfig, compile_blocks, resolve
 from modelwright.training.loop import LoopConfig, train
 from modelwright.training.step_plan import StepPlan
@@ -36,6 +37,8 @@ class Config(LoopConfig, TextView):
     """The dial. In a recipe it is the section `model`."""
     tokens: int | None = Field(default=None, gt=0)
     """Tokens to train on, repeats included. None: 20 per parameter that a token meets."""
+    z_loss: float = Field(default=0.0, ge=0)
+    """Weight of what keeps logits from drifting away (arXiv 2204.02311 takes 1e-4); 0: none."""
     compute: ComputeConfig = ComputeConfig()
     """Device, number format, compilation."""
 
@@ -62,6 +65,8 @@ def run(config: Config, run: Run) -> Artifact:
     flops = per_token * read
     run.log(describe(shape, model))
     run.log(f"{plan.steps:,} steps, {read:,} tokens, {flops / 1e12:,.0f} TFLOPs")
+    optimizer = dial.settle(config.optimizer, shape.hidden_size)
+    run.log(dial.describe(config.optimizer, optimizer, shape.hidden_size))
     shards, order = TokenShards.open(source.file("train")), derive(run.seed, "batches")
     rows = plan.micro_batches * config.rows
     reading = config.order(shards, order, rows)
@@ -72,10 +77,10 @@ def run(config: Config, run: Run) -> Artifact:
     validate = config.measure(model, TokenShards.open(source.file("validation")), tokenizer)
     trained = train(
         spread,
-        NextToken(),
+        NextToken(config.z_loss),
         reading.batches,
         plan,
-        config,
+        config.model_copy(update={"optimizer": optimizer}),
         run,
         validate=validate,
         matmul_dtype=device.dtype,
