@@ -8,6 +8,7 @@ how busy the machine is. What was measured is kept line by line, and a study tha
 
     make bench NAME=optimizers                       # all that is missing, then the table
     python benchmarks/optimizers.py FILE rates       # one group of trials into FILE, as far as it got
+    python benchmarks/optimizers.py FILE publish     # what FILE holds so far
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
 from modelwright.tokenizer.learn import learn
 from modelwright.training.batches import Windows
+from modelwright.training.dial import settle
 from modelwright.training.optimizer import Optimizer, OptimizerConfig
 from modelwright.training.schedule import ScheduleConfig, make_schedule
 from record import publish
@@ -47,9 +49,10 @@ SIZES = {"small": (128, 300), "second": (256, 400)}
 """Name -> width and steps: 0.9M and 3.4M parameters."""
 SEEDS = (0, 1, 2)
 HELD_OUT_ROWS = 256
-BASE = {"learning_rate": 3e-3, "matrix_learning_rate": 0.02}
+LOW = {"learning_rate": 3e-3, "matrix_learning_rate": 0.02}
+"""What the rates were before the sweep."""
 RATES = ((1, 1), (1, 4), (1, 8), (2, 4), (0.5, 4), (1, 2), (2, 1), (0.5, 1))
-"""Factors on the two rates of BASE: matrices, and all others."""
+"""Factors on the two rates of LOW: matrices, and all others."""
 T_QUANTILE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 """97.5 % quantiles of Student's t by degrees of freedom."""
 
@@ -63,10 +66,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "decay 0.1": {"weight_decay": 0.1},
     "cautious decay 0.1": {"weight_decay": 0.1, "cautious": True},
     "cautious decay 0.1, falling": {"weight_decay": 0.1, "cautious": True, "decay_falls": True},
-    "rms scale": {"scale": "rms"},
+    "rms scale": {"scale": "rms", "matrix_learning_rate": 0.1 / math.sqrt(128)},
     "momentum 0.9": {"momentum": 0.9},
-    "AdamW, 0.003": {"kind": "adamw", "weight_decay": 0.1},
+    "AdamW, 0.003": {"kind": "adamw", "weight_decay": 0.1, "learning_rate": 3e-3},
     "AdamW, 0.006": {"kind": "adamw", "weight_decay": 0.1, "learning_rate": 6e-3},
+    "AdamW, 0.012": {"kind": "adamw", "weight_decay": 0.1, "learning_rate": 0.012},
 }
 SCHEDULES: dict[str, dict[str, Any]] = {
     "wsd, 1 - sqrt": {"shape": "sqrt"},
@@ -137,7 +141,7 @@ def measure(trial: Trial, seen: Text, held_out: Text) -> float:
     model = Transformer(shape, torch.bfloat16)
     initialize(model, trial.seed)
     objective = NextToken()
-    settings = OptimizerConfig.model_validate(BASE | trial.optimizer)
+    settings = OptimizerConfig.model_validate(trial.optimizer)
     optimizer = Optimizer(model.named_parameters(), settings, torch.bfloat16)
     factor = make_schedule(ScheduleConfig.model_validate(trial.schedule), trial.steps)
     batches = Windows(seen, trial.rows, CONTEXT, trial.seed, end_of_text=-1)
@@ -157,17 +161,26 @@ def measure(trial: Trial, seen: Text, held_out: Text) -> float:
     return total / (HELD_OUT_ROWS * CONTEXT)
 
 
+def derived(width: int) -> dict[str, Any]:
+    """The rates that the dial derives."""
+    rates = settle(OptimizerConfig(), width)
+    return {"learning_rate": rates.rate, "matrix_learning_rate": rates.matrix_rate}
+
+
 def trials(group: str) -> Iterator[Trial]:
     """The trials of a group, the most telling first."""
     if group in SIZES:
         width, steps = SIZES[group]
         for seed, (name, changes) in itertools.product(SEEDS, VARIANTS.items()):
-            matched = {"matrix_learning_rate": 0.1 / math.sqrt(width)} if "scale" in changes else {}
-            yield Trial(group, name, width, DEPTH, steps, ROWS, seed, changes | matched)
+            yield Trial(group, name, width, DEPTH, steps, ROWS, seed, derived(width) | changes)
+    elif group == "low rate":
+        width, steps = SIZES["small"]
+        for name, changes in VARIANTS.items():
+            yield Trial(group, name, width, DEPTH, steps, ROWS, 0, LOW | changes)
     elif group.startswith("schedules-"):
         width, steps = SIZES[group.removeprefix("schedules-")]
         for seed, (name, changes) in itertools.product(SEEDS, SCHEDULES.items()):
-            yield Trial(group, name, width, DEPTH, steps, ROWS, seed, schedule=changes)
+            yield Trial(group, name, width, DEPTH, steps, ROWS, seed, derived(width), changes)
     elif group == "rates":
         for (matrix, others), width in itertools.product(RATES, (128, 256, 64)):
             rates = {"matrix_learning_rate": 0.02 * matrix, "learning_rate": 3e-3 * others}
@@ -184,7 +197,7 @@ def trials(group: str) -> Iterator[Trial]:
         raise SystemExit(f"no group '{group}': there are {', '.join(GROUPS)}")
 
 
-GROUPS = ("small", "second", "schedules-small", "schedules-second", "rates", "batch", "depths")
+GROUPS = ("low rate", "small", "second", "schedules-small", "schedules-second", "rates", "batch", "depths")
 
 
 def known(file: Path) -> dict[str, float]:
@@ -222,8 +235,8 @@ def interval(differences: list[float]) -> tuple[float, float, float]:
 def compared(file: Path) -> list[dict[str, Any]]:
     """Each variant against the default at its size: mean loss, and the paired difference."""
     losses, rows = known(file), []
-    for size in SIZES:
-        everything = [*trials(size), *trials(f"schedules-{size}")]
+    for size in (*SIZES, "low rate"):
+        everything = [*trials(size), *(trials(f"schedules-{size}") if size in SIZES else ())]
         base = {
             t.seed: losses[t.key] for t in everything if t.name == next(iter(VARIANTS)) and t.key in losses
         }
