@@ -66,7 +66,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "decay 0.1": {"weight_decay": 0.1},
     "cautious decay 0.1": {"weight_decay": 0.1, "cautious": True},
     "cautious decay 0.1, falling": {"weight_decay": 0.1, "cautious": True, "decay_falls": True},
-    "rms scale": {"scale": "rms", "matrix_learning_rate": 0.1 / math.sqrt(128)},
+    "rms scale": {"scale": "rms"},
     "momentum 0.9": {"momentum": 0.9},
     "AdamW, 0.003": {"kind": "adamw", "weight_decay": 0.1, "learning_rate": 3e-3},
     "AdamW, 0.006": {"kind": "adamw", "weight_decay": 0.1, "learning_rate": 6e-3},
@@ -161,10 +161,10 @@ def measure(trial: Trial, seen: Text, held_out: Text) -> float:
     return total / (HELD_OUT_ROWS * CONTEXT)
 
 
-def derived(width: int) -> dict[str, Any]:
-    """The rates that the dial derives."""
-    rates = settle(OptimizerConfig(), width)
-    return {"learning_rate": rates.rate, "matrix_learning_rate": rates.matrix_rate}
+def derived(width: int, changes: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a variant, with the rates that the dial derives where it says none."""
+    rates = settle(OptimizerConfig.model_validate(changes), width)
+    return changes | {"learning_rate": rates.rate, "matrix_learning_rate": rates.matrix_rate}
 
 
 def trials(group: str) -> Iterator[Trial]:
@@ -172,15 +172,16 @@ def trials(group: str) -> Iterator[Trial]:
     if group in SIZES:
         width, steps = SIZES[group]
         for seed, (name, changes) in itertools.product(SEEDS, VARIANTS.items()):
-            yield Trial(group, name, width, DEPTH, steps, ROWS, seed, derived(width) | changes)
+            yield Trial(group, name, width, DEPTH, steps, ROWS, seed, derived(width, changes))
     elif group == "low rate":
         width, steps = SIZES["small"]
         for name, changes in VARIANTS.items():
-            yield Trial(group, name, width, DEPTH, steps, ROWS, 0, LOW | changes)
+            if "scale" not in changes:  # needs another rate for the matrices
+                yield Trial(group, name, width, DEPTH, steps, ROWS, 0, LOW | changes)
     elif group.startswith("schedules-"):
         width, steps = SIZES[group.removeprefix("schedules-")]
         for seed, (name, changes) in itertools.product(SEEDS, SCHEDULES.items()):
-            yield Trial(group, name, width, DEPTH, steps, ROWS, seed, derived(width), changes)
+            yield Trial(group, name, width, DEPTH, steps, ROWS, seed, derived(width, {}), changes)
     elif group == "rates":
         for (matrix, others), width in itertools.product(RATES, (128, 256, 64)):
             rates = {"matrix_learning_rate": 0.02 * matrix, "learning_rate": 3e-3 * others}
