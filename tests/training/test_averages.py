@@ -128,3 +128,11 @@ def test_a_run_leaves_the_snapshots_that_were_asked_for(tmp_path) -> None:
 def test_fractions_and_widths_have_limits(wrong) -> None:
     with pytest.raises(ValidationError):
         AveragesConfig(**wrong)
+
+
+def test_snapshots_of_a_part_that_was_given_up_are_removed(tmp_path) -> None:
+    snapshots = Checkpoints(tmp_path, keep=99)
+    for step in (2, 4, 6):
+        snapshots.save(step, {"averages": {"w": torch.ones(2)}}, {})
+    snapshots.remove_after(4)
+    assert [snapshot.step for snapshot in snapshots.all()] == [2, 4]

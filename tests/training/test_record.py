@@ -92,3 +92,26 @@ def test_speed_and_arithmetic_follow_from_the_tokens(tmp_path: Path) -> None:
 def test_trackers_are_no_part_of_what_decides_the_result() -> None:
     plain, tracked = LoopConfig(), LoopConfig(record=RecordConfig(trackers=("tensorboard",)))
     assert json.dumps(plain.model_dump(mode="json")) == json.dumps(tracked.model_dump(mode="json"))
+
+
+class Breaks:
+    """Batches whose sixth is a power cut."""
+
+    def __getitem__(self, index: int):
+        if index == 5:
+            raise KeyboardInterrupt
+        return make_windows()[index]
+
+
+def test_an_interrupted_run_is_shown_without_a_step_twice(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config = LoopConfig(checkpoint_every=3, record=RecordConfig(trackers=("tensorboard",)))
+    with pytest.raises(KeyboardInterrupt):
+        train_in(tmp_path, make_model(), NextToken(), Breaks(), 7, config)
+    train_in(tmp_path, make_model(), NextToken(), make_windows(), 7, config)
+    found = reader.EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    lines = list(read_metrics(tmp_path / "metrics.jsonl"))
+    shown = [(event.step, event.value) for event in found.Scalars("loss")]
+    assert shown == [(line["step"], pytest.approx(line["loss"])) for line in lines]
+    assert [step for step, _ in shown] == list(range(1, 8))
