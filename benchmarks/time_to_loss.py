@@ -32,7 +32,9 @@ from modelwright.objectives.next_token import NextToken
 from modelwright.tokenizer.learn import learn
 from modelwright.training.batches import Windows
 from modelwright.training.compute import ComputeConfig, resolve
+from modelwright.training.dial import settle
 from modelwright.training.loop import LoopConfig, train
+from modelwright.training.optimizer import OptimizerConfig
 from modelwright.training.schedule import ScheduleConfig, make_schedule
 from plain_loop import PlainLlama, PlainLoop
 from record import compare, publish
@@ -113,7 +115,8 @@ def run_ours(
     text: Tokens, held_out: list[tuple[Tensor, Tensor]], steps: int, seed: int
 ) -> tuple[float, float]:
     """(final held-out loss, seconds of training) of our loop with its defaults."""
-    config = LoopConfig(validate_every=10**6, checkpoint_every=10**6)
+    optimizer = settle(OptimizerConfig(), SHAPE.hidden_size)
+    config = LoopConfig(optimizer=optimizer, validate_every=10**6, checkpoint_every=10**6)
     device = resolve(ComputeConfig(dtype="bfloat16", compile="never"))
     model = Transformer(SHAPE, device.dtype)
     initialize(model, seed)

@@ -153,3 +153,8 @@ def test_earlier_manifests_are_read() -> None:
     facts = Facts.model_validate(old)
     assert (facts.bases(), facts.retentions()) == ({"consent": 3}, {"unknown": 3})
     assert Facts.model_validate(facts.model_dump(mode="json")) == facts
+
+
+def test_a_licence_made_to_exhaust_the_stack_is_no_licence() -> None:
+    assert not accepts("(" * 450 + "MIT" + ")" * 450, lambda _: True)
+    assert accepts("((MIT) OR (GPL-3.0-only))", lambda name: name == "MIT")

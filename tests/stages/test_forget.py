@@ -13,8 +13,11 @@ from modelwright.base.artifact import Artifact
 from modelwright.base.errors import UserError
 from modelwright.base.files import sha256_text
 from modelwright.base.progress import PlainView
-from modelwright.data.corpus import read_corpus, read_documents
+from modelwright.base.schema import Document
+from modelwright.data.corpus import DocumentsFile, read_corpus, read_documents
+from modelwright.data.pipeline.sides import finish_filling
 from modelwright.life import Life, forget
+from modelwright.life.seen import stations
 from modelwright.recipes.recipe import Recipe
 from modelwright.tokenizer.shards import TokenShards
 
@@ -139,3 +142,34 @@ def test_unknown_names_and_the_only_source(life: Path) -> None:
     with pytest.raises(UserError, match="'owls' is the only source of data"):
         forget(life, ["foxes", "owls"], QUIET, yes=True)
     assert len(json.loads((life / "prepare" / "sources.json").read_text())) == 70
+
+
+def test_a_damaged_corpus_is_not_made_official(life: Path) -> None:
+    document = next(iter(read_corpus(life / "prepare" / "train")))
+    shards = sorted((life / "prepare" / "train").glob("*.parquet"))
+    other = next(path for path in shards if all(d.id != document.id for d in read_documents(path)))
+    content = bytearray(other.read_bytes())
+    content[len(content) // 3] ^= 1
+    other.write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged.*Make it anew"):
+        forget(life, [document.id], QUIET, yes=True)
+    assert not (life / "forgetting.json").exists()
+
+
+def test_a_killed_study_is_seen(life: Path) -> None:
+    cell = life / "scale" / "cells" / "2x64-pretrain-1" / "checkpoints" / "step-00000001"
+    cell.mkdir(parents=True)
+    (cell / "model.safetensors").write_bytes(b"x")
+    assert "scale" in [left.path.name for left in stations(life)]
+
+
+def test_a_side_that_was_being_filled_holds_nothing_twice(tmp_path: Path) -> None:
+    documents = [Document(text=text, id=sha256_text(text), source="x") for text in ("one", "two", "three")]
+    for side, held in (("train", documents), ("validation", documents[1:2])):
+        (tmp_path / side).mkdir()
+        with DocumentsFile(tmp_path / side / "000000.parquet") as file:
+            for document in held:
+                file.add(document)
+    finish_filling(tmp_path / "train", tmp_path / "validation")
+    assert [d.text for d in read_corpus(tmp_path / "train")] == ["one", "three"]
+    assert [d.text for d in read_corpus(tmp_path / "validation")] == ["two"]

@@ -177,11 +177,17 @@ def _within(jurisdiction: str, allowed: Iterable[str]) -> bool:
     return jurisdiction in codes or jurisdiction.upper() in codes
 
 
+MAX_PARENTHESES = 32
+"""In a licence expression; real ones have a handful."""
+
+
 def accepts(licence: str, accept: Callable[[str], bool]) -> bool:
     """Whether an SPDX expression leaves a choice that is accepted: any side of an OR, all of an AND.
     `GPL-2.0-only WITH Classpath-exception-2.0` is judged as its licence."""
     tokens = re.findall(r"[()]|\b(?:AND|OR)\b|(?:(?!\b(?:AND|OR)\b)[^()])+", licence)
     tokens = [token.strip() for token in tokens if token.strip()]
+    if tokens.count("(") > MAX_PARENTHESES:  # no licence: a text that was made to exhaust the stack
+        return False
     value, rest = _choice(tokens, accept)
     return value and not rest
 

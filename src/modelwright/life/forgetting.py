@@ -90,6 +90,13 @@ def _journal(folder: Path, recipe: Recipe, seen: Sequence[Seen], before: dict[st
         if left.made and left.path in removed:
             given |= {role: str(made.path) for role, made in outside_inputs(folder, left.made).items()}
         if left.made and left.path not in removed and any(left.path in each.edited for each in seen):
+            if damage := left.made.damage(
+                hashes=True
+            ):  # its files are hashed anew: never make damage official
+                raise UserError(
+                    f"{left.path} is damaged ({damage}), so what it holds cannot be known. Make it anew with "
+                    f"'modelwright prepare {folder}', then forget."
+                )
             documents = [each.target for each in seen if left.path in each.edited]
             started = stage.read_started(left.path / STARTED)
             edits[left.path.name] = asdict(stage.plan_edit(left.made, documents, started))

@@ -69,10 +69,15 @@ def stations(folder: Path) -> list[Left]:
     """Every folder in a run directory that a station works in or has left, in the order of a life."""
     found: list[Left] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        named = path.name in _ORDER or (path / MANIFEST).is_file() or (path / STARTED).is_file()
-        if path.is_dir() and path.name != REPLACED and named:
+        if path.is_dir() and path.name != REPLACED and (path.name in _ORDER or _has_work(path)):
             found.append(Left(path.name, path, _load(path)))
     return sorted(found, key=lambda left: left.place)
+
+
+def _has_work(folder: Path) -> bool:
+    """Whether stations have left anything below: a killed ladder or study has cells, and no manifest yet."""
+    marks = (MANIFEST, STARTED, "*.safetensors")
+    return any(found for mark in marks for found in folder.rglob(mark))
 
 
 def _load(folder: Path) -> Artifact | None:

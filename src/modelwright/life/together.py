@@ -19,6 +19,7 @@ from modelwright.base.seeding import derive
 from modelwright.base.world import join
 from modelwright.life import loading
 from modelwright.life.life import Life
+from modelwright.recipes.recipe import RECIPE_FILE, load_recipe
 from modelwright.recipes.stations import STATION
 
 
@@ -57,6 +58,9 @@ class FollowingLife(Life):
     def run(self, verbs: Sequence[str], *, force: bool = False) -> list[Artifact]:
         """Follow until the first process is done; what was made is known to that one."""
         while (verb := join().tell()) is not None:
+            self.recipe = load_recipe(
+                str(self.folder / RECIPE_FILE), environment={}
+            )  # as the first edited it
             stage, config = loading.stage_module(verb), loading.stage_config(self.recipe, verb)
             seed, inputs = derive(self.recipe.seed, verb), self._inputs(verb, stage)
             run = FollowingRun(self.folder / verb, verb, STATION[verb].role, config, seed, inputs)

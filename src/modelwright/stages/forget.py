@@ -25,7 +25,7 @@ from modelwright.base.files import atomic_path, read_json, write_json
 from modelwright.base.provenance import UNKNOWN, Provenance
 from modelwright.data.corpus import read_corpus, read_documents
 from modelwright.data.pipeline.plan import DROPPED_FOLDER, REPORT_FILE, Plan
-from modelwright.data.pipeline.sides import fill_the_empty_side
+from modelwright.data.pipeline.sides import fill_the_empty_side, finish_filling
 from modelwright.data.split import SIDES
 from modelwright.stages.forget_target import Target, document_files, find_target, is_id, read_rows
 from modelwright.tokenizer.shards import TokenShards
@@ -191,6 +191,7 @@ def edit_corpus(folder: Path, targets: Sequence[Target], edit: Edit) -> Artifact
     manifest = dict(edit.manifest)
     if edit.fills:
         fraction = manifest["config"]["validation_fraction"]
+        finish_filling(folder / "train", folder / "validation")
         fill_the_empty_side(folder / "train", folder / "validation", fraction)
         manifest["metrics"] = {**manifest["metrics"], **_recounted(folder)}
     listed = dict.fromkeys(file["path"].split("/")[0] for file in manifest["files"])

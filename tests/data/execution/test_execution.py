@@ -134,3 +134,17 @@ def test_failures_keep_their_kind_and_words(tmp_path: Path, settings: dict[str, 
         perform(tmp_path / "c", {"1:0": "full"}, **settings)
     found, _, _ = perform(tmp_path / "c", {}, **settings)
     assert set(found) == {0, 1, 2, 3}
+
+
+def test_a_worker_that_dies_without_work_is_let_go(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("{}")
+    said: list[str] = []
+    with Performer(Execution(workers=2), tmp_path, SMALL_BYTES, said.append) as performer:
+        performer(UNIT, range(4), lambda _: None)
+        assert performer._processes is not None
+        for worker in performer._processes._workers:
+            worker.process.kill()
+            worker.process.wait()
+        found = performer(UNIT, range(4, 8), lambda _: None)
+    assert sorted(found) == [4, 5, 6, 7]
+    assert said == []  # nobody is blamed: no unit was begun

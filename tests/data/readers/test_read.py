@@ -293,3 +293,10 @@ def test_real_files(shared_data: Path) -> None:
     for _, page in zip(range(20), pages, strict=False):
         assert len(page.text) > 100 and "<div" not in page.text and "getElementById" not in page.text
         assert str(page.meta["url"]).startswith("https://www.sqlite.org/")
+
+
+def test_a_field_whose_name_is_no_text_is_left_out(tmp_path: Path) -> None:
+    row = json.dumps({"text": "hello there", "x\ud800": 1, "b": 2})
+    (document,) = documents(put(tmp_path / "a.jsonl", row.encode()))
+    assert document.meta["b"] == 2
+    assert not any(name.startswith("x") for name in document.meta)

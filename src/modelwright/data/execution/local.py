@@ -78,7 +78,9 @@ class LocalProcesses:
             for worker in self._ready():
                 unit = worker.unit
                 alive = self._hear(worker, answers, advance)
-                if not alive and unit is not None:
+                if not alive and unit is None:
+                    self._end(worker)
+                elif not alive and unit is not None:
                     deaths[unit] += 1
                     self._bury(worker, function, unit, deaths[unit])
                     waiting.appendleft(unit)
@@ -88,7 +90,10 @@ class LocalProcesses:
         return answers
 
     def _idle(self, wanted: int) -> _Worker | None:
-        """A worker without a unit; a new one while there may be more."""
+        """A worker without a unit; a new one while there may be more. What died without one is let go."""
+        for worker in [each for each in self._workers if each.unit is None]:
+            if worker.process.poll() is not None:
+                self._end(worker)
         free = next((worker for worker in self._workers if worker.unit is None), None)
         if free is None and len(self._workers) < self._count and wanted:
             free = self._start()

@@ -33,6 +33,13 @@ def fill_the_empty_side(train: Path, validation: Path, validation_fraction: floa
     return {}
 
 
+def finish_filling(train: Path, validation: Path) -> None:
+    """After a kill in the middle of filling an empty validation: what is there already leaves training."""
+    there = {identity for _, identity, _ in _places(validation)}
+    for path in sorted({path for _, identity, path in _places(train) if identity in there}):
+        _rewrite(path, (document for document in read_documents(path) if document.id not in there))
+
+
 def _fill(full: Path, full_side: Side, empty: Path, empty_side: Side, fraction: float) -> dict[str, int]:
     moving = {identity for _, identity, _ in _places(full) if side_of(identity, fraction) == empty_side}
     if not moving or len(moving) == _num_documents(full):

@@ -76,6 +76,7 @@ def _meta(row: Row, source: Source) -> dict[str, Json]:
         f"row_{name}" if name in RESERVED else name: value
         for name, value in row.fields.items()
         if name != source.text_field
+        and is_short(name)
         and (isinstance(value, bool | int | float) or (isinstance(value, str) and is_short(value)))
     }
     return {**kept, row.unit: row.number}
