@@ -152,7 +152,7 @@ def test_large_logits_and_nan_show():
     logits = torch.tensor([[1e4, 0.0, -1e4], [0.0, math.nan, 1.0]])
     found = torch.empty(2)
     targets = torch.tensor([1, 0])
-    native.call("cross_entropy", torch.float32, logits, targets, None, 0, found, 2, 3)
+    native.call("cross_entropy", torch.float32, logits, targets, None, 0, found, None, 0.0, 2, 3)
     assert found[0] == -1e4 and found[1].isnan()
     x = torch.full((4, 8), math.nan, dtype=torch.bfloat16)
     assert rms_norm.rms_norm(x, torch.ones(8), 1e-6).isnan().all()
