@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -173,3 +174,26 @@ def test_a_side_that_was_being_filled_holds_nothing_twice(tmp_path: Path) -> Non
     finish_filling(tmp_path / "train", tmp_path / "validation")
     assert [d.text for d in read_corpus(tmp_path / "train")] == ["one", "three"]
     assert [d.text for d in read_corpus(tmp_path / "validation")] == ["two"]
+
+
+@pytest.mark.parametrize("first, then", [([{"name": "privacy"}], []), ([], [{"name": "privacy"}])])
+def test_a_forgotten_document_stays_so_whatever_rewrites_it(
+    tmp_path: Path, first: list[dict[str, str]], then: list[dict[str, str]]
+) -> None:
+    """A filter that masks changes the id; the document is known by the ids that it had before, too."""
+    (tmp_path / "texts").mkdir()
+    for number in range(12):
+        letter = f"Letter {number} to the keeper of the wood. Write to keeper{number}@forest.org about it. "
+        (tmp_path / "texts" / f"{number}.txt").write_text(letter * 5)
+    data: dict[str, Any] = {"sources": [{"path": str(tmp_path / "texts"), "name": "letters"}]}
+    folder = tmp_path / "run"
+
+    def live(filters: list[dict[str, str]]) -> list[Document]:
+        recipe = Recipe(name="x", stages=("prepare",), data={**data, "filters": filters})
+        Life(recipe, folder, QUIET).run(["prepare"])
+        return [d for side in ("train", "validation") for d in read_corpus(folder / "prepare" / side)]
+
+    meant = next(d for d in live(first) if "Letter 3 " in d.text)
+    forget(folder, [meant.id], QUIET, yes=True)
+    left = live(then)
+    assert len(left) == 11 and not any("Letter 3 " in d.text for d in left)

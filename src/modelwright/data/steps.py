@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from modelwright.base.files import sha256_text
 from modelwright.base.schema import Document, Reason
 from modelwright.base.seams import Drop, Step
+from modelwright.data.rewrite import rewritten
 
 Record = Callable[[str, Document, Reason], None]
 """Gets (step, document, reason) of every document that a step drops."""
@@ -83,7 +83,7 @@ def changing(change: Callable[[str], str]) -> Step:
     def step(documents: Iterator[Document], drop: Drop) -> Iterator[Document]:
         for document in documents:
             text = change(document.text)
-            yield document if text == document.text else replace(document, text=text, id=sha256_text(text))
+            yield document if text == document.text else rewritten(document, text)
 
     return step
 

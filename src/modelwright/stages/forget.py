@@ -10,8 +10,9 @@ others.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,10 @@ __all__ = [
 
 SECTIONS = {"prepare": "data", "finetune": "finetune", "align": "align"}
 """Stations that read sources, and the recipe's sections that list them."""
+
+
+_ROWS = 1 << 12
+"""At a time, where a file is written again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,27 +219,38 @@ def _recounted(folder: Path) -> dict[str, int]:
 
 def _clear(path: Path, targets: Sequence[Target]) -> None:
     """Take out of what went the rows that are meant, and the texts of those that nearly repeat them."""
-    table = pq.read_table(path)
-    marks = [target.rows_of(table) for target in targets]
-    keep = [not any(row) for row in zip(*(own for own, _ in marks), strict=True)]
-    copies = [any(row) for row in zip(*(copies for _, copies in marks), strict=True)]
-    texts = table["text"].to_pylist()
-    hidden = [None if copy else text for text, copy in zip(texts, copies, strict=True)]
-    if hidden != texts or not all(keep):
-        column = table.column_names.index("text")
-        _write(path, table.set_column(column, "text", pa.array(hidden, pa.string())).filter(pa.array(keep)))
+
+    def cleared(rows: pa.Table) -> pa.Table:
+        marks = [target.rows_of(rows) for target in targets]
+        keep = [not any(row) for row in zip(*(own for own, _ in marks), strict=True)]
+        copies = [any(row) for row in zip(*(copies for _, copies in marks), strict=True)]
+        texts = zip(rows["text"].to_pylist(), copies, strict=True)
+        hidden = pa.array([None if copy else text for text, copy in texts], pa.string())
+        return rows.set_column(rows.column_names.index("text"), "text", hidden).filter(pa.array(keep))
+
+    marks = [target.rows_of(read_rows(path)) for target in targets]
+    if any(any(own) or any(copies) for own, copies in marks):
+        _write_again(path, cleared)
 
 
 def _keep_rows(path: Path, keep: Sequence[bool]) -> None:
     """Write a Parquet file again without some rows."""
+    marks = iter(keep)
     if not all(keep):
-        _write(path, pq.read_table(path).filter(pa.array(keep)))
+        _write_again(path, lambda rows: rows.filter(pa.array(islice(marks, rows.num_rows), pa.bool_())))
 
 
-def _write(path: Path, table: pa.Table) -> None:
-    """Row groups stay bounded."""
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=1 << 13)
+def _write_again(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """A file with its rows changed, a few at a time: a shard may be larger than memory."""
+    with (
+        pq.ParquetFile(path) as file,
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, file.schema_arrow, compression="zstd") as writer,
+    ):
+        for batch in file.iter_batches(_ROWS):
+            rows = change(pa.Table.from_batches([batch]))
+            if rows.num_rows:
+                writer.write_table(rows)
 
 
 def read_started(file: Path) -> dict[str, Any]:

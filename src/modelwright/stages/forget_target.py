@@ -18,11 +18,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from modelwright.base.errors import UserError, did_you_mean
-from modelwright.data.pipeline.forgotten import ID_LETTERS, UNCUT
+from modelwright.data.pipeline.forgotten import ID_LETTERS
+from modelwright.data.rewrite import FORMER, former_ids
 
 SHORTEST_ID = 8
 """Letters of an id that may stand for all of it."""
-_COLUMNS = ("id", "source", "whole", "meta", "earlier")
+_COLUMNS = ("id", "source", "whole", "former", "meta", "earlier")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Target:
     """As it was given."""
     source: str | None
     documents: frozenset[str] = frozenset()
-    """Ids of a document: its own, those of its pieces, and those before parts were cut out."""
+    """Ids of a document: its own, those of its pieces, and those from before steps changed it."""
     sources: frozenset[str] = frozenset()
     """Where it stands."""
     wholes: frozenset[str] = frozenset()
@@ -141,10 +142,11 @@ def _sources(path: Path) -> set[str]:
 
 
 def _ids(row: Mapping[str, Any]) -> set[str]:
-    """Every id that a row goes by: its own, that of its whole, that before parts were cut out of it."""
+    """Every id that a row goes by: its own, that of its whole, those from before steps changed it."""
     meta = row.get("meta") or ""
-    more = json.loads(meta) if '"whole"' in meta or UNCUT in meta else {}
-    return {str(each) for each in (row["id"], row.get("whole"), more.get("whole"), more.get(UNCUT)) if each}
+    more = json.loads(meta) if '"whole"' in meta or FORMER in meta else {}
+    known = (row["id"], row.get("whole"), more.get("whole"), *(row.get("former") or ()), *former_ids(more))
+    return {str(each) for each in known if each}
 
 
 def _matching(files: Iterable[Path], beginning: str) -> dict[str, _Found]:
@@ -154,7 +156,10 @@ def _matching(files: Iterable[Path], beginning: str) -> dict[str, _Found]:
         table = read_rows(path)
         named = [name for name in ("id", "whole", "meta") if name in table.column_names]
         asked = pc.MatchSubstringOptions(beginning)
-        hits = [pc.call_function("match_substring", [table[name]], asked) for name in named]
+        columns = [table[name] for name in named]
+        if "former" in table.column_names:
+            columns.append(pc.call_function("binary_join", [table["former"], pa.scalar(" ")]))
+        hits = [pc.call_function("match_substring", [column], asked) for column in columns]
         for row in table.filter(reduce(_either, hits)).to_pylist():
             _note(row, beginning, found)
     return found
@@ -167,7 +172,7 @@ def _either(a: Any, b: Any) -> Any:
 def _note(row: Mapping[str, Any], beginning: str, found: dict[str, _Found]) -> None:
     meta = json.loads(row.get("meta") or "{}")
     whole = str(row.get("whole") or meta.get("whole") or "")
-    own = {str(each) for each in (row["id"], meta.get(UNCUT)) if each}
+    own = {str(each) for each in (row["id"], *(row.get("former") or ()), *former_ids(meta)) if each}
     if whole.startswith(beginning):
         one = found.setdefault(whole, _Found())
         one.ids.add(whole)

@@ -17,9 +17,9 @@ from modelwright.base.errors import UserError
 from modelwright.base.provenance import UNKNOWN, Facts, Provenance, personal_data_flag
 from modelwright.base.schema import Document
 from modelwright.data.corpus import read_corpus
-from modelwright.data.pipeline.forgotten import UNCUT
 from modelwright.data.pipeline.plan import DROPPED_FOLDER
 from modelwright.data.pipeline.samples import place_of
+from modelwright.data.rewrite import former_ids
 from modelwright.terminal.forgetting import show_seen as show_seen
 from modelwright.terminal.manifests import provenance_summary
 from modelwright.terminal.printable import printable
@@ -142,7 +142,7 @@ def show_document(path: Path, document_id: str, *, as_json: bool = False) -> Non
     for corpus in corpora(path):
         for split in SPLITS:
             for document in read_corpus(corpus.file(split)):
-                known = (document.id, str(document.meta.get(UNCUT, "")))
+                known = (document.id, *former_ids(document.meta))
                 if any(identity.startswith(document_id) for identity in known):
                     _show(document, split, corpus, descendants(path, corpus), as_json)
                     return

@@ -85,7 +85,8 @@ def run(settings: dict[str, object], *texts: str) -> tuple[list[Document], list[
 def test_the_filter_masks_and_counts() -> None:
     (clean, masked), reasons = run({}, "Nothing here.", TEXT)
     assert clean.text == "Nothing here." and clean.meta == {"page": 1, "masked": {}} and reasons == []
-    assert masked.meta == {"page": 1, "masked": {"email": 2, "iban": 1, "ip": 1, "phone": 1}}
+    counts = {"email": 2, "iban": 1, "ip": 1, "phone": 1}
+    assert masked.meta == {"page": 1, "masked": counts, "former_ids": [sha256_text(TEXT)]}
     assert masked.id == sha256_text(masked.text) and "ann@" not in masked.text
 
 

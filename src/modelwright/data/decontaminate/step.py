@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Literal
 
-from modelwright.base.files import sha256_text
 from modelwright.base.schema import Document, Reason
 from modelwright.base.seams import Drop, Step
 from modelwright.data.decontaminate.index import Hit, Index
+from modelwright.data.rewrite import rewritten
 
 RULE = "contaminated"
 
@@ -29,8 +28,7 @@ def step(index: Index, action: Literal["drop", "cut"] = "drop") -> Step:
                 continue
             text = cut(document.text, hits) if action == "cut" else ""
             if text.strip():
-                meta = {**document.meta, "decontaminated": sorted({str(hit) for hit in hits})}
-                yield replace(document, text=text, id=sha256_text(text), meta=meta)
+                yield rewritten(document, text, {"decontaminated": sorted({str(hit) for hit in hits})})
             else:
                 best = max(hits, key=lambda hit: hit.score)
                 drop(document, Reason(RULE, round(best.score, 4), str(best)))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelwright.base.files import sha256_text
 from modelwright.base.schema import Document, Reason
 from modelwright.data.dedup.hashing import Integers
 from modelwright.data.dedup.settings import Removal
+from modelwright.data.rewrite import rewritten
 
 Bytes = NDArray[np.uint8]
 
@@ -103,4 +103,4 @@ def remove(document: Document, ranges: Sequence[tuple[int, int]], removal: Remov
         kept.append(content[done:start])
         done = end
     text = b"".join([*kept, content[done:]]).decode()
-    return replace(document, text=text, id=sha256_text(text)) if text else Reason("repeated text", share)
+    return rewritten(document, text) if text else Reason("repeated text", share)

@@ -10,12 +10,12 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from modelwright.base import config
-from modelwright.base.files import sha256_text
 from modelwright.base.schema import Document, Reason
 from modelwright.base.seams import Drop, Step
 from modelwright.data.privacy.find import find
 from modelwright.data.privacy.finding import DEFAULT_KINDS, Kind
 from modelwright.data.privacy.mask import Style, mask
+from modelwright.data.rewrite import rewritten
 
 
 class Config(config.Config):
@@ -60,7 +60,6 @@ def step(config: Config) -> Step:
                 yield replace(document, meta={**document.meta, "masked": {}})
             else:
                 text, all_counts = mask(text, config.kinds, config.style, config.salt)
-                meta = {**document.meta, "masked": dict(sorted(all_counts.items()))}
-                yield replace(document, text=text, id=sha256_text(text), meta=meta)
+                yield rewritten(document, text, {"masked": dict(sorted(all_counts.items()))})
 
     return masked

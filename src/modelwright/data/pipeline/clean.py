@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from modelwright.base.errors import DamagedFile
-from modelwright.base.policy import Policy, stated_facts, today
+from modelwright.base.policy import Policy, judge_texts
 from modelwright.base.provenance import personal_data_flag
 from modelwright.base.schema import Document, Reason
 from modelwright.base.seams import Step
@@ -113,17 +112,12 @@ def clean_steps(plan: Plan) -> list[tuple[str, Step]]:
 def policy_step(policy: Policy) -> Step:
     """Documents that state for themselves what the policy does not allow go. What a source states as a
     whole was held against the policy before any work."""
-
-    @lru_cache(maxsize=4096)
-    def broken(licence: str, jurisdiction: str, flag: str) -> Reason | None:
-        facts = stated_facts(licence, jurisdiction, flag, "", "")
-        own = policy.model_copy(update={"legal_basis": None, "retention": False})
-        breach = next(own.of_source("", facts, today()), None)
-        return breach and Reason(f"policy: {breach.rule}", breach.found, breach.wanted)
+    broken = judge_texts(policy)
 
     def judge(document: Document) -> Reason | None:
         flag = personal_data_flag(document.personal_data, "masked" in document.meta)
-        return broken(document.licence, document.jurisdiction, flag)
+        breach = broken(document.licence, document.jurisdiction, flag)
+        return breach and breach.as_reason()
 
     return judging(judge)
 

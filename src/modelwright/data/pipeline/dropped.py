@@ -14,11 +14,13 @@ import pyarrow.parquet as pq
 from modelwright.base.schema import Document, Reason
 from modelwright.data.pipeline.forgotten import Forgotten, earlier_of
 from modelwright.data.pipeline.samples import SAMPLES, Cover, Group, place_of
+from modelwright.data.rewrite import former_ids
 
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string()),
         pa.field("whole", pa.string()),
+        pa.field("former", pa.list_(pa.string())),
         pa.field("source", pa.string(), nullable=False),
         pa.field("place", pa.string(), nullable=False),
         pa.field("step", pa.string(), nullable=False),
@@ -29,11 +31,11 @@ SCHEMA = pa.schema(
         pa.field("text", pa.string()),
     ]
 )
-"""`whole` is the id of the document that it was cut from; `place` file and line; `value` what was measured
-where that is a number; `says` the reason in words; `earlier` the id of the document that it repeats, or its
-first letters."""
+"""`whole` is the id of the document that it was cut from; `former` its ids before steps changed its text;
+`place` file and line; `value` what was measured where that is a number; `says` the reason in words; `earlier`
+the id of the document that it repeats, or its first letters."""
 
-_GROUP_ROWS = 4096
+_GROUP_ROWS, _GROUP_CHARACTERS = 4096, 1 << 23
 
 Key = TypeVar("Key")
 
@@ -44,6 +46,7 @@ class Dropped:
     def __init__(self, keep: str, writer: pq.ParquetWriter, forget: Iterable[str] = ()) -> None:
         self._keep, self._writer, self._forgotten = keep, writer, Forgotten(forget)
         self._rows: list[dict[str, Any]] = []
+        self._characters = 0
         self.keeps = 0 if keep == "nothing" else SAMPLES
         """How many samples of a kind."""
         self.counts: Counter[str] = Counter()
@@ -80,7 +83,7 @@ class Dropped:
         """Write what waits."""
         if self._rows:
             self._writer.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
-        self._rows = []
+        self._rows, self._characters = [], 0
 
     def _count(
         self, step: str, document: Document | None, reason: Reason, text: str | None, where: str = ""
@@ -92,6 +95,7 @@ class Dropped:
             {
                 "id": document and document.id,
                 "whole": document and document.meta.get("whole"),
+                "former": former_ids(document.meta) if document else [],
                 "source": document.source if document else "",
                 "place": place_of(document) if document else where,
                 "step": step,
@@ -102,7 +106,8 @@ class Dropped:
                 "text": text if self._keep == "texts" else None,
             }
         )
-        if len(self._rows) >= _GROUP_ROWS:
+        self._characters += len(text or "")
+        if len(self._rows) >= _GROUP_ROWS or self._characters >= _GROUP_CHARACTERS:
             self.flush()
 
     def _group(self, groups: dict[Key, Group], key: Key) -> Group:

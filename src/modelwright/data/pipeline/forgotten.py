@@ -1,7 +1,7 @@
 """What is to be forgotten, told by the names that `data.forget` lists: sources, and documents by id.
 
-A document has several ids in its life, since an id follows the text: that of the whole it was cut from, that
-before repeated lines or passages were cut out of it, and its own. Any of them names it.
+A document has several ids in its life, since an id follows the text: that of the whole it was cut from, those
+from before filters masked it or cut parts out of it (`data.rewrite`), and its own. Any of them names it.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from modelwright.base.schema import Document, Reason
+from modelwright.data.rewrite import former_ids
 
-UNCUT = "id_before_cuts"
-"""In `meta`: the id before repeated parts were cut out, by which other documents' reasons name this one."""
 ID_LETTERS = 32
 """Of an id that reasons give at least: as many as are compared for duplicates."""
 REPEATING = ("exact duplicate", "near duplicate")
@@ -29,7 +28,8 @@ class Forgotten:
         """The name on the list that means this document, or None."""
         if not self._names:
             return None
-        known = (document.source, document.id, document.meta.get("whole"), document.meta.get(UNCUT))
+        meta = document.meta
+        known = (document.source, document.id, meta.get("whole"), *former_ids(meta))
         return next((str(name) for name in known if name in self._names), None)
 
     def hides(self, document: Document, reason: Reason) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from modelwright.data.corpus import read_documents
 from modelwright.data.dedup import lines, substring
 from modelwright.data.dedup.ranges import Ranges, Removal, Texts, merged, remove
 from modelwright.data.execution.beat import Beat
-from modelwright.data.pipeline.forgotten import UNCUT
 from modelwright.data.pipeline.plan import Plan, read_plan
 from modelwright.data.pipeline.resolve import KEPT, Verdicts, resolve_folder
 from modelwright.data.pipeline.shard import (
@@ -117,9 +115,7 @@ def without_repeats(folder: Path, unit: int, rows: Iterable[int], removal: Remov
             left = remove(document, ranges.of(row), removal)
             if isinstance(left, Reason):
                 drop(document, left)
-            elif left is document:
-                yield left
             else:
-                yield replace(left, meta={**left.meta, UNCUT: document.id})
+                yield left
 
     return step

@@ -18,7 +18,7 @@ MAX_TEXT_BYTES = 1 << 27
 
 RESERVED = frozenset(
     ["masked", "whole", "piece", "language", "language_score", "personal_data", "quality", "removed_lines"]
-) | {"decontaminated", "file", "id_before_cuts", "line", "programming_language", "row", "record"}
+) | {"decontaminated", "file", "former_ids", "line", "programming_language", "row", "record"}
 """What steps and readers write into `meta`, and later ones believe."""
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
-from modelwright.base.files import sha256_text
 from modelwright.base.schema import Document
+from modelwright.data.rewrite import rewritten
 
 REMOVED = "removed_lines"
 """The key in a document's `meta`: rule -> how many lines it took."""
@@ -20,5 +19,4 @@ def with_lines(document: Document, text: str, removed: Mapping[str, int]) -> Doc
     counts = dict(document.meta.get(REMOVED, {}))
     for rule, count in removed.items():
         counts[rule] = counts.get(rule, 0) + count
-    meta = {**document.meta, REMOVED: counts} if counts else document.meta
-    return replace(document, text=text, id=sha256_text(text), meta=meta)
+    return rewritten(document, text, {REMOVED: counts} if counts else None)
