@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 from rich.table import Table
 
+import novels
 from modelwright.base.device import keep_freed_memory
 from modelwright.base.schema import Batch
 from modelwright.model.config import ModelChoice
@@ -41,9 +41,9 @@ from modelwright.training.batches import Windows
 from modelwright.training.dial import settle
 from modelwright.training.optimizer import Optimizer, OptimizerConfig
 from modelwright.training.schedule import ScheduleConfig, make_schedule
+from novels import Tokens
 from record import publish
 
-NOVELS = Path(__file__).parents[2] / "shared" / "data" / "litbank_novels"
 VOCABULARY, CONTEXT, ROWS, DEPTH = 1024, 128, 8, 4
 SIZES = {"small": (128, 300), "second": (256, 400)}
 """Name -> width and steps: 0.9M and 3.4M parameters."""
@@ -104,36 +104,20 @@ class Trial:
         )
 
 
-class Text:
-    """Ids in memory."""
-
-    def __init__(self, ids: np.ndarray) -> None:
-        self.ids = ids
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def read(self, start: int, length: int) -> np.ndarray:
-        return self.ids[start : start + length]
-
-
-def novels(cache: Path) -> tuple[Text, Text]:
+def text_of(cache: Path) -> tuple[Tokens, Tokens]:
     """(text to train on, held-out text) as ids; every tenth novel is held out."""
     if not cache.exists():
-        files = sorted(NOVELS.glob("*.parquet"))
-        if not files:
-            raise SystemExit(f"{NOVELS} holds no novels: this benchmark needs them")
-        texts = [text for file in files for text in pq.read_table(file, columns=["text"])["text"].to_pylist()]
+        texts = novels.texts()
         tokenizer = learn([text[:100_000] for text in texts[1::10]], VOCABULARY)
         end = tokenizer.end_of_text_id
         ids = [np.array([*tokenizer.encode(text[:400_000]), end], dtype=np.int64) for text in texts]
         seen = np.concatenate([each for number, each in enumerate(ids) if number % 10])
         np.savez(cache, seen=seen, held_out=np.concatenate(ids[::10]))
     loaded = np.load(cache)
-    return Text(loaded["seen"]), Text(loaded["held_out"])
+    return Tokens(loaded["seen"]), Tokens(loaded["held_out"])
 
 
-def measure(trial: Trial, seen: Text, held_out: Text) -> float:
+def measure(trial: Trial, seen: Tokens, held_out: Tokens) -> float:
     """Held-out loss at the end, in nats per token."""
     shape = ModelChoice(
         depth=trial.depth, architecture="llama", hidden_size=trial.width, head_dim=min(64, trial.width // 2)
@@ -210,7 +194,7 @@ def known(file: Path) -> dict[str, float]:
 def collect(file: Path, groups: tuple[str, ...]) -> None:
     """Measure what is missing, one trial after the other."""
     keep_freed_memory()
-    seen, held_out = novels(file.with_suffix(".npz"))
+    seen, held_out = text_of(file.with_suffix(".npz"))
     for trial in itertools.chain.from_iterable(map(trials, groups)):
         if trial.key in known(file):
             continue

@@ -1,15 +1,19 @@
 """The peer that people write themselves: a Llama in plain torch and a loop in the manner of nanoGPT.
 
 What nanoGPT does at its best: bf16 autocast, fused AdamW, torch.compile of the whole model, the fused
-attention of torch, batches cut from one long array. Nothing of ours is in here. The network is the Llama that
-the other sides train, with the same number of parameters.
+attention of torch, batches cut from one long array. Nothing of ours computes in here. The network is the
+Llama that the other sides train, with the same number of parameters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from modelwright.model.config import ModelConfig
 
 
 class Block(nn.Module):
@@ -48,6 +52,20 @@ class PlainLlama(nn.Module):
 
     cos: Tensor
     sin: Tensor
+
+    @classmethod
+    def of(cls, shape: ModelConfig, length: int) -> PlainLlama:
+        """The network of a shape of ours, for rows of `length` tokens."""
+        return cls(
+            shape.vocab_size,
+            shape.hidden_size,
+            shape.num_hidden_layers,
+            shape.num_attention_heads,
+            shape.num_key_value_heads,
+            shape.head_dim,
+            shape.intermediate_size,
+            length,
+        )
 
     def __init__(
         self,
@@ -94,17 +112,20 @@ class PlainLoop:
         self._run = torch.compile(model, dynamic=False) if compiled else model
         self._rate = rate
 
-    def step(self, ids: Tensor, targets: Tensor, factor: float = 1.0) -> float:
-        """Train on one batch at `factor` times the rate; the loss before the update."""
+    def step(self, micro: Sequence[tuple[Tensor, Tensor]], factor: float = 1.0) -> float:
+        """Train on the (ids, targets) of one step at `factor` times the rate; the loss before the update."""
         for group in self.optimizer.param_groups:
             group["lr"] = factor * self._rate
-        with torch.autocast(ids.device.type, torch.bfloat16):
-            loss = self._run(ids, targets)
-        loss.backward()
+        total = 0.0
+        for ids, targets in micro:
+            with torch.autocast(ids.device.type, torch.bfloat16):
+                loss = self._run(ids, targets) / len(micro)
+            loss.backward()
+            total = loss.detach() + total
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
+        return float(total)
 
     @torch.no_grad()
     def loss(self, batches: list[tuple[Tensor, Tensor]]) -> float:

@@ -17,14 +17,9 @@ from modelwright.base.artifact import MANIFEST, Artifact
 from modelwright.base.progress import choose_view
 from modelwright.life import Life, stage_config, stage_module
 from modelwright.recipes.recipe import load_recipe
+from novels import SOURCE
 from record import publish
 
-ROOT = Path(__file__).parents[1]
-NOVELS = ROOT.parent / "shared" / "data" / "litbank_novels" / "*.parquet"
-SOURCE = (
-    f"{{path: '{NOVELS}', name: novels, licence: LicenseRef-public-domain, jurisdiction: US, "
-    "legal_basis: public domain, retention: indefinite, personal_data: false}"
-)
 RECIPE = (
     f"data.sources=[{SOURCE}]",
     "data.atlas_size_bytes=300000",

@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 from torch import Tensor
 
+import novels
 from modelwright.base.device import keep_freed_memory
 from modelwright.base.run import Run
 from modelwright.base.schema import Batch
@@ -36,10 +36,10 @@ from modelwright.training.dial import settle
 from modelwright.training.loop import LoopConfig, train
 from modelwright.training.optimizer import OptimizerConfig
 from modelwright.training.schedule import ScheduleConfig, make_schedule
+from novels import Tokens
 from plain_loop import PlainLlama, PlainLoop
 from record import compare, publish
 
-NOVELS = Path(__file__).parents[2] / "shared" / "data" / "litbank_novels"
 VOCABULARY, ROWS, CONTEXT, STEPS = 4096, 16, 256, 400
 SHAPE = ModelChoice(depth=4, architecture="llama").derive(VOCABULARY)
 HELD_OUT_WINDOWS = 256
@@ -53,25 +53,9 @@ BAR = 2.0
 say = Console(stderr=True).print
 
 
-class Tokens:
-    """Ids in memory."""
-
-    def __init__(self, ids: np.ndarray) -> None:
-        self.ids = ids
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def read(self, start: int, length: int) -> np.ndarray:
-        return self.ids[start : start + length]
-
-
 def tokens() -> tuple[Tokens, list[tuple[Tensor, Tensor]]]:
     """The novels to train on, and windows of the others: every tenth is held out."""
-    files = sorted(NOVELS.glob("*.parquet"))
-    if not files:
-        raise SystemExit(f"{NOVELS} holds no novels: this benchmark needs them")
-    texts = [text for file in files for text in pq.read_table(file, columns=["text"])["text"].to_pylist()]
+    texts = novels.texts()
     held_out, training = texts[::10], [text for number, text in enumerate(texts) if number % 10]
     tokenizer = learn(training, VOCABULARY)
     ends = tokenizer.end_of_text_id
@@ -91,23 +75,15 @@ def run_plain(
 ) -> tuple[float, float]:
     """(final held-out loss, seconds of training) of the plain loop."""
     torch.manual_seed(seed)
-    model = PlainLlama(
-        SHAPE.vocab_size,
-        SHAPE.hidden_size,
-        SHAPE.num_hidden_layers,
-        SHAPE.num_attention_heads,
-        SHAPE.num_key_value_heads,
-        SHAPE.head_dim,
-        SHAPE.intermediate_size,
-        CONTEXT,
-    )
+    model = PlainLlama.of(SHAPE, CONTEXT)
     loop, factor = PlainLoop(model, rate, DECAY, compiled=True), make_schedule(schedule, STEPS)
     batches = Windows(text, ROWS, CONTEXT, seed, end_of_text=-1)
-    loop.step(batches[0].ids, batches[0].targets, factor=0.0)  # compiles; changes nothing but AdamW's moments
+    loop.step([(batches[0].ids, batches[0].targets)], factor=0.0)  # compiles, moves no weight
+    loop.optimizer.state.clear()
     start = time.perf_counter()
     for step in range(STEPS):
         batch = batches[step]
-        loop.step(batch.ids, batch.targets, factor(step))
+        loop.step([(batch.ids, batch.targets)], factor(step))
     return loop.loss(held_out), time.perf_counter() - start
 
 

@@ -35,6 +35,7 @@ from modelwright.training.batches import Windows
 from modelwright.training.compute import ComputeConfig, compile_blocks, resolve
 from modelwright.training.loop import LoopConfig, train
 from modelwright.training.optimizer import OptimizerConfig
+from novels import Tokens
 from plain_loop import PlainLlama, PlainLoop
 from record import Pace, compare, interleave, publish
 
@@ -83,26 +84,19 @@ CASES = {
 }
 
 
-class Tokens:
+def random_tokens(case: Case) -> Tokens:
     """Random documents of about 80 tokens, each ended by token 0."""
-
-    def __init__(self, case: Case) -> None:
-        random = np.random.default_rng(0)
-        self.ids = random.integers(1, case.vocabulary, case.tokens * case.steps)
-        self.ids[random.random(len(self.ids)) < 1 / 80] = 0
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def read(self, start: int, length: int) -> np.ndarray:
-        return self.ids[start : start + length]
+    random = np.random.default_rng(0)
+    ids = random.integers(1, case.vocabulary, case.tokens * case.steps)
+    ids[random.random(len(ids)) < 1 / 80] = 0
+    return Tokens(ids)
 
 
 class Paced:
     """Batches that are asked for at the start of each step: the end of the one before."""
 
     def __init__(self, case: Case) -> None:
-        self._batches = Windows(Tokens(case), case.rows, case.context, seed=0, end_of_text=0)
+        self._batches = Windows(random_tokens(case), case.rows, case.context, seed=0, end_of_text=0)
         self._pace = Pace(WARM_UP)
 
     def __getitem__(self, index: int) -> Batch:
@@ -132,22 +126,13 @@ def run_plain(case: Case, keep_memory: bool) -> None:
     if keep_memory:
         keep_freed_memory()
     shape, pace = case.shape, Pace(WARM_UP)
-    model = PlainLlama(
-        shape.vocab_size,
-        shape.hidden_size,
-        shape.num_hidden_layers,
-        shape.num_attention_heads,
-        shape.num_key_value_heads,
-        shape.head_dim,
-        shape.intermediate_size,
-        case.context,
-    )
+    model = PlainLlama.of(shape, case.context)
     loop = PlainLoop(model, rate=1e-3, decay=0.1, compiled=True)
-    ids, random = torch.from_numpy(Tokens(case).ids), np.random.default_rng(0)
+    ids, random = torch.from_numpy(random_tokens(case).ids), np.random.default_rng(0)
     for _ in range(case.steps):
         starts = random.integers(0, len(ids) - case.context - 1, case.rows)
         windows = torch.stack([ids[start : start + case.context + 1] for start in starts])
-        loop.step(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
+        loop.step([(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())])
         pace()
 
 
@@ -181,7 +166,7 @@ def run_trainer(case: Case, compiled: bool, keep_memory: bool, attention: str = 
     config = LlamaConfig(**shape, use_cache=False)
     config._attn_implementation = attention  # what transformers itself sets before it makes a model
     model = LlamaForCausalLM(config)
-    ids = Tokens(case).ids.reshape(-1, case.context)
+    ids = random_tokens(case).ids.reshape(-1, case.context)
     rows = [{"input_ids": torch.from_numpy(row), "labels": torch.from_numpy(row)} for row in ids]
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(

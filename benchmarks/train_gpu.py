@@ -9,10 +9,11 @@ MFU = tokens/s x FLOPs per token / peak. FLOPs per token are those of model/flop
 matrix, and 12 x layers x heads x head size x context for attention, causal halving not taken (PaLM, arXiv
 2204.02311). Documents that share a row do not see one another: there the context counted is that of the
 mean token's document, so attention that is skipped is not claimed as work. The peak is the GPU's dense bf16
-figure (PEAKS); a GPU that is not in the table gets no MFU.
+figure (planning/machines.yaml); a GPU that is not in the table gets no MFU.
 
-The peer is a GPT-2 as nanoGPT has it, compiled as a whole: bf16 autocast, FlashAttention through SDPA, fused
-AdamW, all logits at once. Its blocks of steps alternate with ours.
+The peer (plain_loop.py) trains the same Llama shape in a loop as nanoGPT has it, compiled as a whole: bf16
+autocast, FlashAttention through SDPA, fused AdamW, all logits at once. Its blocks of steps alternate with
+ours.
 
     make bench NAME=train_gpu              # at most 8 minutes, on a machine with one GPU
     python benchmarks/train_gpu.py --tiny  # everything but the speed, on any machine, in a minute
@@ -27,45 +28,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from modelwright.base.metrics import read_metrics
 from modelwright.base.run import Run
-from modelwright.base.schema import IGNORE, Batch
+from modelwright.base.schema import Batch
 from modelwright.model.config import ModelConfig
 from modelwright.model.flops import training_flops_per_token
 from modelwright.model.init import initialize
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
+from modelwright.planning.machines import by_device_name
 from modelwright.training.batches import Example, Packed
 from modelwright.training.compute import ComputeConfig, compile_blocks, resolve
 from modelwright.training.loop import LoopConfig, train
 from modelwright.training.optimizer import OptimizerConfig
+from plain_loop import PlainLlama, PlainLoop
 from record import Row, compare, publish
 
-PEAKS = {
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "A10G": 70e12,
-    "RTX 5090": 209.5e12,
-    "RTX 4090": 165.2e12,
-    "RTX 3090": 71e12,
-}
-"""Dense bf16 FLOP/s with fp32 sums, without sparsity, from NVIDIA's data sheets. The first that matches."""
 WARM_UP, STEPS = 6, 12
 LIMIT = 480.0
 """Seconds for everything: a case that could pass it is left out, and said to be."""
@@ -234,74 +220,22 @@ def timed(clock: list[float], case: Case) -> dict[str, Any]:
     }
 
 
-class PlainGPT(nn.Module):
-    """GPT-2 as nanoGPT has it: learned positions, LayerNorm without biases, GELU, tied head."""
-
-    def __init__(self, layers: int, width: int, heads: int, context: int, vocabulary: int) -> None:
-        super().__init__()
-        self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
-        self.blocks = nn.ModuleList(PlainBlock(width, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(width, bias=False)
-        for parameter in self.parameters():
-            if parameter.ndim > 1:
-                nn.init.normal_(parameter, std=0.02)
-
-    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss of (B, T) ids."""
-        x = self.tokens(ids) + self.positions.weight[: ids.shape[1]]
-        for block in self.blocks:
-            x = block(x)
-        logits = F.linear(self.norm(x), self.tokens.weight)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
-
-
-class PlainBlock(nn.Module):
-    """Attention and feed-forward."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)
-        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
-        self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in self.qkv(self.norm1(x)).chunk(3, -1)
-        )
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
-
-
 def run_peer(case: Case, compute: ComputeConfig, steps: int = WARM_UP + STEPS) -> dict[str, Any]:
     """The plain loop at its best: compiled whole, bf16 autocast, the fused optimizer, no averaging."""
-    device, used = resolve(compute), case.shape
+    device = resolve(compute)
     cuda = device.name == "cuda"
-    sizes = used.num_hidden_layers, used.hidden_size, used.num_attention_heads, case.context
-    model = PlainGPT(*sizes, used.vocab_size).to(device.name)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), fused=True)
-    step: Callable[[Tensor, Tensor], Tensor] = torch.compile(model) if cuda else model
+    model = PlainLlama.of(case.shape, case.context).to(device.name)
+    loop = PlainLoop(model, rate=3e-4, decay=0.1, compiled=cuda)
     batches, clock, losses = RandomWindows(case), [0.0], list[float]()
+
+    def on_device(tensor: Tensor) -> Tensor:
+        return tensor.pin_memory().to(device.name, non_blocking=True) if cuda else tensor
+
     start = time.perf_counter()
     for number in range(steps):
-        optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=device.name)
-        for micro in range(case.accumulation):
-            batch = batches[number * case.accumulation + micro]
-            ids, targets = (
-                (tensor.pin_memory().to(device.name, non_blocking=True) if cuda else tensor)
-                for tensor in (batch.ids, batch.targets)
-            )
-            with torch.autocast(device.name, torch.bfloat16):
-                loss = step(ids, targets) / case.accumulation
-            loss.backward()
-            total += loss.detach()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        losses.append(float(total))
+        numbers = range(number * case.accumulation, (number + 1) * case.accumulation)
+        micro = [batches[index] for index in numbers]
+        losses.append(loop.step([(on_device(batch.ids), on_device(batch.targets)) for batch in micro]))
         clock.append(time.perf_counter() - start)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -356,8 +290,9 @@ def in_process(case: str, peer: bool) -> dict[str, Any]:
 
 
 def peak_of(name: str) -> float | None:
-    """Dense bf16 FLOP/s of a GPU by its name."""
-    return next((peak for part, peak in PEAKS.items() if all(word in name for word in part.split())), None)
+    """Dense bf16 FLOP/s of a GPU by its name, as the planner's table has it."""
+    known = by_device_name(name)
+    return known.rate("bfloat16") if known else None
 
 
 def main() -> None:

@@ -9,7 +9,14 @@ import pytest
 
 from modelwright.base.errors import ConfigError, UserError
 from modelwright.planning import machines
-from modelwright.planning.machines import Prices, find_machine, known_machines, load_prices, this_machine
+from modelwright.planning.machines import (
+    Prices,
+    by_device_name,
+    find_machine,
+    known_machines,
+    load_prices,
+    this_machine,
+)
 
 
 @pytest.mark.parametrize("name", known_machines())
@@ -65,3 +72,27 @@ def test_wrong_prices_are_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError):
         load_prices(file)
     assert Prices().per_kwh > 0
+
+
+@pytest.mark.parametrize(
+    "name, key",
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA H100 NVL", "h100-nvl"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA A100-SXM4-80GB", "a100-80gb"),
+        ("NVIDIA A100-PCIE-40GB", "a100-40gb"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("AMD Instinct MI300X", "mi300x"),
+    ],
+)
+def test_a_gpu_is_known_by_its_drivers_name(name: str, key: str) -> None:
+    known = by_device_name(name)
+    assert known is not None and known.name == key
+
+
+def test_an_unknown_gpu_is_no_other_one() -> None:
+    assert by_device_name("Voodoo 2 80GB") is None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -25,7 +26,8 @@ from modelwright.base.config import Config, validate
 from modelwright.base.errors import ConfigError, DamagedFile, UserError, did_you_mean
 from modelwright.base.files import canonical_json, read_json, sha256_text, write_json
 from modelwright.base.native import cache_folder
-from modelwright.base.run import ASSUMED_WATTS_PER_CPU, machine
+from modelwright.base.resources import ASSUMED_WATTS_PER_CPU
+from modelwright.base.run import machine
 
 GIB = 2**30
 PROBE_SIZE = 2048
@@ -154,7 +156,7 @@ def peak_rate(dtype: str) -> tuple[float, str]:
     """FLOP/s of matrix products here at best, and where that is from: the vendor's figure of a GPU that the
     table knows, else what was measured."""
     here = this_machine()
-    known = _by_device_name(torch.cuda.get_device_name()) if here.kind == "gpu" else None
+    known = by_device_name(torch.cuda.get_device_name()) if here.kind == "gpu" else None
     return (known or here).rate(dtype), (known or here).source
 
 
@@ -175,7 +177,7 @@ def _measure(load: float) -> Machine:
     rates = {name: _matmul_rate(device, dtype) for name, dtype in formats.items()}
     if device == "cuda":
         facts = torch.cuda.get_device_properties(0)
-        name, memory, known = facts.name, facts.total_memory, _by_device_name(facts.name)
+        name, memory, known = facts.name, facts.total_memory, by_device_name(facts.name)
         watts, link = (known.watts, known.link) if known else (300.0, 0.0)
     else:
         name, memory, link = machine()["processor"], _usable_memory(), 0.0
@@ -194,10 +196,12 @@ def _measure(load: float) -> Machine:
     )
 
 
-def _by_device_name(name: str) -> Machine | None:
-    """The machine of the table that a GPU is."""
-    word = name.lower().replace(" ", "-")
-    return next((find_machine(key) for key in known_machines() if key.split("-")[-1] in word), None)
+def by_device_name(name: str) -> Machine | None:
+    """The machine of the table that a GPU is, by what its driver calls it ("NVIDIA H100 80GB HBM3"): every
+    part of the key must be a word of the name, and the key with most parts wins."""
+    words = {word for word in re.split(r"[^a-z0-9]+", name.lower()) if word}
+    fitting = [key for key in known_machines() if words.issuperset(key.split("-"))]
+    return find_machine(max(fitting, key=lambda key: key.count("-"))) if fitting else None
 
 
 def _matmul_rate(device: str, dtype: torch.dtype) -> float:
