@@ -9,17 +9,13 @@ from typing import Any
 import pytest
 
 from modelwright.base.artifact import Artifact
-from modelwright.base.config import Config
 from modelwright.base.errors import ConfigError, UserError
-from modelwright.base.files import sha256_text
 from modelwright.base.run import Run
-from modelwright.base.schema import Document
-from modelwright.data.corpus import write_corpus
 from modelwright.evaluation.loglog import Series, loglog_chart
 from modelwright.model.config import ModelChoice
 from modelwright.model.flops import training_flops_per_token
 from modelwright.planning.scaling_intervals import Interval
-from modelwright.stages import pretrain, scale, scale_ladder, tokenize
+from modelwright.stages import pretrain, scale, scale_ladder
 from modelwright.stages.scale_findings import Measured, Verdict
 from modelwright.stages.scale_ladder import Budget, Rung, first_level, plan_cells
 
@@ -34,23 +30,6 @@ SETTINGS: dict[str, Any] = {
         "compute": {"device": "cpu", "dtype": "float32", "compile": "never"},
     },
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ladder")
-    run = Run(folder / "prepare", "prepare", "corpus", Config(), 0)
-    metrics: dict[str, Any] = {}
-    for side, numbers in (("train", range(60)), ("validation", range(60, 70))):
-        texts = [f"All {n:b} human beings are born free and equal." for n in numbers]
-        with write_corpus(folder / "prepare" / side) as writer:
-            for text in texts:
-                writer.add(Document(text=text, id=sha256_text(text), source="x"))
-        metrics |= {f"{side}_documents": len(texts), f"{side}_bytes": sum(len(t.encode()) for t in texts)}
-    corpus = run.finish(["train", "validation"], metrics)
-    settings = tokenize.Config(vocab_size=270)
-    work = Run(folder / "tokenize", "tokenize", "tokens", settings, 0, {"corpus": corpus})
-    return tokenize.run(settings, work).path
 
 
 def test_a_ladder_is_climbed_killed_and_climbed_on(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from modelwright.base.artifact import Artifact
-from modelwright.base.config import Config
-from modelwright.base.progress import PlainView, View
-from modelwright.base.provenance import Provenance
+from modelwright.base.progress import PlainView
 from modelwright.base.run import Run
 from modelwright.base.world import World
 
@@ -34,23 +30,9 @@ class FollowingRun(Run):
 
     keeps = False
 
-    def __init__(
-        self,
-        folder: Path,
-        stage: str,
-        role: str,
-        config: Config,
-        seed: int,
-        inputs: Mapping[str, Artifact] | None = None,
-        view: View | None = None,
-    ) -> None:
-        self.dir = Path(folder)
-        self.stage, self.role, self.config, self.seed = stage, role, config, seed
-        self.inputs = dict(inputs or {})
+    def _open(self) -> None:
+        self._view, self._earlier_seconds = PlainView(quiet=True), 0.0
         self.metrics = NoMetrics()  # type: ignore[assignment]
-        self._sources = Provenance()
-        self._view, self._start, self._earlier_seconds = PlainView(quiet=True), time.monotonic(), 0.0
-        self._environment: dict[str, Any] = {}
 
     def log(self, text: str) -> None:
         """Nothing."""

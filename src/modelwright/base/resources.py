@@ -7,6 +7,7 @@ power as nvidia-smi tells it. What has no meter is assumed, and it is said which
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -126,6 +127,16 @@ class GpuMeter:
             self._command, self.source = None, "no meter, not counted"
             return {}
         return {"gpu_busy": used / 100, "gpu_memory_bytes": memory * 2**20, "gpu_watts": watts}
+
+
+def peak_resident_bytes() -> int:
+    """The most main memory that this process has held. On Linux not by getrusage, whose figure begins with
+    the parent's size."""
+    for line in (_read(Path("/proc/self/status")) or "").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def resident_bytes() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -32,7 +31,7 @@ from modelwright.base.files import remove_temporaries, write_json
 from modelwright.base.metrics import MetricsFile, read_metrics
 from modelwright.base.progress import PlainView, Task, View
 from modelwright.base.provenance import Provenance
-from modelwright.base.resources import ASSUMED_WATTS_PER_CPU, Watch
+from modelwright.base.resources import ASSUMED_WATTS_PER_CPU, Watch, peak_resident_bytes
 from modelwright.base.trackers import Place, Trackers
 
 RESOURCES = "resources.jsonl"
@@ -63,10 +62,14 @@ class Run:
         self._sources = Provenance()
         self._view = view or PlainView(quiet=True)
         self._start = time.monotonic()
+        self._environment: dict[str, Any] = {}
+        self._open()
+
+    def _open(self) -> None:
+        """Make the folder ready, and open the files that are written while the stage works."""
         self.dir.mkdir(parents=True, exist_ok=True)
         remove_temporaries(self.dir)
         self._earlier_seconds = _seconds_of_earlier_sessions(self.dir / "timing.jsonl")
-        self._environment: dict[str, Any] = {}
         self.metrics = MetricsFile(self.dir / "metrics.jsonl")
         self._timing = MetricsFile(self.dir / "timing.jsonl")
         self._log: TextIO = open(self.dir / "log.txt", "a", encoding="utf-8", buffering=1)
@@ -201,14 +204,13 @@ class Run:
         return known
 
     def _cost(self, tokens: int, flops: float) -> Cost:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         watts = ASSUMED_WATTS_PER_CPU * (os.cpu_count() or 1)
         metered, watched = (self._watch.energy_wh, self._watch.seconds) if self._watch else (0.0, 0.0)
         return Cost(
             seconds=self.seconds,
             tokens=tokens,
             flops=flops,
-            peak_memory_bytes=peak if sys.platform == "darwin" else peak * 1024,
+            peak_memory_bytes=peak_resident_bytes(),
             energy_wh=metered + max(0.0, self.seconds - watched) * watts / 3600,
         )
 

@@ -9,14 +9,13 @@ from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
 from modelwright.data.sources import mark, stated
 from modelwright.formats.huggingface import load_model
-from modelwright.kernels import native
 from modelwright.model.flops import training_flops_per_token
 from modelwright.objectives.next_token import NextToken
-from modelwright.stages.training import keep_model, pace_of, spread_model
+from modelwright.stages.training import keep_model, spread_model, train_model
 from modelwright.stages.views import ConversationView
 from modelwright.tokenizer.bpe import BPETokenizer
-from modelwright.training.compute import ComputeConfig, compile_blocks, resolve
-from modelwright.training.loop import LoopConfig, train
+from modelwright.training.compute import ComputeConfig, resolve
+from modelwright.training.loop import LoopConfig
 
 INPUTS: tuple[str, ...] = ("model",)
 TOGETHER = True
@@ -57,18 +56,19 @@ def run(config: Config, run: Run) -> Artifact:
     per_token = training_flops_per_token(model.config, config.context)
     flops = per_token * tokens
     run.log(f"{plan.steps:,} steps, {tokens:,} tokens")
-    run.computes_with("row kernels", native.describe(device.name, device.dtype))
-    compile_blocks(model.model.layers, config.compute, device, flops, run.log)
-    trained = train(
+    trained = train_model(
+        run,
+        config,
+        config.compute,
+        device,
         spread,
+        model,
         NextToken(config.z_loss),
         batches,
         plan,
-        config,
-        run,
         validate=validate,
-        matmul_dtype=device.dtype,
-        pace=pace_of(run, device, per_token),
+        flops=flops,
+        flops_per_token=per_token,
     )
     keep_model(run, spread, model, parent)
     metrics = {"steps": plan.steps, **trained.metrics}

@@ -8,19 +8,18 @@ from pydantic import Field
 from modelwright.base.artifact import Artifact
 from modelwright.base.run import Run
 from modelwright.base.seeding import derive
-from modelwright.kernels import native
 from modelwright.model.config import ModelChoice, ModelConfig
 from modelwright.model.flops import training_flops_per_token
 from modelwright.model.init import first_weights
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
 from modelwright.stages.text_view import TextView
-from modelwright.stages.training import keep_model, pace_of, spread_model
+from modelwright.stages.training import keep_model, spread_model, train_model
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.shards import TokenShards
 from modelwright.training import dial
-from modelwright.training.compute import ComputeConfig, compile_blocks, resolve
-from modelwright.training.loop import LoopConfig, train
+from modelwright.training.compute import ComputeConfig, resolve
+from modelwright.training.loop import LoopConfig
 from modelwright.training.step_plan import StepPlan
 
 INPUTS: tuple[str, ...] = ("tokens",)
@@ -72,19 +71,20 @@ def run(config: Config, run: Run) -> Artifact:
     reading = config.order(shards, order, rows)
     for line in reading.describe(rows):
         run.log(line)
-    run.computes_with("row kernels", native.describe(device.name, device.dtype))
-    compile_blocks(model.model.layers, config.compute, device, flops, run.log)
     validate = config.measure(model, TokenShards.open(source.file("validation")), tokenizer)
-    trained = train(
+    trained = train_model(
+        run,
+        config.model_copy(update={"optimizer": optimizer}),
+        config.compute,
+        device,
         spread,
+        model,
         NextToken(config.z_loss),
         reading.batches,
         plan,
-        config.model_copy(update={"optimizer": optimizer}),
-        run,
         validate=validate,
-        matmul_dtype=device.dtype,
-        pace=pace_of(run, device, per_token),
+        flops=flops,
+        flops_per_token=per_token,
     )
     for line in model.describe_experts():
         run.log(line)

@@ -7,7 +7,6 @@ text says. `in_a_process` starts `python -m modelwright.stages.rehearsal`, which
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from modelwright.base.config import Config
 from modelwright.base.device import choose
 from modelwright.base.errors import UserError
 from modelwright.base.metrics import read_metrics
+from modelwright.base.resources import peak_resident_bytes
 from modelwright.base.run import Run
 from modelwright.base.schema import IGNORE, Batch
 from modelwright.model.config import ModelConfig
@@ -135,24 +135,13 @@ def rehearse(asked: dict[str, Any]) -> dict[str, float]:
             matmul_dtype=device.dtype,
         )
         run.close()
-        peak = _peak_memory()
+        peak = float(peak_resident_bytes())
         tokens = asked["rows"] * asked["context"] * config.accumulation
         speeds = [row["tokens_per_second"] for row in read_metrics(Path(folder) / "timing.jsonl")]
     seconds = statistics.median(tokens / speed for speed in speeds[WARM_UP:])
     if device.name == "cuda":
         peak = float(torch.cuda.max_memory_reserved())
     return {"step_seconds": seconds, "peak_memory": peak}
-
-
-def _peak_memory() -> float:
-    """Of this process, in bytes. What getrusage says of a child begins with its parent's size on Linux."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
-        return float(line.split()[1]) * 1024
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (
-        1 if sys.platform == "darwin" else 1024
-    )
 
 
 if __name__ == "__main__":

@@ -7,16 +7,21 @@ from pathlib import Path
 from modelwright.base.device import Device
 from modelwright.base.files import atomic_directory
 from modelwright.base.run import Run
+from modelwright.base.seams import Objective
 from modelwright.base.world import join
 from modelwright.formats.huggingface import save_model
+from modelwright.kernels import native
 from modelwright.model.sharding import tensor_plan
 from modelwright.model.transformer import Transformer
 from modelwright.planning.machines import peak_rate
-from modelwright.training.compute import ComputeConfig
+from modelwright.training.batches import Batches
+from modelwright.training.compute import ComputeConfig, compile_blocks
+from modelwright.training.loop import LoopConfig, Trained, Validate, train
 from modelwright.training.parallel import choose_box, spread_out
 from modelwright.training.recompute import recompute
 from modelwright.training.record import Pace
 from modelwright.training.spread import Spread
+from modelwright.training.step_plan import StepPlan
 
 
 def spread_model(model: Transformer, config: ComputeConfig, device: Device, run: Run) -> Spread:
@@ -31,7 +36,39 @@ def spread_model(model: Transformer, config: ComputeConfig, device: Device, run:
     return spread_out(model, blocks, tensor_plan(model.config, config.tensor_parallel), config, device, world)
 
 
-def pace_of(run: Run, device: Device, flops_per_token: float) -> Pace | None:
+def train_model(
+    run: Run,
+    config: LoopConfig,
+    compute: ComputeConfig,
+    device: Device,
+    spread: Spread,
+    model: Transformer,
+    objective: Objective,
+    batches: Batches,
+    plan: StepPlan,
+    *,
+    validate: Validate,
+    flops: float,
+    flops_per_token: float,
+) -> Trained:
+    """Run the loop on a model that all processes hold; the log says what computes it. `flops` of the whole
+    training decide whether compiling pays, those of a token what MFU is."""
+    run.computes_with("row kernels", native.describe(device.name, device.dtype))
+    compile_blocks(model.model.layers, compute, device, flops, run.log)
+    return train(
+        spread,
+        objective,
+        batches,
+        plan,
+        config,
+        run,
+        validate=validate,
+        matmul_dtype=device.dtype,
+        pace=_pace_of(run, device, flops_per_token),
+    )
+
+
+def _pace_of(run: Run, device: Device, flops_per_token: float) -> Pace | None:
     """What the first process, which writes it down, holds its speed against; the log says what that is."""
     if not run.keeps:
         return None

@@ -5,8 +5,6 @@ What a repeated run gives bit for bit goes to metrics.jsonl, what depends on the
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from modelwright.base.config import Config
+from modelwright.base.resources import peak_resident_bytes
 from modelwright.base.trackers import TrackerName
 from modelwright.training.spread import Spread
 
@@ -125,5 +124,4 @@ def peak_memory(device: torch.device) -> int:
     """Most bytes so far: allocated on a GPU, else of this process in main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_resident_bytes()

@@ -1,0 +1,33 @@
+"""What several stages are tried on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelwright.base.config import Config
+from modelwright.base.files import sha256_text
+from modelwright.base.run import Run
+from modelwright.base.schema import Document
+from modelwright.data.corpus import write_corpus
+from modelwright.stages import tokenize
+
+
+@pytest.fixture(scope="session")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a `tokenize`: sixty sentences to train on and ten held out, alike but for a number."""
+    folder = tmp_path_factory.mktemp("tokens")
+    run = Run(folder / "prepare", "prepare", "corpus", Config(), 0)
+    metrics: dict[str, Any] = {}
+    for side, numbers in (("train", range(60)), ("validation", range(60, 70))):
+        texts = [f"All {n:b} human beings are born free and equal." for n in numbers]
+        with write_corpus(folder / "prepare" / side) as writer:
+            for text in texts:
+                writer.add(Document(text=text, id=sha256_text(text), source="x"))
+        metrics |= {f"{side}_documents": len(texts), f"{side}_bytes": sum(len(t.encode()) for t in texts)}
+    corpus = run.finish(["train", "validation"], metrics)
+    settings = tokenize.Config(vocab_size=270)
+    work = Run(folder / "tokenize", "tokenize", "tokens", settings, 0, {"corpus": corpus})
+    return tokenize.run(settings, work).path
