@@ -6,8 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tests import children
 from tests.training.tiny import make_model, make_run, make_windows, train_in
 from torch import nn
 
@@ -173,14 +172,14 @@ SPIKY = LoopConfig(
 
 def explode_at(monkeypatch: pytest.MonkeyPatch, *calls: int, value: float = math.nan) -> None:
     """The loss that the loop sees at its n-th steps (from 1) is `value`."""
-    original, count = loop._accumulate, {"n": 0}
+    original, count = loop._read, {"n": 0}
 
-    def wrapped(*args: Any, **kwargs: Any) -> dict[str, float]:
+    def wrapped(*args: Any) -> tuple[dict[str, float], dict[str, float]]:
         count["n"] += 1
-        values = original(*args, **kwargs)
-        return values | ({"loss": value} if count["n"] in calls else {})
+        values, norms = original(*args)
+        return values | ({"loss": value} if count["n"] in calls else {}), norms
 
-    monkeypatch.setattr(loop, "_accumulate", wrapped)
+    monkeypatch.setattr(loop, "_read", wrapped)
 
 
 def test_a_withheld_update_changes_no_weight_and_is_recorded(
@@ -228,17 +227,17 @@ def test_training_goes_on_behind_what_was_passed_over(
 def child(folder: str, deadly: int) -> None:
     """Trains over NaNs at steps 6 to 8 and 13; dies at its `deadly`-th step (0: never)."""
     torch.set_num_threads(1)
-    original, count = loop._accumulate, {"n": 0}
+    original, count = loop._read, {"n": 0}
     model, run = make_model(), make_run(Path(folder), SPIKY)
 
-    def wrapped(*args: Any, **kwargs: Any) -> dict[str, float]:
+    def wrapped(*args: Any) -> tuple[dict[str, float], dict[str, float]]:
         count["n"] += 1
         if count["n"] == deadly:
             os.kill(os.getpid(), signal.SIGKILL)
-        values = original(*args, **kwargs)
-        return values | ({"loss": math.nan} if batches.step in (6, 7, 8, 13) else {})
+        values, norms = original(*args)
+        return values | ({"loss": math.nan} if batches.step in (6, 7, 8, 13) else {}), norms
 
-    loop._accumulate = wrapped
+    loop._read = wrapped
     batches = Numbered()
     train(model, NextToken(), batches, SPIKY.plan(18), SPIKY, run, validate=dict)
     run.close()
@@ -246,11 +245,10 @@ def child(folder: str, deadly: int) -> None:
 
 
 def start(folder: Path, deadly: int) -> int:
-    code = f"from tests.training.test_guard import child; child({str(folder)!r}, {deadly})"
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode
+    errors = folder.with_suffix(".errors")
+    code = children.run(errors, child, str(folder), deadly)
+    assert code in (0, -signal.SIGKILL), errors.read_text()
+    return code
 
 
 def test_killed_around_a_rollback_it_ends_with_the_same_bits(tmp_path: Path) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests import children
 from tests.training.tiny import make_model, make_run, make_windows
 
 from modelwright.base.errors import UserError
@@ -103,11 +102,10 @@ def child(folder: str, moment: str) -> None:
 
 
 def start(folder: Path, moment: str) -> int:
-    code = f"from tests.training.test_resume import child; child({str(folder)!r}, {moment!r})"
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode
+    errors = folder.with_suffix(".errors")
+    code = children.run(errors, child, str(folder), moment)
+    assert code in (0, -signal.SIGKILL), errors.read_text()
+    return code
 
 
 def test_many_deaths_end_with_the_same_bits(tmp_path):
@@ -185,14 +183,14 @@ def test_a_state_of_another_model_is_refused(tmp_path):
 
 
 def test_divergence_says_what_to_do_and_keeps_the_checkpoints(tmp_path, monkeypatch):
-    original, calls = loop._accumulate, {"n": 0}
+    original, calls = loop._read, {"n": 0}
 
-    def explode(*args, **kwargs):
+    def explode(*args):
         calls["n"] += 1
-        values = original(*args, **kwargs)
-        return values | {"loss": float("nan")} if calls["n"] >= 6 else values
+        values, norms = original(*args)
+        return (values | {"loss": float("nan")} if calls["n"] >= 6 else values), norms
 
-    monkeypatch.setattr(loop, "_accumulate", explode)
+    monkeypatch.setattr(loop, "_read", explode)
     with pytest.raises(UserError, match=r"diverged at step 8.*lower the learning rate"):
         train_tiny(tmp_path, config=CONFIG.model_copy(update={"guard": GuardConfig(max_rollbacks=0)}))
     assert [c.step for c in Checkpoints(tmp_path / "checkpoints", keep=9).all()] == [4]

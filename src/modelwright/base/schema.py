@@ -6,7 +6,7 @@ frozen: a changed document is a new document, so that what was recorded about th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -119,6 +119,8 @@ class Batch:
     """What only one objective needs, such as a reference model's log-probabilities: one value a row."""
     unit: int = 1
     """Rows that belong together: 2 where an answer is compared with the one in the next row."""
+    places: Tensor | None = None
+    """(n,) int64: what `supervised` returns, where it is known already."""
 
     @property
     def units(self) -> int:
@@ -137,15 +139,32 @@ class Batch:
             unit=self.unit,
         )
 
+    def supervised(self) -> Tensor:
+        """(n,) places of the tokens that have a target, in the batch as one row of B x T. Looked for on the
+        host, before the batch goes to a GPU: there the search would make the host wait for its end."""
+        if self.places is not None:
+            return self.places
+        return (self.targets.flatten() != IGNORE).nonzero().flatten()
+
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
+        """The same batch on another device. From pinned memory to a GPU, nobody waits for the copy."""
+        away = str(device).startswith("cuda")
+        return self._each(lambda tensor: tensor.to(device, non_blocking=away))
+
+    def pinned(self) -> Batch:
+        """The same batch in memory that a GPU reads by itself."""
+        return self._each(lambda tensor: tensor.pin_memory() if tensor.device.type == "cpu" else tensor)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """All tensors changed."""
         return Batch(
-            ids=self.ids.to(device),
-            targets=self.targets.to(device),
-            positions=None if self.positions is None else self.positions.to(device),
-            segments=None if self.segments is None else self.segments.to(device),
-            extra={name: tensor.to(device) for name, tensor in self.extra.items()},
+            ids=change(self.ids),
+            targets=change(self.targets),
+            positions=None if self.positions is None else change(self.positions),
+            segments=None if self.segments is None else change(self.segments),
+            extra={name: change(tensor) for name, tensor in self.extra.items()},
             unit=self.unit,
+            places=change(self.supervised()),
         )
 
 

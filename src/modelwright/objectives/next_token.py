@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from modelwright.base import config
-from modelwright.base.schema import IGNORE, Batch
+from modelwright.base.schema import Batch
 from modelwright.base.seams import Output
 from modelwright.kernels.cross_entropy import regularised_cross_entropy
 
@@ -36,7 +36,7 @@ class NextToken:
 
     def count(self, batch: Batch) -> int:
         """Supervised tokens."""
-        return int((batch.targets != IGNORE).sum())
+        return len(batch.supervised())
 
     def __call__(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """(sum of -log p(target) and of what is added to it, the parts where there is more than one)."""
@@ -50,9 +50,7 @@ class NextToken:
         return loss if output.auxiliary is None else loss + output.auxiliary, parts
 
     def _likelihood(self, output: Output, batch: Batch) -> tuple[Tensor, Tensor]:
-        keep = batch.targets.flatten() != IGNORE
-        hidden = output.hidden.flatten(0, 1)
-        if bool(keep.all()):  # the pre-training case: no rows to gather
-            return regularised_cross_entropy(hidden, output.head, batch.targets.flatten(), self._z)
-        targets = batch.targets.flatten()[keep]
-        return regularised_cross_entropy(hidden[keep], output.head, targets, self._z)
+        hidden, targets, places = output.hidden.flatten(0, 1), batch.targets.flatten(), batch.supervised()
+        if len(places) < len(targets):  # in pre-training there is nothing to leave out
+            hidden, targets = hidden[places], targets[places]
+        return regularised_cross_entropy(hidden, output.head, targets, self._z)

@@ -37,11 +37,13 @@ def objective(config: Config) -> DirectPreference:
     return DirectPreference(beta=config.beta, sft_weight=config.sft_weight)
 
 
-def sequence_logps(output: Output, targets: Tensor) -> Tensor:
-    """(B,) sum over each row's supervised tokens of log p(target), in fp32."""
-    keep = targets != IGNORE
-    found = token_logprobs(output.hidden[keep], output.head, targets[keep])
-    rows = keep.nonzero()[:, 0]
+def sequence_logps(output: Output, targets: Tensor, places: Tensor | None = None) -> Tensor:
+    """(B,) sum over each row's supervised tokens of log p(target), in fp32. `places` are those tokens' among
+    all B x T (`Batch.supervised`), where they are known."""
+    if places is None:
+        places = (targets.flatten() != IGNORE).nonzero().flatten()
+    found = token_logprobs(output.hidden.flatten(0, 1)[places], output.head, targets.flatten()[places])
+    rows = places // targets.shape[1]
     return torch.zeros(len(targets), dtype=found.dtype, device=found.device).index_add(0, rows, found)
 
 
@@ -59,7 +61,7 @@ class DirectPreference:
 
     def __call__(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """(summed loss over pairs, sums of accuracy, margin and the two implicit rewards)."""
-        logps = sequence_logps(output, batch.targets)
+        logps = sequence_logps(output, batch.targets, batch.supervised())
         rewards = self.beta * (logps - batch.extra["reference_logps"])
         chosen, rejected = rewards[0::2], rewards[1::2]
         margin = chosen - rejected

@@ -28,6 +28,7 @@ from modelwright.training.checkpoint import Checkpoint, Checkpoints
 from modelwright.training.diagnose import first_nonfinite
 from modelwright.training.guard import Action, Guard, GuardConfig, Verdict
 from modelwright.training.optimizer import Optimizer, OptimizerConfig
+from modelwright.training.prefetch import Portion, portions
 from modelwright.training.record import Pace, Record, RecordConfig
 from modelwright.training.schedule import ScheduleConfig, make_schedule
 from modelwright.training.spread import Share, Spread
@@ -79,6 +80,8 @@ class LoopConfig(Config):
     """How many stay on disk, for resuming and for averaging."""
     averages: AveragesConfig = AveragesConfig()
     """Which averages of the weights are kept during the run."""
+    prefetch: int | None = Field(default=None, ge=0, exclude=True)
+    """Steps whose batches a thread makes ahead; decides nothing of the result. None: 2 on a GPU, else 0."""
     record: RecordConfig = RecordConfig()
     """What is recorded of the steps, and where else it is shown."""
 
@@ -171,16 +174,21 @@ def train(
     measured = _measure(spread, validate) if at.step == plan.steps else {}
     record = Record(spread, weights, config.record, pace)
     run.track(config.record.trackers, at.step)
-    with run.watch(), run.progress(run.stage, plan.steps, at.step) as bar:
+    with (
+        portions(spread, objective, batches, plan, at.step, config.prefetch) as ahead,
+        run.watch(),
+        run.progress(run.stage, plan.steps, at.step) as bar,
+    ):
         while at.step < plan.steps:
             record.start()
             factor = schedule(at.step)
-            shares = spread.deal(batches, plan.of_step(at.step))
+            portion = next(ahead)
             record.data_is_here()
-            count, tokens = _size(spread, objective, shares)
-            values = _accumulate(spread, objective, shares, count, optimizer)
+            count, tokens = _size(spread, portion)
+            shares = [share.to(spread.device) for share in portion.shares]
+            sums = _accumulate(spread, objective, shares, count, optimizer)
             norms = record.gradients(at.step + 1)
-            values["grad_norm"] = optimizer.clip()
+            values, norms = _read(spread, sums, count, norms, optimizer.clip())
             verdict = guard.judge(values)
             if verdict.action is Action.APPLY:
                 optimizer.step(factor)
@@ -196,16 +204,8 @@ def train(
             shown: dict[str, float | str] = dict(measured := _measure(spread, validate)) if due else {}
             if verdict.reason:
                 shown["event"] = f"{verdict.action.value}: {verdict.reason}"
-            rate = factor * config.optimizer.rate
-            run.metric(
-                at.step,
-                tokens=at.tokens,
-                learning_rate=rate,
-                **record.flops(at.tokens),
-                **values,
-                **norms,
-                **shown,
-            )
+            row = {"tokens": at.tokens, "learning_rate": factor * config.optimizer.rate}
+            run.metric(at.step, **row, **record.flops(at.tokens), **values, **norms, **shown)
             if at.snapshots and averages.is_snapshot(at.step):
                 at.snapshots.save(at.step, {"averages": averages.state(powers_only=True)}, {})
             if at.step % config.checkpoint_every == 0 or at.step == plan.steps:
@@ -223,20 +223,20 @@ def train(
 def mean_loss(model: Trainable, objective: Objective, batches: FiniteBatches) -> dict[str, float]:
     """The objective and its metrics over all of a finite row of micro-batches, per unit."""
     device = next(model.parameters()).device
-    count, sums = 0, dict[str, float]()
+    count, sums = 0, dict[str, float | Tensor]()
     for index in range(len(batches)):
         batch = batches[index].to(device)
         loss, metrics = objective(model.on_batch(batch), batch)
         count += objective.count(batch)
         for name, value in {"loss": loss, **metrics}.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-    return {name: value / count for name, value in sums.items()}
+            sums[name] = sums.get(name, 0.0) + value.double()
+    return {name: float(value) / count for name, value in sums.items()}
 
 
-def _size(spread: Spread, objective: Objective, shares: list[Share]) -> tuple[int, int]:
-    """(units to learn from, tokens read) in a step, on all processes together."""
-    counted = [share.batch for share in shares if share.counts]
-    mine = {"units": sum(map(objective.count, counted)), "tokens": sum(b.ids.numel() for b in counted)}
+def _size(spread: Spread, portion: Portion) -> tuple[int, int]:
+    """(units to learn from, tokens read) in a step, on all processes together. Hosts tell each other; no GPU
+    is asked."""
+    mine = {"units": portion.units, "tokens": portion.tokens}
     units, tokens = (int(total) for total in spread.totals(mine).values())
     if units == 0:
         raise UserError("a batch holds no supervised token: every label is masked, so nothing can be learned")
@@ -249,18 +249,32 @@ def _accumulate(
     shares: list[Share],
     count: int,
     optimizer: Optimizer,
-) -> dict[str, float]:
-    """Gradients of the mean loss over all `count` units of a step, and the mean metrics."""
+) -> dict[str, Tensor]:
+    """Gradients of the mean loss over all `count` units of a step; sums of the loss and the metrics over this
+    process's units, in fp64."""
     spread.module.train()
     optimizer.zero_grad()
-    sums: dict[str, float] = {}
+    sums: dict[str, Tensor] = {}
     for share in shares:
         loss, metrics = objective(spread.on_batch(share.batch), share.batch)
         (loss / count if share.counts else 0.0 * loss).backward()
         for name, value in {"loss": loss.detach(), **metrics}.items():
-            sums[name] = sums.get(name, 0.0) + (float(value) if share.counts else 0.0)
+            counted = value.double() if share.counts else value.new_zeros((), dtype=torch.float64)
+            sums[name] = sums[name] + counted if name in sums else counted
     spread.collect()
-    return {name: value / count for name, value in spread.totals(sums).items()}
+    return sums
+
+
+def _read(
+    spread: Spread, sums: Mapping[str, Tensor], count: int, norms: Mapping[str, Tensor], norm: Tensor
+) -> tuple[dict[str, float], dict[str, float]]:
+    """(means over the `count` units of a step, with the gradient's norm; norms by group). The one time in a
+    step that the host waits for the device."""
+    totals = spread.add_up(torch.stack(list(sums.values())))
+    everything = torch.cat((totals, torch.stack([norm, *norms.values()]).double())).tolist()
+    means = {name: total / count for name, total in zip(sums, everything, strict=False)}
+    means["grad_norm"] = everything[len(sums)]
+    return means, dict(zip(norms, everything[len(sums) + 1 :], strict=True))
 
 
 def _withhold(

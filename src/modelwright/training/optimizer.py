@@ -128,13 +128,13 @@ class Optimizer:
             parameter.grad = None
 
     @torch.no_grad()
-    def clip(self) -> float:
-        """Cut the gradients to the norm that the settings allow; returns the norm they had."""
+    def clip(self) -> Tensor:
+        """Cut the gradients to the norm that the settings allow; returns the norm they had, not yet read."""
         gradients = {name: p.grad for name, p in self._all.items() if p.grad is not None}
         norm = self._layout.norm(gradients)
         if self.config.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self._all.values(), self.config.clip_norm, norm)
-        return float(norm)
+        return norm
 
     @torch.no_grad()
     def step(self, factor: float) -> None:

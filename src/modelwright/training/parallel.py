@@ -180,8 +180,7 @@ class Sharded(Spread):
                 gradient.copy_(part.view(gradient.shape))
 
     def add_up(self, tensor: Tensor) -> Tensor:
-        everyone = in_order(tensor.to(self.device).contiguous())
-        return everyone[:: self.box.tensor].sum(0).to(tensor.device)
+        return in_order(tensor.contiguous())[:: self.box.tensor].sum(0)  # where it lies: no GPU waits for it
 
     def totals(self, sums: Mapping[str, float]) -> dict[str, float]:
         values = torch.tensor(list(sums.values()), dtype=torch.float64)

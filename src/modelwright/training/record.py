@@ -78,37 +78,39 @@ class Record:
         self._data = time.perf_counter() - self._start
 
     @torch.no_grad()
-    def gradients(self, step: int) -> dict[str, float]:
+    def gradients(self, step: int) -> dict[str, Tensor]:
         """Norms of the gradients by group, where this step is due. Before they are cut."""
         if not self._is_due(step):
             return {}
         if self._config.updates:
             self._before = {name: weight.detach().clone() for name, weight in self._weights.items()}
-        found: dict[str, float] = {}
+        found: dict[str, Tensor] = {}
         for group, names in self._groups.items():
             pieces = {name: grad for name in names if (grad := self._weights[name].grad) is not None}
             if pieces:
-                found[f"grad_norm_{group}"] = float(self._spread.layout.norm(pieces))
+                found[f"grad_norm_{group}"] = self._spread.layout.norm(pieces)
         return found
 
     @torch.no_grad()
     def updates(self) -> dict[str, float]:
         """Norm of the step's change over the norm of the weights, by group, where that was asked for."""
         before, self._before = self._before, {}
-        found: dict[str, float] = {}
-        for group, names in self._groups.items() if before else ():
+        if not before:
+            return {}
+        norm, pairs = self._spread.layout.norm, list[Tensor]()
+        for names in self._groups.values():
             changed = {name: self._weights[name].detach() - before[name] for name in names}
-            size = float(self._spread.layout.norm({name: before[name] for name in names}))
-            if size:
-                found[f"update_ratio_{group}"] = float(self._spread.layout.norm(changed)) / size
-        return found
+            pairs.append(torch.stack((norm(changed), norm({name: before[name] for name in names}))))
+        read = zip(self._groups, torch.stack(pairs).tolist(), strict=True)
+        return {f"update_ratio_{group}": change / size for group, (change, size) in read if size}
 
     def flops(self, tokens: int) -> dict[str, float]:
         """Model arithmetic of all tokens so far, where the cost of one is known."""
         return {"flops": self._pace.flops_per_token * tokens} if self._pace else {}
 
     def timing(self, tokens: int) -> dict[str, float]:
-        """Speed and memory of the step, whose arithmetic has ended."""
+        """Speed and memory of the step. Its arithmetic has ended, but for the update on a GPU: that falls
+        into the next one's time."""
         seconds = time.perf_counter() - self._start
         found = {"tokens_per_second": tokens / seconds, "data_seconds": self._data}
         if self._pace:

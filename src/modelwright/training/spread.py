@@ -30,6 +30,14 @@ class Share:
     """False where nothing was left: the process runs on rows of another one, so that it takes part in all
     exchanges, and what comes out of it is multiplied by zero."""
 
+    def to(self, device: torch.device) -> Share:
+        """The same part on a device."""
+        return Share(self.batch.to(device), self.counts)
+
+    def pinned(self) -> Share:
+        """The same part in memory that a GPU reads by itself."""
+        return Share(self.batch.pinned(), self.counts)
+
 
 def deal(batches: Batches, indices: range, place: int, of: int) -> list[Share]:
     """What process `place` among `of` takes of a step: whole micro-batches where that comes out even, else
@@ -81,10 +89,8 @@ class Spread:
         return Checkpoints(folder / "checkpoints", keep, background=background)
 
     def deal(self, batches: Batches, indices: range) -> list[Share]:
-        """This process's part of a step."""
-        return [
-            Share(share.batch.to(self.device), share.counts) for share in deal(batches, indices, *self._place)
-        ]
+        """This process's part of a step, on the host."""
+        return deal(batches, indices, *self._place)
 
     _place = (0, 1)
     """Which process this is, and how many there are, among those that read different rows."""
