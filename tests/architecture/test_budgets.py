@@ -119,7 +119,7 @@ def reading_radius(start: Path) -> int:
 
 
 TRAINING_STAGES = {
-    *("align", "finetune", "pretrain"),  # they train
+    *("align", "finetune", "pretrain", "training"),  # they train, the last for the others
     *(
         "average",
         "judging",

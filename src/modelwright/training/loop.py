@@ -26,6 +26,7 @@ from modelwright.training.averages import Averages, AveragesConfig
 from modelwright.training.batches import Batches, FiniteBatches
 from modelwright.training.checkpoint import Checkpoint, Checkpoints
 from modelwright.training.diagnose import first_nonfinite
+from modelwright.training.garbage import collected_every
 from modelwright.training.guard import Action, Guard, GuardConfig, Verdict
 from modelwright.training.optimizer import Optimizer, OptimizerConfig
 from modelwright.training.prefetch import Portion, portions
@@ -82,6 +83,9 @@ class LoopConfig(Config):
     """Which averages of the weights are kept during the run."""
     prefetch: int | None = Field(default=None, ge=0, exclude=True)
     """Steps whose batches a thread makes ahead; decides nothing of the result. None: 2 on a GPU, else 0."""
+    collect_every: int = Field(default=50, ge=0, exclude=True)
+    """Steps between Python's searches for objects that only refer to each other; decides nothing of the
+    result. 0: whenever Python wants."""
     record: RecordConfig = RecordConfig()
     """What is recorded of the steps, and where else it is shown."""
 
@@ -176,6 +180,7 @@ def train(
     run.track(config.record.trackers, at.step)
     with (
         portions(spread, objective, batches, plan, at.step, config.prefetch) as ahead,
+        collected_every(config.collect_every) as collect,
         run.watch(),
         run.progress(run.stage, plan.steps, at.step) as bar,
     ):
@@ -214,6 +219,7 @@ def train(
             dashboard = guard.dashboard(values)
             if due:
                 run.log(f"step {at.step:,}: {format_shown({**dashboard, **measured})}")
+            collect(at.step)
             bar.advance(1, **dashboard, tokens_per_s=timing["tokens_per_second"])
     checkpoints.close()
     return Trained(at.tokens, measured | guard.totals(), averages.all())
