@@ -1,6 +1,5 @@
-"""A whole life in several processes in which one is killed once in each station that trains.
-
-Run by torchrun as `python -m tests.life.killed MARKERS ARGUMENTS OF MODELWRIGHT...`."""
+"""A life in which one process is killed once in each station that trains. Also as a command, for torchrun:
+`python -m tests.life.killed MARKERS ARGUMENTS OF MODELWRIGHT...`."""
 
 from __future__ import annotations
 
@@ -11,12 +10,16 @@ from pathlib import Path
 
 from modelwright.base.world import place
 from modelwright.cli import main
+from modelwright.stages import training
 from modelwright.training import loop
 
+DEADLY_STEP = 6
 
-def die_once_in_each_station(markers: Path) -> None:
-    """The second process is killed in the fifth step of a station, the first time it gets there."""
-    original, accumulate = loop.train, loop._accumulate
+
+def live(arguments: list[str], markers: Path) -> None:
+    """`modelwright ARGUMENTS`; the last process is killed in the DEADLY_STEP-th step of a station, the first
+    time it gets there: then the station's name stands in `markers`."""
+    original, accumulate = training.train, loop._accumulate
     at = {"station": "", "steps": 0}
 
     def train(*args, **kwargs):
@@ -25,15 +28,15 @@ def die_once_in_each_station(markers: Path) -> None:
 
     def deadly(*args, **kwargs):
         at["steps"] = int(at["steps"]) + 1
-        marker = markers / str(at["station"])
-        if at["steps"] == 5 and place().rank == 1 and not marker.exists():
+        marker, world = markers / str(at["station"]), place()
+        if at["steps"] == DEADLY_STEP and world.rank == world.size - 1 and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return accumulate(*args, **kwargs)
 
-    loop.train, loop._accumulate = train, deadly
+    training.train, loop._accumulate = train, deadly
+    sys.exit(main(arguments))
 
 
 if __name__ == "__main__":
-    die_once_in_each_station(Path(sys.argv[1]))
-    sys.exit(main(sys.argv[2:]))
+    live(sys.argv[2:], Path(sys.argv[1]))

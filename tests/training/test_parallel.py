@@ -1,6 +1,7 @@
 """Real processes over gloo train what one process trains: the same losses, weights and tokens.
 
-One torchrun costs more than the trainings in it, so each start does many (tests/training/together.py).
+A start costs more than the trainings in it, so each does many (tests/training/together.py). The trainings
+in which a process is killed are started by torchrun, whose agent starts them again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.training.together import continue_from, train_together
+from tests import children
+from tests.training.together import continue_from, main, train_together
 
 from modelwright.base.metrics import read_metrics
 from modelwright.base.world import World
@@ -31,11 +33,14 @@ UNTIED = {"tie_word_embeddings": False, "architecture": "qwen2", "hidden_size": 
 FSDP, TENSOR = {"shard": "fsdp"}, {"tensor_parallel": 2}
 
 
-def torchrun(folder: Path, processes: int, tasks: dict[str, Task], *options: str) -> None:
-    """Do all tasks, each in the folder of its name."""
-    folder.mkdir(parents=True, exist_ok=True)
+def written(folder: Path, tasks: dict[str, Task]) -> Path:
+    """The tasks as `together.main` reads them: each is done in the folder of its name."""
     file = folder / "tasks.json"
     file.write_text(json.dumps([{"name": name} | task for name, task in tasks.items()]))
+    return file
+
+
+def torchrun(file: Path, processes: int, *options: str) -> None:
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
         *options, "-m", "tests.training.together", str(file),
@@ -92,11 +97,12 @@ TWO: dict[str, Task] = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """All of FOUR and TWO, in two starts. Two of the trainings are killed, and torchrun starts them again."""
+    """All of FOUR and TWO, each in one start. Two trainings are killed, and torchrun starts them again."""
     folder = tmp_path_factory.mktemp("trained")
     alone(folder / "one", MUON)
-    torchrun(folder, 4, FOUR)
-    torchrun(folder, 2, TWO, "--max-restarts=2")
+    codes = children.run_together(folder / "errors", 4, main, written(folder, FOUR))
+    assert not any(codes), (folder / "errors").read_text()
+    torchrun(written(folder, TWO), 2, "--max-restarts=2")
     return folder
 
 
