@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,9 @@ from modelwright.base.files import sha256_text
 from modelwright.base.schema import Document, Reason
 from modelwright.data.decontaminate import native
 from modelwright.data.decontaminate.disguise import WRAPPINGS
-from modelwright.data.decontaminate.index import Config, Index
+from modelwright.data.decontaminate.index import ALL, ENOUGH, Config, Index
 from modelwright.data.decontaminate.items import EvalItem, read_items
-from modelwright.data.decontaminate.plain import search
+from modelwright.data.decontaminate.plain import Found, search
 from modelwright.data.decontaminate.step import step
 from modelwright.data.decontaminate.words import FILLER, alike, fold, words
 
@@ -239,7 +241,10 @@ def test_the_compiled_search_finds_the_same(parts: list[tuple[str, str, str]], a
     arrays = Index.build(items, Config(ngram_words=3)).arrays
     find = native.searcher(arrays)
     for text in [asked[0], " ".join([*asked, *parts[0], parts[-1][0]])]:
-        assert find(text, 60, 500) == search(arrays, fold(text), 60, 500)
+        rows = find(text, 60, 500, ALL)
+        assert rows == search(arrays, fold(text), 60, 500, ALL)
+        for limit in (1, 3):
+            assert find(text, 60, 500, limit) == search(arrays, fold(text), 60, 500, limit) == rows[:limit]
 
 
 def test_the_same_on_real_text(shared_data: Path) -> None:
@@ -253,8 +258,78 @@ def test_the_same_on_real_text(shared_data: Path) -> None:
     find = native.searcher(arrays)
     for item in items[::29]:
         text = CLEAN + item.question.upper() + item.answer
-        rows = find(text, 60, 17_600)
-        assert rows == search(arrays, fold(text), 60, 17_600) != []
+        rows = find(text, 60, 17_600, ALL)
+        assert rows == search(arrays, fold(text), 60, 17_600, ALL) != []
+
+
+TEMPLATED = [item.question for item in made_items(300)]
+ACCENTED = [question.replace("kites", "é") for question in TEMPLATED]
+TEMPLATES = Index.build(made_items(300))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    texts, st.lists(st.sampled_from([*TEMPLATED, *(q.replace("kites", "é") for q in TEMPLATED)]), max_size=12)
+)
+def test_the_best_hit_is_one_of_all_and_the_best_where_they_are_few(text: str, asked: list[str]) -> None:
+    whole = " ".join([text, *asked])
+    best, hits = TEMPLATES.check(whole), TEMPLATES.find(whole)
+    assert (best is None) == (not hits) and (best is None or best in hits)
+    rows = native.searcher(TEMPLATES.arrays)(whole, 60, TEMPLATES._least, ALL)
+    if len(rows) < ENOUGH:
+        assert best == max(hits, key=lambda hit: hit.score, default=None)
+
+
+def test_a_text_that_repeats_a_suite_is_judged_by_its_first_hits() -> None:
+    assert len(TEMPLATES.find(" ".join(TEMPLATED))) > 4 * ENOUGH
+    searched: list[int] = []
+
+    def counted(text: str, floor: int, least: int, limit: int) -> list[Found]:
+        searched.append(limit)
+        return TEMPLATES._search(text, floor, least, limit)
+
+    index = Index(TEMPLATES.arrays, TEMPLATES.names, TEMPLATES.config)
+    index.__dict__["_search"] = counted
+    best = index.check(" ".join(TEMPLATED))
+    assert best is not None and best.score == 1.0 and searched == [ENOUGH]
+
+
+def test_places_that_are_no_hits_do_not_hide_the_one_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these has most words of an item, so it is a place to judge, and lacks too many others."""
+    strange = {name: "Zoe" for name in NAMES[1:]} | {str(number): "77" for number in range(1000)}
+    strangers = " ".join(strange.get(word, word) for q in TEMPLATED[:200] for word in q.split())
+    assert len(TEMPLATES._search(strangers, 60, TEMPLATES._least, ALL)) > 10
+    monkeypatch.setattr("modelwright.data.decontaminate.index.ENOUGH", 3)
+    assert TEMPLATES.check(strangers) is None
+    best = TEMPLATES.check(f"{strangers} {TEMPLATED[7]}")
+    assert best is not None and (best.item, best.score) == ("7", 1.0)
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+from modelwright.data.decontaminate.index import Index
+from modelwright.data.decontaminate.items import EvalItem
+others = [EvalItem("s", str(n), f"Which has word{n} at word{n + 1}") for n in range(300)]
+index = Index.build([EvalItem("s", "k", "Which mountain has snow at Kilimanjaro?", "Kibo peak"), *others])
+text = "Which mountain has snow at Kilimanjaro? Kibo peak. "
+assert index.check(text).score == 1.0
+pages = int(open("/proc/self/statm").read().split()[0])
+long = "a " * 4_000_000  # 24 bytes a word
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (64 << 20), -1))
+try:
+    index.check(long)
+except MemoryError as error:
+    print("said", error)
+assert index.check(text).score == 1.0  # and nothing is left of it
+"""
+
+
+def test_too_little_memory_is_an_error_and_not_the_end_of_the_process() -> None:
+    if native.library() is None:
+        pytest.skip("no compiler")
+    done = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "said a text of 8,000,000 bytes could not be searched" in done.stdout
 
 
 def test_a_text_of_shuffled_items_takes_no_longer(index: Index) -> None:

@@ -89,15 +89,20 @@ class Index:
         )
 
     def check(self, text: str) -> Hit | None:
-        """The hit with the highest score, the first of equals; None for a clean text."""
-        return max(self.find(text), key=lambda hit: hit.score, default=None)
+        """The hit with the highest score, the first of equals; None for a clean text. A text that repeats a
+        suite written from templates has thousands of places that look like items: the first `ENOUGH` that
+        hold a hit decide, since no further one changes the verdict, though it may score higher."""
+        limit = ENOUGH
+        while True:
+            rows = self._search(text, FLOOR_PERCENT, self._least, limit)
+            hits = self._hits(rows)
+            if hits or len(rows) < limit:
+                return max(hits, key=lambda hit: hit.score, default=None)
+            limit *= ENOUGH
 
     def find(self, text: str) -> list[Hit]:
         """All hits, in the order in which they stand in the text."""
-        least = int(self.config.threshold * self.config.least_nats * UNIT)
-        rows = self._search(text, FLOOR_PERCENT, least)
-        hits = [hit for row in rows if (hit := self._judge(row)) is not None]
-        return sorted(hits, key=lambda hit: (hit.start, hit.end, hit.suite, hit.item))
+        return self._hits(self._search(text, FLOOR_PERCENT, self._least, ALL))
 
     def unusable(self) -> Iterator[tuple[str, str, str]]:
         """(suite, id, why) of every item that cannot be found, however it stands in a text."""
@@ -127,6 +132,10 @@ class Index:
         counts = Counter(why for _, _, why in self.unusable())
         counts["usable"] = len(self.names) - counts.total()
         return counts
+
+    def _hits(self, rows: Iterable[Found]) -> list[Hit]:
+        hits = [hit for row in rows if (hit := self._judge(row)) is not None]
+        return sorted(hits, key=lambda hit: (hit.start, hit.end, hit.suite, hit.item))
 
     def _judge(self, row: Found) -> Hit | None:
         found = [*self._by_share(row), *self._by_words(row)]
@@ -186,6 +195,11 @@ class Index:
         along = min(max((num_words - low) / max(high - low, 1), 0.0), 1.0)
         return 1.0 - along * (1.0 - self.config.threshold)
 
+    @property
+    def _least(self) -> int:
+        """What a place must weigh to be judged."""
+        return int(self.config.threshold * self.config.least_nats * UNIT)
+
     @cached_property
     def _search(self) -> Searcher:
         return searcher(self.arrays)
@@ -203,6 +217,9 @@ class Index:
 
 FLOOR_PERCENT = 60
 """A question must reach this share of its weight, or miss few words, before its answer is looked for."""
+
+ENOUGH, ALL = 64, 1 << 32
+"""Places that are judged at first where only the verdict counts, and where all hits do."""
 
 INSERTED = 1
 """How many words that are not its own may stand within a short item, besides those in place of `slips`."""

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
 #include <vector>
 
 namespace {
@@ -148,6 +149,7 @@ struct Scratch {
     std::vector<int32_t> window;
     std::vector<Lead> leads;
     std::vector<uint8_t> spelling;
+    std::vector<int64_t> rows;
 
     void fit(const Index &index) {
         if (int64_t(left.size()) < index.num_words) left.resize(index.num_words, 0);
@@ -156,6 +158,7 @@ struct Scratch {
         asked.clear();
         words.clear();
         leads.clear();
+        rows.clear();
     }
 };
 
@@ -297,8 +300,10 @@ class Search {
 constexpr int64_t COLUMNS = 16;  // of a row
 
 // A row as in plain.py: item, then weight, words, extra words, first and last byte of each part.
-void write_row(int64_t *row, int64_t item, const Span (&found)[3], const std::vector<Word> &words) {
-    std::fill(row, row + COLUMNS, 0);
+void add_row(std::vector<int64_t> &rows, int64_t item, const Span (&found)[3],
+             const std::vector<Word> &words) {
+    rows.resize(rows.size() + COLUMNS);  // zeros
+    int64_t *row = rows.data() + rows.size() - COLUMNS;
     row[0] = item;
     for (int i = 0; i < 3; ++i) {
         const Span &span = found[i];
@@ -317,12 +322,13 @@ struct Follower {
     const Index &index;
     Scratch &scratch;
     Search &task;
-    int64_t floor_percent, least, capacity, rows;
-    int64_t *out;
+    int64_t floor_percent, least;
+    size_t most;  // numbers in all rows
+    bool full;
 
     void run() {
         size_t oldest = 0;
-        for (int64_t at = 0; at < task.size(); ++at) {
+        for (int64_t at = 0; at < task.size() && !full; ++at) {
             const int32_t word = scratch.words[at].number;
             if (word < 0) continue;
             const uint8_t roles = index.roles[word];
@@ -353,7 +359,7 @@ struct Follower {
     void follow(uint64_t key, int64_t at) {
         const int64_t gram = look_up(index.gram_keys, index.gram_buckets, index.gram_bits, key);
         if (gram < 0) return;
-        for (int64_t post = index.gram_first[gram]; post < index.gram_first[gram + 1]; ++post) {
+        for (int64_t post = index.gram_first[gram]; post < index.gram_first[gram + 1] && !full; ++post) {
             const int64_t item = index.posting_item[post], begin = at - index.posting_at[post];
             const int64_t near = Search::slack(task.part(item, 0).length) / 2;
             int64_t &last = scratch.last[item];
@@ -362,20 +368,25 @@ struct Follower {
             last = begin;
             Span found[3];
             if (!task.around(item, begin, floor_percent, least, found)) continue;
-            if (rows < capacity) write_row(out + COLUMNS * rows, item, found, scratch.words);
-            ++rows;
+            add_row(scratch.rows, item, found, scratch.words);
+            full = scratch.rows.size() >= most;
         }
     }
 };
+
+Scratch &scratch_of_this_thread() {
+    static thread_local Scratch scratch;
+    return scratch;
+}
 
 }  // namespace
 
 extern "C" {
 
-// Rows to `out`. Returns how many there are; those beyond `capacity` are not written. `arrays` and `sizes`
-// are those of native.py.
+// How many rows there are, at most `limit`: `fetch` gives them to the thread that searched. -1: out of memory.
+// `arrays` and `sizes` are those of native.py.
 int64_t search(const void *const *arrays, const int64_t *sizes, const uint8_t *text, int64_t length,
-               int64_t floor_percent, int64_t least, int64_t *out, int64_t capacity) {
+               int64_t floor_percent, int64_t least, int64_t limit) try {
     const Index index = {
         (const uint8_t *)arrays[0],  (const uint64_t *)arrays[1],  (const int64_t *)arrays[2],
         (const int32_t *)arrays[3],  (const int64_t *)arrays[4],   (const uint8_t *)arrays[5],
@@ -385,13 +396,21 @@ int64_t search(const void *const *arrays, const int64_t *sizes, const uint8_t *t
         (const uint32_t *)arrays[15],
         int(sizes[0]), int(sizes[1]), int(sizes[2]), sizes[3], sizes[4], sizes[5],
     };
-    static thread_local Scratch scratch;
+    Scratch &scratch = scratch_of_this_thread();
     scratch.fit(index);
     read_words(index, text, length, scratch.words);
     Search task(index, text, scratch);
-    Follower follower = {index, scratch, task, floor_percent, least, capacity, 0, out};
+    Follower follower = {index, scratch, task, floor_percent, least, size_t(COLUMNS * limit), limit <= 0};
     follower.run();
-    return follower.rows;
+    return int64_t(scratch.rows.size()) / COLUMNS;
+} catch (const std::exception &) {  // std::bad_alloc, or std::length_error where more is asked than can be
+    scratch_of_this_thread() = Scratch();  // what it holds was left in the middle of a text
+    return -1;
+}
+
+void fetch(int64_t *out) {
+    const std::vector<int64_t> &rows = scratch_of_this_thread().rows;
+    std::copy(rows.begin(), rows.end(), out);
 }
 
 }  // extern "C"

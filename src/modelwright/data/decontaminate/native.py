@@ -16,18 +16,17 @@ from modelwright.data.decontaminate.plain import Found, search
 from modelwright.data.decontaminate.words import classes, fold
 
 SOURCE = Path(__file__).with_name("match.cpp")
-_ROW = len(Found._fields)
-_CAPACITY = 64
+_PLACES = [column for column, name in enumerate(Found._fields) if name.endswith(("_start", "_end"))]
 
-Searcher = Callable[[str, int, int], list[Found]]
-"""(text, floor in percent, least weight) -> rows, whose places are code points of the text."""
+Searcher = Callable[[str, int, int, int], list[Found]]
+"""(text, floor in percent, least weight, most rows) -> rows, whose places are code points of the text."""
 
 
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled search; None where it cannot be built."""
     try:
-        return load(SOURCE, {"search": "ppsiiipi>i"})
+        return load(SOURCE, {"search": "ppsiiii>i", "fetch": "p"})
     except Unavailable:
         return None
 
@@ -36,13 +35,13 @@ def searcher(arrays: Arrays) -> Searcher:
     """The search of one index: compiled where that can be done, with the same rows."""
     compiled = library()
     if compiled is None:
-        return lambda text, floor_percent, least: search(arrays, fold(text), floor_percent, least)
+        return lambda text, *rule: search(arrays, fold(text), *rule)
     return _Compiled(arrays, compiled)
 
 
 class _Compiled:
     def __init__(self, arrays: Arrays, compiled: ctypes.CDLL) -> None:
-        self._search = compiled.search
+        self._compiled = compiled
         self._kept = [
             *(classes(), arrays.word_keys, arrays.word_buckets, arrays.word_weights, arrays.letters_first),
             *(arrays.letters, arrays.roles, arrays.pair_filter, arrays.gram_keys, arrays.gram_buckets),
@@ -63,26 +62,26 @@ class _Compiled:
             np.int64,
         )
 
-    def __call__(self, text: str, floor_percent: int, least: int) -> list[Found]:
+    def __call__(self, text: str, floor_percent: int, least: int, limit: int) -> list[Found]:
         folded = fold(text).encode("utf-8", "surrogatepass")
-        capacity = _CAPACITY
-        while True:
-            rows = np.empty((capacity, _ROW), np.int64)
-            count = self._search(
-                ctypes.addressof(self._arrays),
-                self._sizes.ctypes.data,
-                folded,
-                len(folded),
-                floor_percent,
-                least,
-                rows.ctypes.data,
-                capacity,
-            )
-            if count <= capacity:
-                break
-            capacity = count
-        found = [Found(*row) for row in rows[:count].tolist()]
-        return found if folded.isascii() else [_in_code_points(row, folded) for row in found]
+        count = self._compiled.search(
+            ctypes.addressof(self._arrays),
+            self._sizes.ctypes.data,
+            folded,
+            len(folded),
+            floor_percent,
+            least,
+            limit,
+        )
+        if count < 0:
+            raise MemoryError(f"a text of {len(folded):,} bytes could not be searched for evaluation items")
+        if not count:
+            return []
+        rows = np.empty((count, len(Found._fields)), np.int64)
+        self._compiled.fetch(rows.ctypes.data)
+        if not folded.isascii():
+            rows[:, _PLACES] = _code_points_before(folded)[rows[:, _PLACES]]
+        return [Found(*row) for row in rows.tolist()]
 
 
 def _starts(arrays: Arrays) -> NDArray[np.uint32]:
@@ -98,8 +97,7 @@ def _starts(arrays: Arrays) -> NDArray[np.uint32]:
     return bits
 
 
-def _in_code_points(row: Found, folded: bytes) -> Found:
-    places = {name: getattr(row, name) for name in Found._fields if name.endswith(("_start", "_end"))}
-    return row._replace(
-        **{name: len(folded[:byte].decode("utf-8", "surrogatepass")) for name, byte in places.items()}
-    )
+def _code_points_before(text: bytes) -> NDArray[np.int64]:
+    """(bytes + 1,) how many code points begin before each byte, and in all."""
+    begins = (np.frombuffer(text, np.uint8) & 0xC0) != 0x80
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(begins, dtype=np.int64)])

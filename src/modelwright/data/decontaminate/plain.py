@@ -168,9 +168,9 @@ class _Search:
         return Span(best[-1], found[end], start[end], low + end)
 
 
-def search(arrays: Arrays, folded: str, floor_percent: int, least: int) -> list[Found]:
-    """Every place where a question reaches `floor_percent` of its weight, or has all words but `slips`, and
-    weighs `least` with what was found beside it."""
+def search(arrays: Arrays, folded: str, floor_percent: int, least: int, limit: int) -> list[Found]:
+    """The first `limit` places where a question reaches `floor_percent` of its weight, or has all words but
+    `slips`, and weighs `least` with what was found beside it; in the order in which seeds lead to them."""
     found = words(folded)
     number = {key: place for place, key in enumerate(arrays.word_keys.tolist())}
     text = [number.get(word_key(word), -1) for word, _, _ in found]
@@ -180,6 +180,8 @@ def search(arrays: Arrays, folded: str, floor_percent: int, least: int) -> list[
     rows: list[Found] = []
     last: dict[int, int] = {}
     for item, begin in _seeds(arrays, text):
+        if len(rows) == limit:
+            break
         near = slack_of(len(arrays.part(item, 0))) // 2
         if item in last and abs(begin - last[item]) <= near:
             continue

@@ -22,16 +22,17 @@ def step(index: Index, action: Literal["drop", "cut"] = "drop") -> Step:
 
     def decontaminated(documents: Iterator[Document], drop: Drop) -> Iterator[Document]:
         for document in documents:
-            hits = index.find(document.text)
-            if not hits:
+            best = index.check(document.text)
+            if best is None:
                 yield document
                 continue
-            text = cut(document.text, hits) if action == "cut" else ""
-            if text.strip():
-                yield rewritten(document, text, {"decontaminated": sorted({str(hit) for hit in hits})})
-            else:
-                best = max(hits, key=lambda hit: hit.score)
-                drop(document, Reason(RULE, round(best.score, 4), str(best)))
+            if action == "cut":
+                hits = index.find(document.text)
+                text = cut(document.text, hits)
+                if text.strip():
+                    yield rewritten(document, text, {"decontaminated": sorted({str(hit) for hit in hits})})
+                    continue
+            drop(document, Reason(RULE, round(best.score, 4), str(best)))
 
     return decontaminated
 
