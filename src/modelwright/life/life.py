@@ -21,7 +21,7 @@ from modelwright.base.policy import Policy, refuse
 from modelwright.base.progress import View
 from modelwright.base.run import Run
 from modelwright.base.seeding import derive
-from modelwright.life import loading
+from modelwright.life import loading, planning
 from modelwright.life.folder import (
     REPLACED,
     STARTED,
@@ -109,6 +109,7 @@ class Life:
         run = Run(folder, verb, STATION[verb].role, config, seed, inputs, self.view)
         write_json(folder / STARTED, mark)
         try:
+            planning.foretell(self.recipe, self.folder, run)
             artifact: Artifact = stage.run(config, run)
         except KeyboardInterrupt:
             run.log("interrupted. What was made is kept; resume with the same command.")
@@ -123,6 +124,8 @@ class Life:
         finally:
             run.close()
         self.view.log(f"  done in {artifact.manifest.cost.seconds:,.0f} s, artifact {artifact.id[:12]}")
+        if outcome := planning.outcome(self.recipe, self.folder, verb):
+            self.view.log(f"  {outcome}")
         return artifact
 
     def _place(self, verb: str) -> str:

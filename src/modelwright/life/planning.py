@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.base.artifact import MANIFEST, Artifact, Cost
-from modelwright.base.files import write_json
+from modelwright.base.run import Run, machine
+from modelwright.base.world import place
 from modelwright.life.loading import stage_config, stage_module
 from modelwright.recipes.recipe import Recipe
-
-PLAN = "plan.json"
 
 
 def forecast(recipe: Recipe, **how: Any) -> Any:
@@ -20,13 +19,37 @@ def forecast(recipe: Recipe, **how: Any) -> Any:
     return stage_module("forecast").plan(recipe.name, configs, **how)
 
 
-def keep_forecast(recipe: Recipe, folder: Path, **how: Any) -> Path:
-    """Write the forecast beside the recipe, so that it can be held against what comes of it. A run that goes
-    on keeps the forecast that it began with."""
-    file = folder / PLAN
-    if not file.is_file():
-        write_json(file, forecast(recipe, **how).model_dump(mode="json"))
-    return file
+def keep_forecast(recipe: Recipe, folder: Path, **how: Any) -> Any:
+    """Make the forecast and write it beside the recipe, so that it can be held against what comes of it. What
+    was said of a station before it ran stays."""
+    return stage_module("forecast").keep(forecast(recipe, **how), folder)
+
+
+def foretell(recipe: Recipe, folder: Path, run: Run) -> None:
+    """Keep the forecast of a recipe before a station of it trains, and say the station's. One that cannot be
+    made costs a line of the log and never the run."""
+    stage = stage_module("forecast")
+    if run.stage not in recipe.stages or not stage.trains(run.config):
+        return
+    devices = place().size if machine().get("gpu") else 1  # processes on a CPU share the one there is
+    given = run.inputs.get("model")
+    try:
+        made = keep_forecast(recipe, folder, devices=devices, model=given.file("model") if given else None)
+        run.log(f"forecast: {stage.before(made, run.stage)}")
+    except Exception as error:
+        run.log(f"no forecast: {type(error).__name__}: {error}")
+
+
+def outcome(recipe: Recipe, folder: Path, verb: str) -> str:
+    """A line on what a station that trains took, where it was forecast before; else ""."""
+    stage = stage_module("forecast")
+    if verb not in recipe.stages or not stage.trains(stage_config(recipe, verb)):
+        return ""
+    try:
+        made, before, costs = forecast_of(recipe, folder)
+        return stage.after(made, verb, costs) if before else ""
+    except Exception as error:
+        return f"no comparison with the forecast: {type(error).__name__}: {error}"
 
 
 def forecast_of(recipe: Recipe, folder: Path) -> tuple[Any, bool, dict[str, Cost]]:

@@ -26,6 +26,8 @@ class StationForecast(Config):
     station: str
     about: str = ""
     """Where the figures are from."""
+    settings: str = ""
+    """Hash of what they were made for: the station's settings and those of the stations before it."""
     parameters: int = 0
     active_parameters: int = 0
     steps: int = 0

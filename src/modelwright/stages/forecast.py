@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from modelwright.base.artifact import Cost
 from modelwright.base.config import Config, validate
 from modelwright.base.device import bf16_is_faster
 from modelwright.base.errors import ConfigError, UserError
-from modelwright.base.files import read_json
+from modelwright.base.files import canonical_json, read_json, sha256_text, write_json
 from modelwright.base.schema import Conversation, Preference
 from modelwright.data.sources import conversations_from, preferences_from
+from modelwright.evaluation.page import duration, size
 from modelwright.planning.activations import Batch
 from modelwright.planning.duration import Work
 from modelwright.planning.forecast import (
@@ -24,6 +26,7 @@ from modelwright.planning.forecast import (
     Forecast,
     Rehearsed,
     StationForecast,
+    compare,
     other_station,
     training_station,
 )
@@ -73,16 +76,18 @@ def forecast(
     recipe does not make one."""
     stations: list[StationForecast] = []
     shape = _shape(configs, model)
-    text = _text_bytes(configs)
+    text, settings = _text_bytes(configs), ""
     for verb, config in configs.items():
-        if hasattr(config, "optimizer"):
+        if trains(config):
             if shape is None:
                 raise UserError(
                     f"'{verb}' starts from a model that this recipe does not make: add --input model=FOLDER"
                 )
-            stations.append(_trained(verb, config, shape, setting))
+            found = _trained(verb, config, shape, setting)
         else:
-            stations.append(_other(verb, config, shape, text, setting))
+            found = _other(verb, config, shape, text, setting)
+        settings = sha256_text(canonical_json([settings, verb, config.model_dump(mode="json")]))
+        stations.append(found.model_copy(update={"settings": settings}))
     return Forecast(
         recipe=name,
         machine=setting.machine.name,
@@ -110,6 +115,42 @@ def plan(
         raise ConfigError(f"--devices got {devices}, expected at least 1")
     setting = Setting(find_machine(on), load_prices(price_file), devices, probe)
     return forecast(name, configs, setting, model)
+
+
+def trains(config: Config) -> bool:
+    """Whether these are the settings of a station that trains."""
+    return hasattr(config, "optimizer")
+
+
+def keep(made: Forecast, folder: Path) -> Forecast:
+    """Write a forecast into a run directory. What was said there of stations with the same settings stays as
+    it is: it was said before they ran."""
+    file = folder / FILE
+    if file.is_file():
+        before = validate(Forecast, read_json(file), str(file))
+        said = {station.settings: station for station in before.stations}
+        stations = tuple(said.get(station.settings, station) for station in made.stations)
+        made = before if stations == before.stations else made.model_copy(update={"stations": stations})
+    write_json(file, made.model_dump(mode="json"))
+    return made
+
+
+def before(made: Forecast, verb: str) -> str:
+    """What a station will need, in words: "12 min 5 s, 1.4 GB"."""
+    said = next(station for station in made.stations if station.station == verb)
+    too_much = "" if said.fits else f", more than this machine has ({size(made.machine_memory)})"
+    return f"{duration(said.seconds)}, {size(said.peak_memory)}{too_much}"
+
+
+def after(made: Forecast, verb: str, costs: Mapping[str, Cost]) -> str:
+    """What a finished station took beside what was said of it, in words. `costs` of all that are finished:
+    the peak of memory is the process's, so it is the station's only where none before it was larger."""
+    row = next(row for row in compare(made, costs) if row.station == verb)
+    memory = f"; {size(row.peak_memory)}, forecast {size(row.forecast_memory)}"
+    return (
+        f"took {duration(row.seconds)}, forecast {duration(row.forecast_seconds)}"
+        f"{'' if row.inherited else memory}"
+    )
 
 
 def plan_again(folder: Path, configs: Mapping[str, Config], name: str) -> tuple[Forecast, bool]:
