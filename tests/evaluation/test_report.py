@@ -90,6 +90,35 @@ def test_answers_open_with_facts_in_new_phrasings_and_follow_the_table(made_up_r
     assert suites == ["facts anew", "capital prefix", "arithmetic", "instruction format"]
 
 
+def test_what_the_guard_did_stands_below_the_curve(made_up_run: Build) -> None:
+    run = made_up_run()
+    assert "the guard found" not in read(write_report(run))[1]
+    event = {"tokens": 1, "loss": 99.0, "event": f"skip: loss 99, usual 2.5 {EVIL}"}
+    lines = [json.dumps({"step": step, **event}) for step in range(1, 31)]
+    (run / "finetune/metrics.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    page, text = read(write_report(run))
+    section = page.split('<section id="learning">')[1].split("</section>")[0]
+    assert "In 30 steps the guard found" in text and "the first 20 of them" in text
+    assert section.count("skip: loss 99, usual 2.5 &lt;/script&gt;") == 20
+    (run / "pretrain/metrics.jsonl").unlink()
+    assert "In 30 steps the guard found" in read(write_report(run))[1]
+
+
+def test_the_forecast_stands_beside_what_a_training_took(made_up_run: Build) -> None:
+    run = made_up_run()
+    stations = [
+        {"station": "prepare", "steps": 0, "seconds": 77, "peak_memory": 1},
+        {"station": "pretrain", "steps": 9, "seconds": 190, "peak_memory": 1.5e9},
+    ]
+    put(run, "plan.json", {"stations": stations})
+    _, text = read(write_report(run))
+    assert "2 min 51 s forecast 3 min 10 s" in text and "1.42 GB forecast 1.5 GB" in text
+    assert "Forecasts were made before" in text and "forecast 1 min 17 s" not in text
+    put(run, "plan.json", {"stations": [{}]})
+    _, text = read(write_report(run))
+    assert "plan.json could not be read" in text and "2 min 51 s" in text
+
+
 def test_the_same_run_gives_the_same_page(made_up_run: Build) -> None:
     run = made_up_run()
     pages = [re.sub(r"on 2\d{3}-[^U]*UTC", "", write_report(run).read_text()) for _ in range(2)]

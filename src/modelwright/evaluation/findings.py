@@ -26,6 +26,7 @@ ROLES = ("base", "sft", "aligned", "averaged", "int8")
 CURVE_POINTS = 300
 QUESTIONS = 12
 INVENTIONS = 8
+EVENTS = 20
 LABELS = {
     "mean_kl": "KL divergence from the original, nats a token",
     "kl_99": "KL divergence that 99 % of tokens stay below",
@@ -67,13 +68,24 @@ class Findings:
     # --- the parts
 
     def line(self) -> list[dict[str, Any]]:
-        """A row for each finished stage: what it took."""
-        rows = [
-            {"stage": stage, "id": made.id[:12], "role": made.role, **made.manifest.cost.model_dump()}
+        """A row for each finished stage: what it took, and where it trained, what was forecast before."""
+        said = self.part("plan.json", self._forecasts) or {}
+        rows: list[dict[str, Any]] = [
+            {"stage": stage, "id": made.id[:12], "role": made.role, "forecast": said.get(stage)}
+            | made.manifest.cost.model_dump()
             for stage, made in self.artifacts.items()
         ]
         longest = max((row["seconds"] for row in rows), default=0) or 1
         return [{**row, "share": row["seconds"] / longest} for row in rows]
+
+    def _forecasts(self) -> dict[str, dict[str, float | None]]:
+        """Station that trains -> what was forecast of it."""
+        stations = read_json(self.run_dir / "plan.json")["stations"]
+        return {
+            str(each["station"]): {"seconds": _number(each["seconds"]), "bytes": _number(each["peak_memory"])}
+            for each in stations
+            if each["steps"]
+        }
 
     def curve(self) -> str:
         """The learning curve as SVG: bits per byte against tokens."""
@@ -89,6 +101,17 @@ class Findings:
         return plots.line_chart(
             lines, "tokens", "bits per byte", "Loss in bits per byte against training tokens"
         )
+
+    def events(self) -> dict[str, Any]:
+        """What the guard of the trainings withheld and took back: how often, and the first of them, as they
+        were recorded."""
+        found = [
+            {"stage": stage, "step": str(row.get("step", "?")), "event": cut(str(row["event"]))}
+            for stage in self.artifacts
+            for row in read_metrics(self.run_dir / stage / "metrics.jsonl")
+            if isinstance(row, dict) and row.get("event")
+        ]
+        return {"count": len(found), "first": found[:EVENTS]}
 
     def resources(self) -> list[str]:
         """What trainings used over time, as SVG: processors, memory, and the GPU where there was one."""

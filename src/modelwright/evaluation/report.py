@@ -59,6 +59,7 @@ def gather(findings: Findings) -> dict[str, Any]:
         "facts": part("the facts", lambda: facts(findings)),
         "line": part("the costs", findings.line) or [],
         "curve": Markup(part("pretrain/metrics.jsonl", findings.curve) or ""),
+        "events": part("the events of trainings", findings.events) or {"count": 0, "first": []},
         "resources": [Markup(chart) for chart in part("resources.jsonl", findings.resources) or []],
         "distributions": part("the distributions", findings.distributions) or [],
         "scores": scores,
