@@ -84,6 +84,16 @@ class Adapting(Protocol):
         ...
 
 
+@runtime_checkable
+class Preparing(Protocol):
+    """A model that has something to do once before all micro-batches of a step. The loop calls it on every
+    model that has it."""
+
+    def before_step(self) -> None:
+        """The weights are those that the step's gradients will be of."""
+        ...
+
+
 class Objective(Protocol):
     """A loss: pure, no optimizer, no state.
 

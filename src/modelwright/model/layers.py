@@ -1,11 +1,14 @@
-"""The small parts: a linear layer that multiplies in its input's format, RMSNorm, SwiGLU."""
+"""The small parts: a linear layer that multiplies in its input's format or in 8 bits, RMSNorm, SwiGLU."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modelwright.kernels import fp8
 from modelwright.kernels.rms_norm import rms_norm
 from modelwright.kernels.swiglu import swiglu
 
@@ -17,10 +20,40 @@ class Linear(nn.Linear):
     so that no autocast context decides behind the reader's back.
     """
 
+    copy: Tensor | None
+    """(out, in) the weights in the format of products, where a step casts them once for all micro-batches.
+    Used while gradients are recorded, and for nothing else."""
+    eight_bits: bool
+    """Whether training multiplies in 8 bits (kernels/fp8.py). Answers and measurements do not."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.register_buffer("copy", None, persistent=False)
+        self.eight_bits = False
+
     def forward(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         bias = None if self.bias is None else self.bias.to(input.dtype)
-        return F.linear(input, self.weight.to(input.dtype), bias)
+        if not torch.is_grad_enabled():
+            return F.linear(input, self.weight.to(input.dtype), bias)
+        copy = self.copy
+        used = self.weight.to(input.dtype) if copy is None else _Copied.apply(self.weight, copy)
+        if self.eight_bits and fp8.fits(input, used):
+            return fp8.linear(input, used, bias)
+        return F.linear(input, used, bias)
+
+
+class _Copied(torch.autograd.Function):
+    """A weight as its copy in another format: what `weight.to` returns, and how it passes gradients back."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, copy: Tensor) -> Tensor:
+        ctx.dtype = weight.dtype
+        return copy.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
+        return upstream[0].to(ctx.dtype), None
 
 
 class RMSNorm(nn.Module):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.base.schema import IGNORE, Batch
+from modelwright.kernels import fp8
 from modelwright.kernels.attention import additive
 from modelwright.model.attention import Attention, KeyValueCache, Rope, document_mask
 from modelwright.model.balance import BalanceConfig, Balancer, Routing, Total, describe
@@ -174,6 +175,33 @@ class Transformer(nn.Module):
             sizes = (layers, config.num_experts, config.num_experts_per_tok)
             self._balancer = Balancer(self.balance, *sizes, device=self.head.device)
         return self._balancer
+
+    def use_eight_bits(self) -> int:
+        """Train the linear layers inside the blocks in 8 bits; returns how many have the sizes for it."""
+        fitting = [
+            layer
+            for layer in self._matrices()
+            if not (layer.in_features % fp8.ALIGNMENT or layer.out_features % fp8.ALIGNMENT)
+        ]
+        for layer in fitting:
+            layer.eight_bits = True
+        return len(fitting)
+
+    def keep_copies(self) -> None:
+        """From now on the matrices inside the blocks are cast once a step and not for every micro-batch."""
+        for layer in self._matrices():
+            layer.copy = layer.weight.detach().to(self.compute_dtype)
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """What `base.seams.Preparing` asks: the copies that training multiplies with are renewed."""
+        held = [(layer.copy, layer.weight) for layer in self._matrices() if layer.copy is not None]
+        if held:
+            copies, weights = zip(*held, strict=True)
+            torch._foreach_copy_(list(copies), list(weights))  # pyright: ignore[reportPrivateImportUsage]
+
+    def _matrices(self) -> list[Linear]:
+        return [layer for layer in self.model.layers.modules() if isinstance(layer, Linear)]
 
     def after_step(self, progress: float, total: Total = lambda counts: counts) -> dict[str, float]:
         """What `base.seams.Adapting` asks: how evenly the experts were used. {} for a dense network."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 from modelwright.base.device import Device
 from modelwright.base.files import atomic_directory
@@ -15,7 +18,7 @@ from modelwright.model.sharding import tensor_plan
 from modelwright.model.transformer import Transformer
 from modelwright.planning.machines import peak_rate
 from modelwright.training.batches import Batches
-from modelwright.training.compute import ComputeConfig, compile_blocks
+from modelwright.training.compute import ComputeConfig, allow_tf32, compile_blocks
 from modelwright.training.loop import LoopConfig, Trained, Validate, train
 from modelwright.training.parallel import choose_box, spread_out
 from modelwright.training.recompute import recompute
@@ -54,7 +57,8 @@ def train_model(
     """Run the loop on a model that all processes hold; the log says what computes it. `flops` of the whole
     training decide whether compiling pays, those of a token what MFU is."""
     run.computes_with("row kernels", native.describe(device.name, device.dtype))
-    compile_blocks(model.model.layers, compute, device, flops, run.log)
+    alone = spread.world.size == 1
+    make_fast(model, compute, device, run.log, flops=flops, accumulation=config.accumulation, alone=alone)
     return train(
         spread,
         objective,
@@ -66,6 +70,29 @@ def train_model(
         matmul_dtype=device.dtype,
         pace=_pace_of(run, device, flops_per_token),
     )
+
+
+def make_fast(
+    model: Transformer,
+    compute: ComputeConfig,
+    device: Device,
+    log: Callable[[str], None],
+    *,
+    flops: float,
+    accumulation: int,
+    alone: bool,
+) -> None:
+    """Choose how the device multiplies, and say it. `alone`: no other process holds the model too (FSDP casts
+    weights itself, when it gathers them)."""
+    one_gpu = alone and device.name == "cuda"
+    allow_tf32(device, log)
+    if compute.fp8:
+        log(f"{model.use_eight_bits()} linear layers inside the blocks are trained in 8 bits (e4m3, e5m2)")
+    if one_gpu and accumulation > 1 and device.dtype != torch.float32:
+        model.keep_copies()
+        log("matrices inside the blocks are cast once a step")
+    parts = [*model.model.layers, *([model.model.norm] if one_gpu else [])]  # a CPU has a kernel for the norm
+    compile_blocks(parts, compute, device, flops, log)
 
 
 def _pace_of(run: Run, device: Device, flops_per_token: float) -> Pace | None:

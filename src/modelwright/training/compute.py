@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import nn
 
 from modelwright.base.config import Config
 from modelwright.base.device import Device, choose
+from modelwright.base.errors import ConfigError, UserError
+
+EIGHT_BITS = (8, 9)
+"""Compute capability of the first NVIDIA GPUs (Ada; then Hopper, 9.0) that multiply in 8 bits."""
 
 
 class ComputeConfig(Config):
@@ -24,6 +29,11 @@ class ComputeConfig(Config):
     """FLOPs of training from which "auto" compiles. Measured on two CPU cores: the first compilation took
     35 to 55 s and saved 4 % of a step with compiled row kernels (a fifth without), so a run has to take
     half an hour to earn it back."""
+    compile_mode: Literal["default", "max-autotune-no-cudagraphs"] = "default"
+    """What torch.compile takes time for: max-autotune also tries out kernels for products, for minutes."""
+    fp8: bool = False
+    """Linear layers inside the blocks in 8 bits, in training alone: on GPUs that can (Ada, Hopper and newer),
+    for large models (kernels/fp8.py)."""
     shard: Literal["auto", "none", "fsdp", "hsdp"] = "auto"
     """How several processes (torchrun) hold the parameters. none: each has all. fsdp: all hold one copy
     together. hsdp: the processes of one machine do. "auto": hsdp."""
@@ -38,8 +48,36 @@ class ComputeConfig(Config):
 
 
 def resolve(config: ComputeConfig) -> Device:
-    """Choose the device and the format."""
-    return choose(config.device, config.dtype)
+    """Choose the device and the format; what it cannot do is refused before any work."""
+    device = choose(config.device, config.dtype)
+    if config.fp8:
+        _check_eight_bits(config, device)
+    return device
+
+
+def _check_eight_bits(config: ComputeConfig, device: Device) -> None:
+    if device.name != "cuda":
+        raise UserError("compute.fp8 needs an NVIDIA GPU, and this runs on a CPU: leave it out")
+    found = torch.cuda.get_device_capability()
+    if found < EIGHT_BITS:
+        raise UserError(
+            f"compute.fp8 needs a GPU of compute capability {_version(EIGHT_BITS)} or more (Ada, Hopper), "
+            f"and {torch.cuda.get_device_name()} has {_version(found)}: leave it out"
+        )
+    if device.dtype != torch.bfloat16 or config.tensor_parallel > 1:
+        raise ConfigError("compute.fp8 goes with dtype bfloat16, and not with tensor_parallel")
+
+
+def _version(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
+
+
+def allow_tf32(device: Device, log: Callable[[str], None]) -> None:
+    """Where a GPU computes in bf16, let what little it multiplies in fp32 (a router, gradients of norms) go
+    through tensor cores too. Who asks for fp32 gets fp32."""
+    if device.name == "cuda" and device.dtype == torch.bfloat16:
+        torch.set_float32_matmul_precision("high")
+        log("products in fp32 outside of the blocks' own: TF32 (10 bits of mantissa)")
 
 
 def compile_blocks(
@@ -61,4 +99,4 @@ def compile_blocks(
         return
     log(f"{device.describe()}; compiling the blocks at the first step")
     for block in blocks:
-        block.compile(dynamic=False)
+        block.compile(dynamic=False, mode=config.compile_mode)

@@ -260,6 +260,7 @@ def _accumulate(
     process's units, in fp64."""
     spread.module.train()
     optimizer.zero_grad()
+    spread.before_step()
     sums: dict[str, Tensor] = {}
     for share in shares:
         loss, metrics = objective(spread.on_batch(share.batch), share.batch)

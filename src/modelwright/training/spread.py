@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.base.schema import Batch
-from modelwright.base.seams import Adapting, Output
+from modelwright.base.seams import Adapting, Output, Preparing
 from modelwright.base.world import World
 from modelwright.training.batches import Batches
 from modelwright.training.checkpoint import Checkpoints
@@ -79,6 +79,11 @@ class Spread:
     def load(self, pieces: Mapping[str, Tensor]) -> None:
         """Set parameters to what a checkpoint has for this process; names have to be the same."""
         self.module.load_state_dict(dict(pieces), strict=True)
+
+    def before_step(self) -> None:
+        """Let a model that does something once for all micro-batches do it."""
+        if isinstance(self.module, Preparing):
+            self.module.before_step()
 
     def on_batch(self, batch: Batch) -> Output:
         """Run the module on a micro-batch."""
