@@ -23,11 +23,16 @@ class Flow:
     dropped: int = 0
 
     def count(self, documents: Iterable[Document]) -> Iterator[Document]:
-        """The same documents, counted as they pass."""
-        for document in documents:
-            self.documents += 1
-            self.bytes += len(document.text.encode())
-            yield document
+        """The same documents, counted as they pass. An error that comes up here first is told by the step."""
+        try:
+            for document in documents:
+                self.documents += 1
+                self.bytes += len(document.text.encode())
+                yield document
+        except Exception as error:
+            if not hasattr(error, "__notes__"):
+                error.add_note(f"the step '{self.step}'")
+            raise
 
 
 def chain(

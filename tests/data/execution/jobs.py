@@ -46,9 +46,13 @@ def misbehave(how: str | None, mark: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif how == "hang" or (how == "hang once" and first):
         time.sleep(60)
+    elif how == "compute":
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            pass
     elif how == "damaged":
         raise DamagedFile("page 3 is torn")
-    elif how == "bug":
+    elif how == "bug" or (how == "bug once" and first):
         raise ZeroDivisionError("one over nothing")
     elif how == "full":
         raise OSError(errno.ENOSPC, "No space left on device")

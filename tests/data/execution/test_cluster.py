@@ -28,9 +28,10 @@ def test_ray_does_the_same(source: Path, tmp_path: Path) -> None:
         (tmp_path / "plan.json").write_text(json.dumps({"4:0": "damaged"}))
         with pytest.raises(DamagedFile, match="page 3 is torn"):
             perform(UNIT, [4])
-        (tmp_path / "plan.json").write_text(json.dumps({"5:1": "hang once", "6:3": "die"}))
-        found = perform(UNIT, [5, 6])
+        (tmp_path / "plan.json").write_text(json.dumps({"5:1": "hang once", "6:3": "die", "7:2": "bug"}))
+        found = perform(UNIT, [5, 6, 7])
         assert found[5]["kept"] == ALL and found[6] == {"unit": 6, "kept": [0, 1, 2, 4], "blamed": [3]}
+        assert found[7] == {"unit": 7, "kept": [0, 1, 3, 4], "blamed": [2]}
         assert any("unit 5 has not got on for 4 s" in line for line in said)
         there = work(tmp_path / "there", source, execution={"engine": "ray"})  # on the Ray that runs
     assert there.id == here.id

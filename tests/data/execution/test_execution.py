@@ -11,6 +11,7 @@ import pytest
 
 from modelwright.base.errors import DamagedFile, UserError
 from modelwright.data.execution import Execution, Performer, alone_in, local
+from modelwright.data.execution import beat as beat_module
 from modelwright.data.execution.beat import Beat
 from modelwright.data.execution.holding import hold
 from modelwright.data.execution.run import SMALL_BYTES, start_afresh
@@ -105,6 +106,15 @@ def test_a_hanging_document_is_killed(tmp_path: Path) -> None:
     assert found[0]["kept"] == ALL and "has not got on" in said[0]
 
 
+def test_work_over_all_documents_is_killed_when_it_does_nothing_and_not_when_it_takes_long(
+    tmp_path: Path,
+) -> None:
+    plan = {"0:start": "hang once", "1:start": "compute"}
+    found, _, said = perform(tmp_path, plan, units=2, workers=2, stalled_seconds=2)
+    assert found[0]["kept"] == found[1]["kept"] == ALL
+    assert "unit 0 has not got on for 2 s" in said[0] and not any("unit 1" in line for line in said)
+
+
 def test_a_run_that_was_stopped_for_long_takes_nobody_for_hanging(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,11 +139,45 @@ def test_failures_keep_their_kind_and_words(tmp_path: Path, settings: dict[str, 
     with pytest.raises(DamagedFile, match="page 3 is torn"):
         perform(tmp_path / "a", {"1:0": "damaged"}, **settings)
     with pytest.raises(RuntimeError, match=r"unit 1 failed:\n[\s\S]*ZeroDivisionError: one over nothing"):
-        perform(tmp_path / "b", {"1:0": "bug"}, **settings)
+        perform(tmp_path / "b", {"1:start": "bug"}, **settings)
     with pytest.raises(UserError, match=r"the disk is full: [\d,]+ bytes are left"):
         perform(tmp_path / "c", {"1:0": "full"}, **settings)
     found, _, _ = perform(tmp_path / "c", {}, **settings)
     assert set(found) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("settings", [{"here": True}, {"workers": 2}], ids=str)
+def test_an_error_on_a_document_costs_one_document(tmp_path: Path, settings: dict[str, Any]) -> None:
+    found, _, _ = perform(tmp_path / "a", {"1:2": "bug", "1:4": "bug"}, **settings)
+    assert found[1] == {"unit": 1, "kept": [0, 1, 3], "blamed": [2, 4]}
+    assert [found[n]["kept"] for n in (0, 2, 3)] == [ALL] * 3
+    found, _, _ = perform(
+        tmp_path / "b",
+        {"together": "", "0:1": "bug once", "0:3": "bug", "0:4": "bug once"},
+        units=1,
+        **settings,
+    )
+    assert found[0] == {"unit": 0, "kept": [0, 1, 2, 4], "blamed": [3]}
+
+
+def test_what_was_raised_is_told_and_a_unit_of_errors_is_given_up(tmp_path: Path) -> None:
+    def unit(document: int) -> bool:
+        beat = Beat(tmp_path, 0)
+        assert not beat.is_to_blame(document)
+        beat.reading(document)
+        beat.at(document)
+        again = beat.take_up_again(f"the step 'x' raised {document}")
+        beat.done()
+        return again
+
+    assert unit(3)  # whose fault it was is not known yet
+    twice = [number for number in range(beat_module.MAX_BLAMED) for _ in range(2)]
+    assert [unit(number) for number in twice] == [*[True] * 31, False]
+    beat = Beat(tmp_path, 0)
+    assert beat.careful and beat.is_to_blame(5) and not beat.is_unreadable(5)
+    assert beat.error_on(5) == "the step 'x' raised 5"
+    beat.nobody()
+    assert not beat.take_up_again("about no document")
 
 
 def test_a_worker_that_dies_without_work_is_let_go(tmp_path: Path) -> None:

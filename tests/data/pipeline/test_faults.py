@@ -14,6 +14,7 @@ import pytest
 from tests.data.pipeline.test_prepare_at_work import source, story, work
 
 from modelwright.base.errors import DamagedFile
+from modelwright.base.files import sha256_text
 from modelwright.data.corpus import read_corpus
 from modelwright.data.pipeline.plan import Plan, read_plan, read_unit, write_plan
 from modelwright.data.readers.faults import Faults
@@ -22,7 +23,8 @@ from modelwright.data.sources import describe
 
 __all__ = ["source"]
 
-DEADLY = """
+DEADLY, RAISING = "os.kill(os.getpid(), signal.SIGKILL)", "raise KeyError('a table')"
+SITE = """
 import os, signal
 from modelwright.data.dedup import minhash
 from modelwright.data.pipeline import repeats
@@ -32,7 +34,7 @@ signatures, remove, rows = minhash.signatures, repeats.remove, jsonl.rows
 
 def die_if(hit):
     if hit:
-        os.kill(os.getpid(), signal.SIGKILL)
+        HARM
 
 def deadly_signatures(texts, config):
     die_if(any("number 2000" in text for text in texts))
@@ -51,12 +53,10 @@ minhash.signatures, repeats.remove, jsonl.rows = deadly_signatures, deadly_remov
 """
 
 
-@pytest.fixture
-def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Libraries that die on certain documents, in workers alone."""
-    folder = tmp_path / "site"
+def harmed(folder: Path, monkeypatch: pytest.MonkeyPatch, harm: str) -> None:
+    """Libraries that do harm on certain documents, in workers alone."""
     folder.mkdir()
-    (folder / "sitecustomize.py").write_text(DEADLY)
+    (folder / "sitecustomize.py").write_text(SITE.replace("HARM", harm))
     monkeypatch.syspath_prepend(str(folder))
 
 
@@ -64,17 +64,36 @@ def rows(path: Path, texts: list[str]) -> None:
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
 
 
-@pytest.mark.usefixtures("deadly")
-def test_the_right_document_is_blamed_in_every_phase(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("harm", "kind", "signed", "cut", "read"),
+    [
+        (DEADLY, "killed its process", *["two processes died"] * 3),
+        (
+            RAISING,
+            "raised an error",
+            "what follows the steps raised KeyError: 'a table' (sitecustomize.py",
+            "the step 'repeats' raised KeyError: 'a table' (sitecustomize.py",
+            "the step 'read' raised KeyError: 'a table' (sitecustomize.py",
+        ),
+    ],
+    ids=["die", "raise"],
+)
+def test_the_right_document_is_blamed_in_every_phase(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str, kind: str, signed: str, cut: str, read: str
+) -> None:
+    harmed(tmp_path / "site", monkeypatch, harm)
     folder = tmp_path / "source"
     folder.mkdir()
     rows(folder / "1.jsonl", [story(seed, 5) for seed in range(30)])
-    rows(folder / "2.jsonl", [story(31, 5), "This is number 2000. " + story(32, 5), story(33, 5)])
+    second = "This is number 2000. " + story(32, 5)
+    rows(folder / "2.jsonl", [story(31, 5), second, story(33, 5)])
     rows(folder / "3.jsonl", [story(34, 5), "This is number 3000. " + story(35, 5), story(36, 5)])
     rows(folder / "9.jsonl", [story(seed, 5) for seed in range(40, 50)])
     settings: dict[str, Any] = {"unit_bytes": 1 << 20, "keep_dropped": "reasons"}
-    with pytest.raises(DamagedFile, match=r"2\.jsonl, line 2: two processes died on this document"):
+    with pytest.raises(DamagedFile) as stopped:
         work(tmp_path / "fail", folder, **settings)
+    said = str(stopped.value)
+    assert f"2.jsonl, line 2: {signed}" in said and f"on this document ({sha256_text(second)})" in said
     made = work(tmp_path / "skip", folder, on_error="skip", **settings)
     went = {
         row["place"].rpartition("/")[2].removeprefix("source: "): row["says"]
@@ -85,12 +104,12 @@ def test_the_right_document_is_blamed_in_every_phase(tmp_path: Path) -> None:
         "3.jsonl, line 2",
         "9.jsonl, all behind the first 4 documents of it",
     }
-    assert all("two processes died" in said for said in went.values())
-    assert "while it was written" in went["3.jsonl, line 2"]
+    assert signed in went["2.jsonl, line 2"] and sha256_text(second) in went["2.jsonl, line 2"]
+    assert cut in went["3.jsonl, line 2"] and "while it was written" in went["3.jsonl, line 2"]
+    assert read in went["9.jsonl, all behind the first 4 documents of it"]
     kept = [d for side in ("train", "validation") for d in read_corpus(made.file(side))]
     assert len(kept) == 30 + 2 + 2 + 4
-    assert made.metrics["skipped"] == {"killed its process": 2}
-    assert made.metrics["dropped"] == {"killed its process": 1}
+    assert made.metrics["skipped"] == {kind: 2} and made.metrics["dropped"] == {kind: 1}
 
 
 FULL = """

@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.base.errors import UserError
-from modelwright.data.execution.beat import DEATHS_TO_BLAME, changes, num_blamed
+from modelwright.data.execution.beat import DEATHS_TO_BLAME, MAX_BLAMED, changes, num_blamed
 from modelwright.data.execution.worker import notes_of
 
 MAX_DEATHS = 6
 """A unit whose processes die this often without a document to blame is given up."""
-MAX_BLAMED = 16
-"""So is one with so many documents to blame: then it is not the documents."""
 _START = "from modelwright.data.execution.worker import main; main()"
 _SECONDS_BETWEEN_LOOKS = 1.0
 _LONGEST_LOOK = 10.0
@@ -36,9 +34,10 @@ class _Worker:
     process: subprocess.Popen[bytes]
     errors: Path
     unit: int | None = None
-    changes: int = 0
+    trace: int = 0
+    """What `_trace` gave last."""
     still_seconds: float = 0.0
-    """For how long we have watched the note stay the same."""
+    """For how long we have watched it stay the same."""
     buffer: bytes = b""
 
     @property
@@ -118,7 +117,7 @@ class LocalProcesses:
         return worker
 
     def _give(self, worker: _Worker, function: str, unit: int) -> None:
-        worker.unit, worker.changes, worker.still_seconds = unit, 0, 0.0
+        worker.unit, worker.trace, worker.still_seconds = unit, 0, 0.0
         message = {"function": function, "folder": str(self._folder), "unit": unit}
         assert worker.process.stdin is not None
         with suppress(BrokenPipeError):  # it has died: its standard output ends too, and is heard
@@ -168,10 +167,10 @@ class LocalProcesses:
         for worker in self._workers:
             if worker.unit is None:
                 continue
-            count = changes(notes_of(function, self._folder), worker.unit)
-            if count != worker.changes:
-                worker.changes, worker.still_seconds = count, 0.0
-            elif count:
+            trace = _trace(worker, function, self._folder)
+            if trace != worker.trace:
+                worker.trace, worker.still_seconds = trace, 0.0
+            elif trace:
                 worker.still_seconds += watched
             if worker.still_seconds > self._stalled:
                 self._log(
@@ -190,6 +189,25 @@ class LocalProcesses:
             assert pipe is not None
             with suppress(BrokenPipeError):
                 pipe.close()
+
+
+def _trace(worker: _Worker, function: str, folder: Path) -> int:
+    """A figure that stays the same while a worker hangs; 0 where there is none. Work on documents must get on
+    by documents. Of work over all of them at once nobody can say how long it takes, only whether the process
+    does anything: it hangs when it neither computes nor reads nor writes."""
+    assert worker.unit is not None
+    return changes(notes_of(function, folder), worker.unit) or _activity(worker.process.pid)
+
+
+def _activity(process: int) -> int:
+    """Ticks of processor time and bytes read and written so far; 0 where the system does not tell."""
+    place = Path("/proc", str(process))
+    try:
+        times = (place / "stat").read_text().rpartition(")")[2].split()[11:13]
+        moved = (place / "io").read_text().split()[1::2]
+    except OSError:
+        return 0
+    return sum(map(int, [*times, *moved]))
 
 
 def _phase(function: str) -> str:

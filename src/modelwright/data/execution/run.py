@@ -34,7 +34,8 @@ class Execution(Config):
     """A running cluster ("auto" finds one), whose machines share the run directory. Without one, Ray is
     started on this machine."""
     stalled_seconds: float = Field(default=600.0, gt=0)
-    """A process that does not finish a document in this time is killed, and its unit taken up again."""
+    """A process that does not finish a document in this time is killed, and its unit taken up again; so is
+    one that does nothing at all where all documents are worked on together."""
 
     @property
     def num_workers(self) -> int:

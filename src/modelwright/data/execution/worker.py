@@ -30,23 +30,34 @@ _SECONDS_BETWEEN_MESSAGES = 0.2
 
 
 def work(function: str, folder: Path, number: int, advance: Callable[[int], None]) -> dict[str, Any]:
-    """Do one unit; {"done": result}, or {"failed": what went wrong} in words that outlive the process."""
+    """Do one unit; {"done": result}, or {"failed": what went wrong} in words that outlive the process. A unit
+    in which code raised an error over a document is taken up again, as one is that killed its process."""
     module, _, name = function.partition(":")
-    beat: Beat | None = None
-    try:
-        beat = Beat(notes_of(function, folder), number, advance)
-        return {"done": getattr(import_module(module), name)(folder, number, beat)}
-    except UserError as error:
-        return {"failed": {"kind": type(error).__name__, "says": str(error)}}
-    except OSError as error:
-        if is_full(error):
-            return {"failed": {"kind": "UserError", "says": disk_full(folder)}}
-        return {"failed": {"kind": "", "says": traceback.format_exc()}}
-    except Exception:
-        return {"failed": {"kind": "", "says": traceback.format_exc()}}
-    finally:
-        if beat:
-            beat.done()
+    while True:
+        beat: Beat | None = None
+        try:
+            beat = Beat(notes_of(function, folder), number, advance)
+            return {"done": getattr(import_module(module), name)(folder, number, beat)}
+        except UserError as error:
+            return {"failed": {"kind": type(error).__name__, "says": str(error)}}
+        except OSError as error:
+            if is_full(error):
+                return {"failed": {"kind": "UserError", "says": disk_full(folder)}}
+            return {"failed": {"kind": "", "says": traceback.format_exc()}}
+        except Exception as error:
+            if not beat or not beat.take_up_again(_told(error)):
+                return {"failed": {"kind": "", "says": traceback.format_exc()}}
+        finally:
+            if beat:
+                beat.done()
+
+
+def _told(error: Exception) -> str:
+    """An error in a line: the step (a note that `steps.chain` leaves), kind, words, and where in the code."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    step = next(iter(getattr(error, "__notes__", ())), "what follows the steps")
+    place = f"{Path(frame.filename).name}, line {frame.lineno}"
+    return " ".join(f"{step} raised {type(error).__name__}: {error} ({place})".split())
 
 
 def notes_of(function: str, folder: Path) -> Path:

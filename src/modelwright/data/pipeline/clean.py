@@ -46,8 +46,8 @@ from modelwright.data.readers.units import Unit
 from modelwright.data.sources import SourceFile
 from modelwright.data.steps import chain, drop_empty, judging, one_by_one
 
-KILLED = "killed its process"
-"""What a document is counted as on which processes died."""
+KILLED, RAISED = "killed its process", "raised an error"
+"""What a document is counted as on which processes died, or a step raised what it should not."""
 _BATCH_CHARACTERS = 1 << 22
 
 
@@ -150,7 +150,8 @@ def _read_part(
     for read in count():
         number = next(numbers)
         if beat.is_unreadable(number):
-            _blame(f"{part.where}, all behind the first {read:,} documents of it", "reading this", faults)
+            behind = f"{part.where}, all behind the first {read:,} documents of it"
+            _blame(behind, "reading this", beat.error_on(number, reading=True), faults)
             return
         beat.reading(number)
         document = next(documents, None)
@@ -158,13 +159,15 @@ def _read_part(
             return
         beat.at(number)
         if beat.is_to_blame(number):
-            _blame(f"{document.source}: {place_of(document)}", "on this document", faults)
+            where = f"{document.source}: {place_of(document)}"
+            _blame(where, f"on this document ({document.id})", beat.error_on(number), faults)
         else:
             yield document
 
 
-def _blame(where: str, doing: str, faults: Faults) -> None:
-    faults(KILLED, where, f"two processes died {doing}, or hung. Take it out, or skip it")
+def _blame(where: str, doing: str, error: str | None, faults: Faults) -> None:
+    says = f"{error} {doing}" if error else f"two processes died {doing}, or hung"
+    faults(RAISED if error else KILLED, where, f"{says}. Take it out, or skip it")
 
 
 def _write_sources(unit: Unit, faults: Faults, beat: Beat, target: Path) -> None:

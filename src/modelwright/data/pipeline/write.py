@@ -15,7 +15,7 @@ from modelwright.base.seams import Drop, Step
 from modelwright.data.corpus import DocumentsFile, read_documents
 from modelwright.data.decontaminate import step as decontamination
 from modelwright.data.execution.beat import Beat
-from modelwright.data.pipeline.clean import KILLED, check_documents
+from modelwright.data.pipeline.clean import KILLED, RAISED, check_documents
 from modelwright.data.pipeline.contamination import load_index
 from modelwright.data.pipeline.dropped import Dropped, write_dropped
 from modelwright.data.pipeline.forgotten import Forgotten
@@ -132,25 +132,28 @@ def write_steps(plan: Plan, folder: Path, number: int, beat: Beat) -> list[tuple
 
 
 Blamed = Callable[[int, Document], Reason | None]
-"""(row of the unit, its document) -> why it is left out, of those on which processes died."""
+"""(row of the unit, its document) -> why it is left out, of those that are to blame."""
 
 
 def blaming(on_error: OnError, beat: Beat) -> Blamed:
-    """What to do with a document on which processes died in this phase: stop, or leave it out."""
+    """What to do with a document on which processes died or steps raised an error in this phase: stop, or
+    leave it out."""
 
     def blamed(row: int, document: Document) -> Reason | None:
         if not beat.is_to_blame(row):
             return None
-        says = "two processes died on this document while it was written, or hung"
+        error = beat.error_on(row)
+        what = error or "two processes died, or hung,"
+        says = f"{what} on this document ({document.id}) while it was written"
         if on_error == "fail":
             raise DamagedFile(f"{document.source}: {place_of(document)}: {says}. Take it out, or skip it")
-        return Reason(KILLED, says=says)
+        return Reason(RAISED if error else KILLED, says=says)
 
     return blamed
 
 
 def without_duplicates(verdicts: Verdicts, blamed: Blamed = lambda row, document: None) -> Step:
-    """A Step over a unit's documents in their order; also leaves out what is to blame for deaths."""
+    """A Step over a unit's documents in their order; also leaves out what is to blame."""
 
     def step(documents: Iterator[Document], drop: Drop) -> Iterator[Document]:
         for row, (document, fate) in enumerate(zip(documents, verdicts, strict=True)):
