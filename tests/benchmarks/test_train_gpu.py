@@ -10,6 +10,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from modelwright.base.schema import Batch
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -70,8 +72,75 @@ def test_mfu_and_peaks(benchmark):
 
 def test_the_context_counted_is_that_of_the_mean_token(benchmark):
     class Two:
-        def __getitem__(self, index: int) -> benchmark.Batch:
+        def __getitem__(self, index: int) -> Batch:
             segments = torch.tensor([[0] * 30 + [1] * 10])
-            return benchmark.Batch(ids=segments, targets=segments, segments=segments)
+            return Batch(ids=segments, targets=segments, segments=segments)
 
     assert benchmark.mean_context(Two(), benchmark.SMALL) == pytest.approx((900 + 100) / 40)
+
+
+def test_what_does_not_fit_is_tried_in_less_memory(benchmark, monkeypatch):
+    tried = []
+
+    def hungry(case, compute, steps):
+        tried.append((case.rows, case.accumulation, case.checkpointing))
+        if case.checkpointing != "full":
+            raise torch.OutOfMemoryError("too much")
+        return {"losses": []}
+
+    monkeypatch.setattr(benchmark, "run_ours", hungry)
+    case = benchmark.CASES["SFT 0.6B, 8k"]
+    found = benchmark.run_in_memory(case, benchmark.ComputeConfig())
+    assert tried == [(2, 4, "none"), (1, 8, "none"), (1, 8, "selective"), (1, 8, "full")]
+    assert found["how"] == "8 x 1 rows of 8192, full activation checkpointing"
+    assert len({way.step_tokens for way in benchmark.ways(case)}) == 1, "the same steps"
+
+
+@pytest.mark.parametrize("kind", ["selective", "full"])
+def test_activation_checkpointing_changes_no_loss(benchmark, kind):
+    case = benchmark.tiny(benchmark.CASES["SFT 0.6B, 16k"])
+    compute = benchmark.ComputeConfig(device="cpu", dtype="float32", compile="never")
+    plain = benchmark.run_ours(case, compute, 3)["losses"]
+    again = benchmark.run_ours(benchmark.replace(case, checkpointing=kind), compute, 3)["losses"]
+    assert again == pytest.approx(plain, rel=1e-5)
+
+
+def test_a_training_is_timed_and_not_saved(benchmark, tmp_path):
+    case = benchmark.tiny(benchmark.CASES["GPT-2 small"])
+    compute = benchmark.ComputeConfig(device="cpu", dtype="float32", compile="never")
+    run, _ = benchmark.train_ours(case, compute, 3, tmp_path)
+    assert [line["step"] for line in benchmark.read_metrics(run.dir / "metrics.jsonl")] == [1, 2, 3]
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_what_fails_fails_alone(benchmark, monkeypatch):
+    """Without a GPU every case ends with an error of its own, and the list is whole."""
+    found = benchmark.in_process("1B", False, 500.0)
+    assert found["failed"].startswith("status 1: ") and "GPU" in found["failed"]
+    assert "nearly over" in benchmark.in_process("1B", False, 10.0)["failed"]
+    measured = {
+        "parameters": 1, "tokens_per_second": [1.0, 2.0], "flops_per_token": 1.0, "peak_bytes": 1,
+        "warm_up_seconds": 1.0,
+    }  # fmt: skip
+    asked = []
+
+    def some(name, peer, seconds):
+        asked.append((name, peer))
+        return {"failed": "status 1: no"} if name.startswith("SFT") else measured
+
+    monkeypatch.setattr(benchmark, "in_process", some)
+    found = benchmark.measure_all(40.0)
+    failed = {line["case"] for line in found["cases"] if "failed" in line}
+    assert failed == {"SFT 0.6B, 16k", "SFT 0.6B, 8k"} and len(found["cases"]) == len(benchmark.CASES) + 1
+    assert asked[:4] == [("check", False), ("GPT-2 small", False), ("1B", False), ("SFT 0.6B, 16k", False)]
+    assert found["rows"][0].ratio == 1 and found["rows"][0].rounds == 4
+
+
+def test_a_process_that_hangs_is_ended(benchmark, monkeypatch):
+    monkeypatch.setattr(benchmark.sys, "executable", "sleep")
+    monkeypatch.setattr(benchmark, "__file__", "20")
+    monkeypatch.setattr(benchmark, "LONGEST", 0.2)
+    monkeypatch.setattr(benchmark, "RESERVE", 0.0)
+    command = benchmark.subprocess.run
+    monkeypatch.setattr(benchmark.subprocess, "run", lambda c, **k: command(c[:2], **k))
+    assert benchmark.in_process("1B", False, 100.0) == {"failed": "ended after 0 s"}

@@ -106,3 +106,25 @@ def test_on_a_gpu_cross_entropy_is_the_reference():
     torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-2)
     for a, b in zip(*(torch.autograd.grad(out, (hidden, head)) for out in (ours, plain)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_one_compiled_graph_serves_all_packings():
+    """Each micro-batch has a mask of its own: compiling for each would never end."""
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    attended = torch.compile(
+        lambda q, mask: attend(q, q, q, mask, causal=False), backend=count, dynamic=False
+    )
+    q = random(1, 2, 256, 16)
+    with torch.no_grad():
+        for lengths in ([100, 30, 80], [256], [3, 250]):
+            mask = flex.block_mask(documents(lengths, 256))
+            plain = attend(q, q, q, additive(segment_mask(documents(lengths, 256)), q.dtype), causal=False)
+            torch.testing.assert_close(attended(q, mask), plain, rtol=1e-4, atol=1e-4)
+    assert len(graphs) == 1

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import shutil
 import sys
 import time
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 
 import torch
 
@@ -22,11 +25,11 @@ class Device:
     dtype: torch.dtype
     threads: int
     compiler: bool
-    """Whether torch.compile can work here (on a CPU it needs a C++ compiler)."""
+    """Whether torch.compile can work here."""
 
     def describe(self) -> str:
         """One line for the log."""
-        compile_text = "torch.compile available" if self.compiler else "no C++ compiler: eager"
+        compile_text = "torch.compile available" if self.compiler else "no compiler: eager"
         return (
             f"{self.name}, {self.threads} threads, {str(self.dtype).removeprefix('torch.')}, {compile_text}"
         )
@@ -47,7 +50,7 @@ def choose(device: str = "auto", dtype: str = "auto") -> Device:
         name=device,
         dtype=torch.bfloat16 if chosen else torch.float32,
         threads=torch.get_num_threads(),
-        compiler=device != "cpu" or can_compile(),
+        compiler=can_compile() if device == "cpu" else can_compile_for_gpu(),
     )
 
 
@@ -88,6 +91,13 @@ def matmul_gflops(dtype: torch.dtype, rows: int = 2048, width: int = 512) -> flo
         torch.mm(a, b)
         best = min(best, time.perf_counter() - start)
     return 2.0 * rows * width * width / best / 1e9
+
+
+@cache
+def can_compile_for_gpu() -> bool:
+    """Whether Triton is there, and a C compiler, with which it builds what starts its kernels."""
+    wanted = (os.environ.get("CC"), "cc", "gcc", "clang")
+    return find_spec("triton") is not None and any(shutil.which(name) for name in wanted if name)
 
 
 @cache

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from modelwright.base.device import can_compile_for_gpu
 from modelwright.kernels import native
 
 CHUNK = 512
@@ -109,7 +109,7 @@ def _logprobs(
 @cache
 def _fused() -> Callable[[Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor | None]]:
     """`one_pass`, compiled where there is a compiler for GPUs."""
-    return torch.compile(one_pass, dynamic=True) if find_spec("triton") else one_pass
+    return torch.compile(one_pass, dynamic=True) if can_compile_for_gpu() else one_pass
 
 
 def one_pass(

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from modelwright.base.device import can_compile_for_gpu
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -30,12 +31,7 @@ BLOCK = 128
 
 def usable(segments: Tensor) -> bool:
     """Whether (B, T) rows of documents go this way: on CUDA, with a compiler, in whole blocks."""
-    return segments.device.type == "cuda" and segments.shape[1] % BLOCK == 0 and _has_compiler()
-
-
-@cache
-def _has_compiler() -> bool:
-    return find_spec("triton") is not None
+    return segments.device.type == "cuda" and segments.shape[1] % BLOCK == 0 and can_compile_for_gpu()
 
 
 def block_mask(segments: Tensor) -> BlockMask:

@@ -94,7 +94,7 @@ def compile_blocks(
     """
     wanted = config.compile == "always" or (config.compile == "auto" and flops >= config.compile_pays_after)
     if not wanted or not device.compiler:
-        reason = "no C++ compiler found" if wanted else "not worth its cost here"
+        reason = "no compiler found" if wanted else "not worth its cost here"
         log(f"{device.describe()}; running eagerly ({reason})")
         return
     log(f"{device.describe()}; compiling the blocks at the first step")
