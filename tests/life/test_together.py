@@ -3,6 +3,7 @@ same bits, and two processes as one within rounding."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests import children
+from tests.life import recording
 from tests.life.killed import live
 
 from modelwright.base.artifact import Artifact
@@ -23,6 +25,7 @@ SETTINGS = [f"--set={station}.compute.dtype=float32" for station in STATIONS]
 SETTINGS += [f"--set={station}.checkpoint_every=4" for station in STATIONS]
 SETTINGS += ["--set=pretrain.tokens=5000", "--set=finetune.conversations=80", "--set=align.pairs=64"]
 SETTINGS += ["--set=data.atlas_size_bytes=150000", "--set=data.validation_fraction=0.05"]
+MEASURED = dict.fromkeys(STATIONS, "validation_loss") | {"pretrain": "validation_bits_per_byte"}
 LIFE = ["run", "tiny", "--until=align", "--quiet", *SETTINGS]
 RTOL = 1e-4
 """Two processes against one: sums in another order, over three trainings one after the other."""
@@ -71,9 +74,11 @@ def assert_nearly(found: Path, expected: Path) -> None:
     for station in STATIONS:
         assert "2: 2 shards" in Artifact.load(found / station).manifest.environment["processes"]
         lines, wanted = (list(read_metrics(life / station / "metrics.jsonl")) for life in (found, expected))
-        for name in ("tokens", "loss", "grad_norm"):
-            values = [line[name] for line in wanted]
-            assert [line[name] for line in lines] == pytest.approx(values, rel=RTOL)
+        for name in ("tokens", "loss", "grad_norm", MEASURED[station]):
+            values = [line[name] for line in wanted if name in line]
+            assert values and [line[name] for line in lines if name in line] == pytest.approx(
+                values, rel=RTOL
+            )
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +95,33 @@ def test_killed_in_every_training_two_processes_end_with_the_same_bits(alone: Pa
     two = unbroken(beside(alone, "two"), processes=2)
     assert_nearly(two, alone)
     assert_same_bits(broken(beside(alone, "two and killed"), processes=2), two)
+
+
+def test_all_processes_are_told_the_same_whatever_the_first_has_edited(tmp_path: Path) -> None:
+    """What was forgotten in the directory leaves the recipe again, on the first process and on the others;
+    settings of the command line reach all."""
+    for name in ("owls", "foxes"):
+        turns = [{"role": "user", "content": "Hoo?"}, {"role": "assistant", "content": f"The {name}."}]
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    listed = [{"path": str(tmp_path / f"{name}.jsonl"), "name": name} for name in ("owls", "foxes")]
+    recipe = {"name": "x", "stages": list(recording.STATIONS), "finetune": {"sources": listed}}
+    folder, notes, given = tmp_path / "run", tmp_path / "notes", tmp_path / "given.yaml"
+    for made in (folder, notes):
+        made.mkdir()
+    given.write_text(json.dumps(recipe))  # JSON is YAML
+    (folder / "recipe.yaml").write_text(json.dumps({**recipe, "data": {"forget": ["foxes"]}}))
+    errors = tmp_path / "errors"
+    for tokens, again in ((5000, []), (6000, ["--force"])):
+        arguments = ["run", str(given), f"--out={folder}", f"--set=pretrain.tokens={tokens}", *again]
+        codes = children.run_together(errors, 2, recording.live, arguments, notes)
+        assert codes == [0, 0], errors.read_text()
+        lines = [(notes / rank).read_text().splitlines() for rank in ("0", "1")]
+        first, other = ([json.loads(line) for line in each] for each in lines)
+        assert [told["stage"] for told in first[-4:]] == [*recording.STATIONS]
+        assert other[-2:] == first[-2:]
+        assert other[-2]["config"]["tokens"] == tokens
+        assert [source["name"] for source in other[-1]["config"]["sources"]] == ["owls"]
+        assert {*other[-1]["inputs"]} == {"model"}
 
 
 @pytest.mark.slow
