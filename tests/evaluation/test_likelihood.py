@@ -9,7 +9,7 @@ import torch
 
 from modelwright.base.schema import Completion, Sampling
 from modelwright.evaluation import likelihood
-from modelwright.evaluation.likelihood import as_interval, bits_per_byte, score_choices
+from modelwright.evaluation.likelihood import as_interval, bits_per_byte, part_of_sums, score_choices
 
 VOCABULARY = 8
 
@@ -18,6 +18,7 @@ VOCABULARY = 8
 class _Output:
     hidden: torch.Tensor
     head: torch.Tensor
+    auxiliary: None = None
 
     def logits(self) -> torch.Tensor:
         return self.hidden @ self.head.T
@@ -74,6 +75,27 @@ def test_padding_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(likelihood, "ROWS_PER_BATCH", rows)
         monkeypatch.setattr(likelihood, "LOGITS_PER_CHUNK", chunk)
         assert measure(documents=documents).value == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 5])
+def test_processes_share_what_is_measured_and_run_equally_often(
+    of: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likelihood, "ROWS_PER_BATCH", 3)
+    documents = [[1 + (i * j) % 7 for j in range(2 + i)] for i in range(20)]
+    whole, calls = measure(documents=documents), list[int]()
+
+    def counting(ids):
+        calls.append(place)
+        return bigram(ids)
+
+    parts = list[dict[str, float]]()
+    for place in range(of):
+        shared = part_of_sums(counting, documents, BYTES, max_tokens=10**6, window=64, place=place, of=of)
+        parts.append(shared)
+    assert [calls.count(place) for place in range(of)] == [-(-7 // of)] * of
+    nats, size = (sum(part[name] for part in parts) for name in ("nats", "bytes"))
+    assert size == whole.bytes and nats / size / math.log(2) == pytest.approx(whole.value, rel=1e-12)
 
 
 def test_long_documents_are_cut_and_every_token_counts_once() -> None:

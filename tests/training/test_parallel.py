@@ -29,6 +29,8 @@ OFTEN = {"checkpoint_every": 2, "validate_every": 2, "keep_checkpoints": 9}
 MUON: Task = {"steps": 4, "loop": OFTEN}
 ADAMW: Task = {"steps": 4, "loop": OFTEN | {"optimizer": {"kind": "adamw", "weight_decay": 0.1}}}
 HALVES: Task = {"steps": 4, "loop": OFTEN | {"accumulation": 2}}
+MIXTURE = {"architecture": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2}
+MIXTURE |= {"moe_intermediate_size": 16}
 UNTIED = {"tie_word_embeddings": False, "architecture": "qwen2", "hidden_size": 24}
 FSDP, TENSOR = {"shard": "fsdp"}, {"tensor_parallel": 2}
 
@@ -67,10 +69,18 @@ def values(folder: Path, name: str) -> list[float]:
     return [line[name] for line in read_metrics(folder / "metrics.jsonl") if name in line]
 
 
+def loads(folder: Path) -> list[float]:
+    """The loads of the experts of a mixture, in all checkpoints; of a dense network, none."""
+    found = Checkpoints(folder / "checkpoints", keep=9).all()
+    layers = [layer for one in found for layer in one.state()["adapting"].get("load", ())]
+    return [load for layer in layers for load in layer]
+
+
 def assert_same_training(found: Path, expected: Path) -> None:
     """Losses and norms within 1e-5; weights nearly, since Adam's first steps magnify what rounds to zero."""
     for name in ("loss", "grad_norm", "validation_loss"):
         assert values(found, name) == pytest.approx(values(expected, name), rel=1e-5, abs=1e-5)
+    assert loads(found) == pytest.approx(loads(expected), abs=1e-6)
     assert values(found, "tokens") == values(expected, "tokens")
     weights, wanted = load_file(found / "end.safetensors"), load_file(expected / "end.safetensors")
     assert weights.keys() == wanted.keys()
@@ -82,6 +92,7 @@ FOUR: dict[str, Task] = {
     "fsdp muon": MUON | {"compute": FSDP},
     "fsdp adamw": ADAMW | {"compute": FSDP},
     "fsdp, fewer rows than processes": MUON | {"compute": FSDP, "rows": 3},
+    "fsdp, mixture, fewer rows than processes": ADAMW | {"compute": FSDP, "rows": 3, "model": MIXTURE},
     "hsdp 2x2 muon": MUON | {"compute": {"shard": "hsdp", "shard_size": 2}},
     "hsdp 2x2 adamw": ADAMW | {"compute": {"shard": "hsdp", "shard_size": 2}},
     "fsdp x tensor 2x2 muon": MUON | {"compute": TENSOR | FSDP},
@@ -95,6 +106,7 @@ FOUR: dict[str, Task] = {
 TWO: dict[str, Task] = {
     "tensor 2 muon": MUON | {"compute": TENSOR},
     "tensor 2 adamw": ADAMW | {"compute": TENSOR},
+    "fsdp 2, mixture, fewer rows than processes": ADAMW | {"compute": FSDP, "rows": 1, "model": MIXTURE},
     "replicas 2": HALVES | {"compute": {"shard": "none"}},
     "from 4 to 2": MUON | {"compute": FSDP, "from": "fsdp x tensor 2x2 muon"},
     "from 1 to 2": MUON | {"compute": TENSOR, "from": "one"},

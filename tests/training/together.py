@@ -17,7 +17,7 @@ from tests.training.tiny import make_windows
 
 from modelwright.base.device import Device
 from modelwright.base.following import open_run
-from modelwright.base.schema import Batch
+from modelwright.base.schema import IGNORE, Batch
 from modelwright.base.world import World, join
 from modelwright.model.config import ModelConfig
 from modelwright.model.init import first_weights
@@ -37,13 +37,15 @@ SIZES = {
 
 
 class FewBatches:
-    """Held-out data: two micro-batches."""
+    """Held-out data: micro-batches that two processes, and four, cannot share evenly. A row has no target."""
 
     def __len__(self) -> int:
-        return 2
+        return 3
 
     def __getitem__(self, index: int) -> Batch:
-        return make_windows(rows=3, seed=9)[index]
+        batch = make_windows(rows=3, seed=9)[index]
+        batch.targets[0] = IGNORE
+        return batch
 
 
 def train_together(folder: Path, task: dict[str, Any], world: World) -> None:
@@ -64,7 +66,7 @@ def train_together(folder: Path, task: dict[str, Any], world: World) -> None:
     held_out = FewBatches()
 
     def validate() -> dict[str, float]:
-        return {"validation_loss": mean_loss(model, NextToken(), held_out)["loss"]}
+        return {"validation_loss": mean_loss(spread, NextToken(), held_out)["loss"]}
 
     try:
         trained = train(spread, NextToken(), batches, steps, config, run, validate=validate)

@@ -77,20 +77,52 @@ def sums_by_document(
 ) -> tuple[list[tuple[float, float]], int]:
     """(nats, bytes) of each document that holds text, in their order, and how many tokens were scored: what
     `bits_per_byte` adds up. With `by_window`, of each piece of a document."""
-    lengths = torch.tensor(byte_lengths, dtype=torch.float64)
     sums: dict[tuple[int, int], list[float]] = {}
     tokens = 0
-    for batch in _batches(_windows(documents, max_tokens, window)):
-        nats, sizes = _score_windows(model, batch, lengths, device)
-        tokens += sum(len(piece.ids) - 1 for piece in batch)
-        for piece, piece_nats, piece_bytes in zip(batch, nats, sizes, strict=True):
-            total = sums.setdefault((piece.document, piece.begin if by_window else 0), [0.0, 0.0])
-            total[0] += piece_nats
-            total[1] += piece_bytes
+    batches = list(_batches(_windows(documents, max_tokens, window)))
+    for piece, piece_nats, piece_bytes in _scored(model, batches, byte_lengths, device):
+        tokens += len(piece.ids) - 1
+        total = sums.setdefault((piece.document, piece.begin if by_window else 0), [0.0, 0.0])
+        total[0] += piece_nats
+        total[1] += piece_bytes
     pairs = [(nats, size) for _, (nats, size) in sorted(sums.items()) if size]
     if not pairs:
         raise ValueError("bits_per_byte got no document with text in it.")
     return pairs, tokens
+
+
+def part_of_sums(
+    model: Callable[[torch.Tensor], Output],
+    documents: Iterable[Sequence[int]],
+    byte_lengths: Sequence[int],
+    *,
+    max_tokens: int,
+    window: int,
+    device: str = "cpu",
+    place: int = 0,
+    of: int = 1,
+) -> dict[str, float]:
+    """{"nats", "bytes"} of what `bits_per_byte` scores, as far as it falls to process `place` of `of` that
+    hold the model together. All of them run it equally often: who has no batch left runs on the first one,
+    which does not count."""
+    batches = list(_batches(_windows(documents, max_tokens, window)))
+    turns = range(place, -(-len(batches) // of) * of, of)
+    run = [batches[turn if turn < len(batches) else 0] for turn in turns]
+    counted = sum(len(batch) for batch, turn in zip(run, turns, strict=True) if turn < len(batches))
+    scored = list(_scored(model, run, byte_lengths, device))[:counted]
+    return {"nats": math.fsum(nats for _, nats, _ in scored), "bytes": sum(size for _, _, size in scored)}
+
+
+def _scored(
+    model: Callable[[torch.Tensor], Output],
+    batches: Iterable[Sequence[_Window]],
+    byte_lengths: Sequence[int],
+    device: str,
+) -> Iterator[tuple[_Window, float, float]]:
+    """Each window with its nats and bytes."""
+    lengths = torch.tensor(byte_lengths, dtype=torch.float64)
+    for batch in batches:
+        yield from zip(batch, *_score_windows(model, batch, lengths, device), strict=True)
 
 
 def _windows(documents: Iterable[Sequence[int]], max_tokens: int, window: int) -> Iterator[_Window]:

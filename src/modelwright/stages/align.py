@@ -49,7 +49,7 @@ def run(config: Config, run: Run) -> Artifact:
     model.compute_dtype = device.dtype
     spread = spread_model(model, config.compute, device, run)
     batches = config.pair_up("train", model, tokenizer, run, run.seed)
-    validate = config.measure(model, model, tokenizer, run, run.seed)
+    validate = config.measure(spread, model, tokenizer, run, run.seed)
     plan = config.plan(len(batches))
     per_token = training_flops_per_token(model.config, batches.length)
     flops = per_token * batches.num_tokens * 4 / 3  # the reference's forward pass is a third of a step

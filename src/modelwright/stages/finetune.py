@@ -50,7 +50,7 @@ def run(config: Config, run: Run) -> Artifact:
     model.compute_dtype = device.dtype
     spread = spread_model(model, config.compute, device, run)
     batches = config.pack("train", tokenizer, run, run.seed)
-    validate = config.measure(model, tokenizer, run, run.seed)
+    validate = config.measure(spread, tokenizer, run, run.seed)
     plan = config.plan(len(batches))
     tokens = len(batches) * config.rows * config.context
     per_token = training_flops_per_token(model.config, config.context)

@@ -71,7 +71,7 @@ def run(config: Config, run: Run) -> Artifact:
     reading = config.order(shards, order, rows)
     for line in reading.describe(rows):
         run.log(line)
-    validate = config.measure(model, TokenShards.open(source.file("validation")), tokenizer)
+    validate = config.measure(model, TokenShards.open(source.file("validation")), tokenizer, spread)
     trained = train_model(
         run,
         config.model_copy(update={"optimizer": optimizer}),

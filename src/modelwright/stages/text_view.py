@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,7 +13,7 @@ from pydantic import Field
 from modelwright.base.config import Config
 from modelwright.base.seeding import derive
 from modelwright.data.mix import Group, Mix, plan
-from modelwright.evaluation.likelihood import bits_per_byte
+from modelwright.evaluation.likelihood import part_of_sums
 from modelwright.model.transformer import Transformer
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.selection import Selection
@@ -21,6 +22,7 @@ from modelwright.training.batches import Mixture, Windows
 
 if TYPE_CHECKING:
     from modelwright.training.loop import Validate
+    from modelwright.training.spread import Spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +76,19 @@ class TextView(Config):
         ]
         return Order(Mixture(windows, planned.choice, self.rows, end), tuple(streams), planned.groups)
 
-    def measure(self, model: Transformer, shards: TokenShards, tokenizer: BPETokenizer) -> Validate:
-        """Bits per byte on held-out documents, each read alone."""
-        lengths = tokenizer.byte_lengths
-        device = str(next(model.parameters()).device)
+    def measure(
+        self, model: Transformer, shards: TokenShards, tokenizer: BPETokenizer, spread: Spread
+    ) -> Validate:
+        """Bits per byte on held-out documents, each read alone, shared among the processes that hold the
+        model."""
+        lengths, (place, of) = tokenizer.byte_lengths, spread.place
 
         def validate() -> dict[str, float]:
             ends = pairwise(shards.boundaries)
             documents = (shards.read(int(start), int(end - start)).tolist() for start, end in ends)
-            limits = {"max_tokens": self.validation_tokens, "window": self.context}
-            found = bits_per_byte(model, documents, lengths, **limits, device=device)
-            return {"validation_bits_per_byte": found.value}
+            limits = {"max_tokens": self.validation_tokens, "window": self.context, "place": place, "of": of}
+            mine = part_of_sums(model, documents, lengths, **limits, device=str(spread.device))
+            found = spread.totals(mine)
+            return {"validation_bits_per_byte": found["nats"] / found["bytes"] / math.log(2)}
 
         return validate

@@ -37,6 +37,7 @@ from modelwright.training.loop import mean_loss
 
 if TYPE_CHECKING:
     from modelwright.training.loop import Validate
+    from modelwright.training.spread import Spread
 
 ATLAS = (Source(path="atlas"),)
 
@@ -84,8 +85,8 @@ class ConversationView(Config):
         order, epochs = derive(seed, "batches"), self.epochs if training else 1
         return Packed(examples, self.rows, self.context, order, tokenizer.pad_id, epochs), found
 
-    def measure(self, model: Transformer, tokenizer: BPETokenizer, run: Run, seed: int) -> Validate:
-        """Nats per token of held-out assistant turns."""
+    def measure(self, model: Transformer | Spread, tokenizer: BPETokenizer, run: Run, seed: int) -> Validate:
+        """Nats per token of held-out assistant turns, shared among the processes that hold the model."""
         held_out = self.pack("validation", tokenizer, run, seed)
         return lambda: {"validation_loss": mean_loss(model, NextToken(), held_out)["loss"]}
 
@@ -150,9 +151,14 @@ class PairView(Config):
         return list(compress(pairs, fits)), list(compress(found, fits)), fits.count(False)
 
     def measure(
-        self, model: Transformer, reference: Transformer, tokenizer: BPETokenizer, run: Run, seed: int
+        self,
+        model: Transformer | Spread,
+        reference: Transformer,
+        tokenizer: BPETokenizer,
+        run: Run,
+        seed: int,
     ) -> Validate:
-        """Loss on held-out pairs, and how many of them are ranked right."""
+        """Loss on held-out pairs, and how many of them are ranked right, shared as above."""
         held_out = self.pair_up("validation", reference, tokenizer, run, seed)
 
         def validate() -> dict[str, float]:

@@ -8,9 +8,8 @@ a function of the step, and a checkpoint holds all that the next step depends on
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import torch
 from pydantic import Field
@@ -20,8 +19,7 @@ from modelwright.base.config import Config
 from modelwright.base.errors import UserError
 from modelwright.base.progress import format_shown
 from modelwright.base.run import Run
-from modelwright.base.schema import Batch
-from modelwright.base.seams import Objective, Output
+from modelwright.base.seams import Objective
 from modelwright.training.averages import Averages, AveragesConfig
 from modelwright.training.batches import Batches, FiniteBatches
 from modelwright.training.checkpoint import Checkpoint, Checkpoints
@@ -40,22 +38,6 @@ SNAPSHOTS = "snapshots"
 
 Validate = Callable[[], dict[str, float]]
 """Measures the model on held-out data. Called with gradients off and compilation off."""
-
-
-class Trainable(Protocol):
-    """What the loop asks of a model, beyond what every nn.Module has."""
-
-    def on_batch(self, batch: Batch) -> Output:
-        """Run on a micro-batch."""
-        ...
-
-    def parameters(self) -> Iterator[nn.Parameter]: ...
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
-
-    def train(self, mode: bool = True) -> Any: ...
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any: ...
 
 
 class LoopConfig(Config):
@@ -226,17 +208,20 @@ def train(
 
 
 @torch.no_grad()
-def mean_loss(model: Trainable, objective: Objective, batches: FiniteBatches) -> dict[str, float]:
-    """The objective and its metrics over all of a finite row of micro-batches, per unit."""
-    device = next(model.parameters()).device
-    count, sums = 0, dict[str, float | Tensor]()
-    for index in range(len(batches)):
-        batch = batches[index].to(device)
-        loss, metrics = objective(model.on_batch(batch), batch)
-        count += objective.count(batch)
-        for name, value in {"loss": loss, **metrics}.items():
-            sums[name] = sums.get(name, 0.0) + value.double()
-    return {name: float(value) / count for name, value in sums.items()}
+def mean_loss(model: nn.Module | Spread, objective: Objective, batches: FiniteBatches) -> dict[str, float]:
+    """The objective and its metrics over all of a finite row of micro-batches, per unit. Several processes
+    share the batches, run equally often, and get the same figures."""
+    spread = model if isinstance(model, Spread) else Spread(model)
+    count, sums = 0, dict[str, Tensor]()
+    for first in range(0, len(batches), spread.readers):
+        for share in spread.deal(batches, range(first, min(first + spread.readers, len(batches)))):
+            placed = share.to(spread.device)
+            loss, metrics = objective(spread.on_batch(placed.batch), placed.batch)
+            count += objective.count(share.batch) if share.counts else 0
+            for name, value in {"loss": loss, **metrics}.items():
+                sums[name] = sums.get(name, loss.new_zeros((), dtype=torch.float64)) + placed.counted(value)
+    totals = spread.totals({"count": count, **{name: float(value) for name, value in sums.items()}})
+    return {name: totals[name] / totals["count"] for name in sums}
 
 
 def _size(spread: Spread, portion: Portion) -> tuple[int, int]:
@@ -263,10 +248,10 @@ def _accumulate(
     spread.before_step()
     sums: dict[str, Tensor] = {}
     for share in shares:
-        loss, metrics = objective(spread.on_batch(share.batch), share.batch)
+        loss, metrics = objective(spread.on_batch(share.seen), share.batch)
         (loss / count if share.counts else 0.0 * loss).backward()
         for name, value in {"loss": loss.detach(), **metrics}.items():
-            counted = value.double() if share.counts else value.new_zeros((), dtype=torch.float64)
+            counted = share.counted(value)
             sums[name] = sums[name] + counted if name in sums else counted
     spread.collect()
     return sums

@@ -129,7 +129,7 @@ class Sharded(Spread):
         self.layout = ShardedLayout(shapes, pieces, groups[replica], rank)
         self.is_original = replica == 0
         """Whether this process holds a part of the first copy: the one that is saved."""
-        self._place = (world.rank // box.tensor, box.replicas * box.shards)
+        self.place = (world.rank // box.tensor, box.replicas * box.shards)
         self._tensor_group = mesh[TENSOR].get_group()
         self._wholes = {name: _sharded(parameter) for name, parameter in module.named_parameters()}
         self._pieces = {name: nn.Parameter(whole.to_local().detach()) for name, whole in self._wholes.items()}

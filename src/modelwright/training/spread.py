@@ -6,6 +6,7 @@ for the same things in both cases: parameters to update, a share of each batch, 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from modelwright.base.schema import Batch
+from modelwright.base.schema import IGNORE, Batch
 from modelwright.base.seams import Adapting, Output, Preparing
 from modelwright.base.world import World
 from modelwright.training.batches import Batches
@@ -29,6 +30,18 @@ class Share:
     counts: bool = True
     """False where nothing was left: the process runs on rows of another one, so that it takes part in all
     exchanges, and what comes out of it is multiplied by zero."""
+
+    @property
+    def seen(self) -> Batch:
+        """What the model is given. One that counts its tokens, as a mixture of experts does, counts those
+        with a target: where the part does not count, there are none."""
+        if self.counts:
+            return self.batch
+        return dataclasses.replace(self.batch, targets=torch.full_like(self.batch.targets, IGNORE))
+
+    def counted(self, value: Tensor) -> Tensor:
+        """A sum over the part's units in fp64; 0 where it does not count."""
+        return value.double() if self.counts else value.new_zeros((), dtype=torch.float64)
 
     def to(self, device: torch.device) -> Share:
         """The same part on a device."""
@@ -95,10 +108,15 @@ class Spread:
 
     def deal(self, batches: Batches, indices: range) -> list[Share]:
         """This process's part of a step, on the host."""
-        return deal(batches, indices, *self._place)
+        return deal(batches, indices, *self.place)
 
-    _place = (0, 1)
+    place = (0, 1)
     """Which process this is, and how many there are, among those that read different rows."""
+
+    @property
+    def readers(self) -> int:
+        """Processes that read different rows."""
+        return self.place[1]
 
     def collect(self) -> None:
         """After the last backward pass of a step: gradients are complete from here on."""
