@@ -157,6 +157,37 @@ def test_a_damaged_corpus_is_not_made_official(life: Path) -> None:
     assert not (life / "forgetting.json").exists()
 
 
+@pytest.mark.parametrize("harm", ["end", "middle"])
+def test_what_was_dropped_and_cannot_be_read_any_more_does_not_stop_a_forgetting(
+    life: Path, monkeypatch: pytest.MonkeyPatch, harm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The disk fails between the journal, for which all was checked, and the work."""
+    victim = next(iter(read_corpus(life / "prepare" / "train")))
+    broken = sorted((life / "prepare" / "dropped").glob("write-*.parquet"))[0]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("modelwright.life.forgetting._remove", interrupted)
+        forget(life, [victim.id], QUIET, yes=True)
+    content = broken.read_bytes()
+    places = {"end": slice(-8, None), "middle": slice(4, len(content) // 2)}
+    half = bytearray(content)
+    half[places[harm]] = bytes(len(half[places[harm]]))
+    broken.write_bytes(half)
+    forget(life, [victim.id], PlainView(quiet=False), yes=True)
+    said = capsys.readouterr()
+    assert f"{broken} has become unreadable" in said.out + said.err
+    assert not broken.exists() and not (life / "forgetting.json").exists()
+    assert victim.id not in {d.id for d in read_corpus(life / "prepare" / "train")}
+    made = Artifact.load(life / "prepare")
+    assert made.damage(hashes=True) is None and "dropped" in {
+        f.path.split("/")[0] for f in made.manifest.files
+    }
+
+
+def interrupted(folder: Path, view: object) -> None:
+    assert (folder / "forgetting.json").exists()
+    raise KeyboardInterrupt
+
+
 def test_a_killed_study_is_seen(life: Path) -> None:
     cell = life / "scale" / "cells" / "2x64-pretrain-1" / "checkpoints" / "step-00000001"
     cell.mkdir(parents=True)

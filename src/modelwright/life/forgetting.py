@@ -131,7 +131,7 @@ def _remove(folder: Path, view: View) -> None:
     targets = [stage.Target(each["name"], None, frozenset(each["documents"])) for each in listed]
     for name, planned in journal["edit"].items():
         edit = stage.Edit(**planned)
-        stage.edit_corpus(folder / name, targets, edit)
+        stage.edit_corpus(folder / name, targets, edit, view.log)
         write_json(folder / name / STARTED, edit.started)
     write_json(folder / FORGETTING, {**journal, "is_gone": True})
     made = ", ".join(journal["again"]) or "nothing"

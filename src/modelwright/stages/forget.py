@@ -184,14 +184,22 @@ def _own(targets: Sequence[Target], table: pa.Table) -> list[bool]:
     return [any(row) for row in zip(*found, strict=True)]
 
 
-def edit_corpus(folder: Path, targets: Sequence[Target], edit: Edit) -> Artifact:
+def edit_corpus(
+    folder: Path, targets: Sequence[Target], edit: Edit, say: Callable[[str], None] = lambda _: None
+) -> Artifact:
     """Take the texts out of the files of a corpus, and say so in its manifest. What an interrupted edit has
-    done already stays done."""
+    done already stays done. A file of what was dropped that has become unreadable since then goes."""
     for side in SIDES:
         for path in document_files(folder / side):
             _keep_rows(path, [not mine for mine in _own(targets, read_rows(path))])
-    for path in document_files(folder / DROPPED_FOLDER):
-        _clear(path, targets)
+    for path in sorted((folder / DROPPED_FOLDER).rglob("*.parquet")):
+        try:
+            _clear(path, targets)
+        except (pa.ArrowException, OSError) as error:
+            if _can_be_read(path):
+                raise  # it is the writing that failed
+            path.unlink()
+            say(f"{path} has become unreadable ({error}) and is removed: it may have held what is forgotten")
     (folder / REPORT_FILE).unlink(missing_ok=True)  # it shows samples of the texts, and counts them
     manifest = dict(edit.manifest)
     if edit.fills:
@@ -231,6 +239,16 @@ def _clear(path: Path, targets: Sequence[Target]) -> None:
     marks = [target.rows_of(read_rows(path)) for target in targets]
     if any(any(own) or any(copies) for own, copies in marks):
         _write_again(path, cleared)
+
+
+def _can_be_read(path: Path) -> bool:
+    try:
+        with pq.ParquetFile(path) as file:
+            for _ in file.iter_batches(_ROWS):
+                pass
+    except (pa.ArrowException, OSError):
+        return False
+    return True
 
 
 def _keep_rows(path: Path, keep: Sequence[bool]) -> None:
