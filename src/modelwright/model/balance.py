@@ -157,12 +157,13 @@ def spread(load: Tensor) -> dict[str, float]:
     experts = load.shape[1]
     violation = shares.amax(-1) * experts - 1
     entropy = -torch.special.xlogy(shares, shares).sum(-1) / math.log(experts)
-    return {
-        "expert_violation": float(violation.max()),
-        "expert_violation_mean": float(violation.mean()),
-        "expert_entropy": float(entropy.min()),
-        "idle_experts": float((load == 0).sum()),
+    found = {
+        "expert_violation": violation.max(),
+        "expert_violation_mean": violation.mean(),
+        "expert_entropy": entropy.min(),
+        "idle_experts": (load == 0).sum().to(load.dtype),
     }
+    return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))  # read together
 
 
 def describe(load: Tensor) -> list[str]:
