@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tests.training.together import continue_from, main, train_together
 
 from modelwright.base.metrics import read_metrics
 from modelwright.base.world import World
+from modelwright.stages.average import Config, gather
 from modelwright.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +33,8 @@ ADAMW: Task = {"steps": 4, "loop": OFTEN | {"optimizer": {"kind": "adamw", "weig
 HALVES: Task = {"steps": 4, "loop": OFTEN | {"accumulation": 2}}
 MIXTURE = {"architecture": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2}
 MIXTURE |= {"moe_intermediate_size": 16}
+AVERAGES = {"half_lives": [0.2], "tails": [0.5], "powers": [0.05, 0.1], "snapshots": 3}
+AVERAGED: Task = {"steps": 6, "loop": OFTEN | {"averages": AVERAGES}}
 UNTIED = {"tie_word_embeddings": False, "architecture": "qwen2", "hidden_size": 24}
 FSDP, TENSOR = {"shard": "fsdp"}, {"tensor_parallel": 2}
 
@@ -93,6 +97,7 @@ FOUR: dict[str, Task] = {
     "fsdp adamw": ADAMW | {"compute": FSDP},
     "fsdp, fewer rows than processes": MUON | {"compute": FSDP, "rows": 3},
     "fsdp, mixture, fewer rows than processes": ADAMW | {"compute": FSDP, "rows": 3, "model": MIXTURE},
+    "hsdp 2x2, averages": AVERAGED | {"compute": {"shard": "hsdp", "shard_size": 2}},
     "hsdp 2x2 muon": MUON | {"compute": {"shard": "hsdp", "shard_size": 2}},
     "hsdp 2x2 adamw": ADAMW | {"compute": {"shard": "hsdp", "shard_size": 2}},
     "fsdp x tensor 2x2 muon": MUON | {"compute": TENSOR | FSDP},
@@ -107,6 +112,7 @@ TWO: dict[str, Task] = {
     "tensor 2 muon": MUON | {"compute": TENSOR},
     "tensor 2 adamw": ADAMW | {"compute": TENSOR},
     "fsdp 2, mixture, fewer rows than processes": ADAMW | {"compute": FSDP, "rows": 1, "model": MIXTURE},
+    "fsdp 2, averages": AVERAGED | {"compute": FSDP},
     "replicas 2": HALVES | {"compute": {"shard": "none"}},
     "from 4 to 2": MUON | {"compute": FSDP, "from": "fsdp x tensor 2x2 muon"},
     "from 1 to 2": MUON | {"compute": TENSOR, "from": "one"},
@@ -164,3 +170,19 @@ def test_a_checkpoint_in_pieces_holds_what_a_whole_one_holds(trained):
             assert found.keys() == expected.keys()
             for key, tensor in found.items():
                 torch.testing.assert_close(tensor, expected[key], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["fsdp 2, averages", "hsdp 2x2, averages"])
+def test_one_process_averages_what_several_have_left(name, trained, tmp_path):
+    """All candidates of `average`, out of checkpoints and snapshots in pieces and out of whole ones."""
+    folders = trained / name, alone(tmp_path, AVERAGED)
+    found, expected = (gather(SimpleNamespace(path=folder, stage="pretrain"), Config()) for folder in folders)
+    assert found.keys() == expected.keys()
+    kinds = {each.split()[0] for each in found}
+    assert kinds == {"last", "ema", "tail", "power", "uniform"}
+    assert any(each.endswith("from 3 snapshots") for each in found)
+    for candidate, load in found.items():
+        weights, wanted = load(), expected[candidate]()
+        assert weights.keys() == wanted.keys()
+        for key, weight in weights.items():
+            torch.testing.assert_close(weight, wanted[key], rtol=1e-4, atol=2e-4, msg=f"{candidate}: {key}")
