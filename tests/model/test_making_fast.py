@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.training.tiny import make_model, make_windows, train_in
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelwright.base.device import Device
 from modelwright.base.metrics import read_metrics
@@ -40,6 +42,13 @@ def said_for(
     return model, lines
 
 
+class Plain(TorchDispatchMode):
+    """Passes everything on. Compiled CPU kernels, which round in another order, stand back while it is on."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_copies_train_the_same_bits(tmp_path: Path, kind: str) -> None:
     config = LoopConfig(accumulation=3, optimizer=OptimizerConfig.model_validate({"kind": kind}))
@@ -48,7 +57,8 @@ def test_copies_train_the_same_bits(tmp_path: Path, kind: str) -> None:
         model.compute_dtype = torch.bfloat16
         if name == "copied":
             model.keep_copies()
-        train_in(tmp_path / name, model, NextToken(), make_windows(), 5, config)
+        with Plain():
+            train_in(tmp_path / name, model, NextToken(), make_windows(), 5, config)
     lines, others = (list(read_metrics(tmp_path / name / "metrics.jsonl")) for name in ("cast", "copied"))
     assert lines == others
     weights, same = (model.state_dict() for model in models)
