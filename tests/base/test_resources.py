@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from modelwright.base.resources import ASSUMED_WATTS_PER_CPU, CpuEnergy, Watch, resident_bytes
+from modelwright.base.resources import ASSUMED_WATTS_PER_CPU, CpuEnergy, GpuMeter, Watch, resident_bytes
 
 
 def counter(folder: Path, name: str, value: int, wrap: int = 1_000_000) -> Path:
@@ -43,3 +46,42 @@ def test_samples_go_on_from_an_earlier_session() -> None:
     assert len(lines) >= 2 and watch.energy_wh > 5 and watch.seconds > 100.05
     assert [line["watched_seconds"] for line in lines] == sorted(line["watched_seconds"] for line in lines)
     assert lines[-1]["rss_bytes"] == pytest.approx(resident_bytes(), rel=0.5)
+
+
+def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """One GPU as torch names it, and a tool of that name on the path, which keeps what it was asked."""
+    tool = folder / "nvidia-smi"
+    tool.write_text(f'#!/bin/sh\necho "$@" >> {folder}/asked\n{script}\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda at: SimpleNamespace(uuid="1234-abcd"))
+
+
+def test_a_gpu_is_asked_for_by_its_name_and_its_power_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nvidia_smi(tmp_path, monkeypatch, "echo '87, 1024, 250.50'")
+    lines: list[dict[str, float]] = []
+    with Watch(lines.append, every=60) as watch:
+        time.sleep(0.05)
+    assert "--id=GPU-1234-abcd" in (tmp_path / "asked").read_text()
+    assert "GPU: nvidia-smi" in watch.source
+    found = {name: lines[-1][name] for name in ("gpu_busy", "gpu_memory_bytes", "gpu_watts")}
+    assert found == {"gpu_busy": 0.87, "gpu_memory_bytes": 2**30, "gpu_watts": 250.5}
+    if "RAPL" not in watch.source:
+        watts = 250.5 + ASSUMED_WATTS_PER_CPU * (os.cpu_count() or 1)
+        assert watch.energy_wh == pytest.approx(watts * watch.seconds / 3600)
+
+
+@pytest.mark.parametrize("script", ["exit 9", "echo '[N/A], 1024, [N/A]'", "echo"])
+def test_a_gpu_that_cannot_be_read_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    nvidia_smi(tmp_path, monkeypatch, script)
+    meter = GpuMeter()
+    assert meter.source == "nvidia-smi"
+    assert meter.read() == meter.read() == {}
+    assert meter.source == "no meter, not counted"
+    assert len((tmp_path / "asked").read_text().splitlines()) == 1

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import struct
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +150,72 @@ def test_an_event_file_never_replaces_another(tmp_path: Path) -> None:
     for file in files:
         file.close()
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def two_sessions(name: str, folder: Path) -> None:
+    """Steps 1 to 3, and in a second session 4 to 6, of which it repeats none; each step in two calls."""
+    said: list[str] = []
+    for steps, before in ((range(1, 4), 0), (range(3, 7), 3)):
+        trackers = Trackers([name], place(folder, after=before), before, said.append)
+        for step in steps:
+            trackers.log(step, {"loss": 10.0 - step})
+            trackers.log(step, {"timing/seconds": step / 2})
+        trackers.close()
+    assert said == [f"tracker: {name}"] * 2, said
+
+
+@pytest.mark.filterwarnings("ignore")  # the library's own
+def test_mlflow_keeps_both_sessions_in_one_run_of_a_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    pytest.importorskip("sqlalchemy", reason="mlflow without sqlalchemy has no database")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    two_sessions("mlflow", tmp_path)
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("lives")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.params == {"depth": "2"} and run.info.run_name == "pretrain"
+    for metric, value in (("loss", lambda step: 10.0 - step), ("timing/seconds", lambda step: step / 2)):
+        history = client.get_metric_history(run.info.run_id, metric)
+        assert [(each.step, each.value) for each in history] == [(n, value(n)) for n in range(1, 7)]
+
+
+@pytest.mark.filterwarnings("ignore")  # the library's own
+def test_wandb_writes_a_row_a_step_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    two_sessions("wandb", tmp_path)
+    files = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(files) == 2 and len({file.stem for file in files}) == 1, "two sessions of one run"
+    rows = [row for file in files for row in offline_rows(file)]
+    assert [row["_step"] for row in rows] == [*range(1, 7)]
+    assert [(row["loss"], row["timing/seconds"]) for row in rows] == [(10.0 - n, n / 2) for n in range(1, 7)]
+
+
+def offline_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a W&B file: protocol buffers in the format of LevelDB's log, behind a header of 7 bytes."""
+    records = pytest.importorskip("wandb.proto.wandb_internal_pb2")
+    rows = list[dict[str, Any]]()
+    for content in log_records(file.read_bytes(), begin=7):
+        record = records.Record()
+        record.ParseFromString(content)
+        if record.HasField("history"):
+            items = record.history.item
+            rows.append({(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in items})
+    return rows
+
+
+def log_records(content: bytes, begin: int, block: int = 32768) -> Iterator[bytes]:
+    """Blocks of fragments: checksum (4 bytes), length (2), kind (1: whole, 2: first, 3: middle, 4: last)."""
+    place, parts = begin, b""
+    while place + 7 <= len(content):
+        if block - place % block < 7:
+            place += block - place % block
+            continue
+        length, kind = struct.unpack("<HB", content[place + 4 : place + 7])
+        parts += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            yield parts
+            parts = b""
