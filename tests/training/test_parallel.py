@@ -176,7 +176,8 @@ def test_a_checkpoint_in_pieces_holds_what_a_whole_one_holds(trained):
 def test_one_process_averages_what_several_have_left(name, trained, tmp_path):
     """All candidates of `average`, out of checkpoints and snapshots in pieces and out of whole ones."""
     folders = trained / name, alone(tmp_path, AVERAGED)
-    found, expected = (gather(SimpleNamespace(path=folder, stage="pretrain"), Config()) for folder in folders)
+    sources: list[Any] = [SimpleNamespace(path=folder, stage="pretrain") for folder in folders]
+    found, expected = (gather(source, Config()) for source in sources)
     assert found.keys() == expected.keys()
     kinds = {each.split()[0] for each in found}
     assert kinds == {"last", "ema", "tail", "power", "uniform"}
