@@ -134,6 +134,7 @@ TRAINING_STAGES = {
 
 WIDEST = {
     "averaging_study": (12_500, "it runs two stations, pretrain and average, for every cell of its table"),
+    "evaluate": (7_500, "it runs the model with all its kernels, on every suite"),
     "scale": (11_500, "it runs a station for every rung, fits a law to what they came to, and draws it"),
     "study": (12_000, "it runs two stations, tokenize and pretrain, for every cell of its table"),
 }

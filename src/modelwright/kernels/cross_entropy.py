@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from modelwright.base.device import can_compile_for_gpu
 from modelwright.kernels import native
+from modelwright.kernels.linear import add_weight_gradient
 
 CHUNK = 512
 """Tokens at a time, at the least. 512 x 4096 fp32 logits are 8 MiB: the passes over them stay in a CPU's
@@ -157,7 +158,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 squares = squares + z * normalizers.square().sum()
             if d_hidden is not None and d_head is not None:
                 d_hidden[part] = logits @ cast
-                d_head += logits.T @ hidden[part]
+                add_weight_gradient(d_head, logits, hidden[part])
         ctx.save_for_backward(*((d_hidden, d_head) if d_hidden is not None else ()))
         ctx.mark_non_differentiable(squares)
         return (total + squares if z else total), squares
@@ -192,5 +193,5 @@ class _TokenLogprobs(torch.autograd.Function):
             logits = hidden[part] @ cast.T
             _logprobs(logits, targets[part], weights[part])
             d_hidden[part] = logits @ cast
-            d_head += logits.T @ hidden[part]
+            add_weight_gradient(d_head, logits, hidden[part])
         return d_hidden, d_head.to(head.dtype), None, None

@@ -35,16 +35,21 @@ _SIGNATURES = {
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether the compiled functions can work on these: plain CPU tensors, all fp32 or all bf16, that are
-    computed here and now. Within torch.compile inductor fuses the plain path itself; tracers, fake tensors
-    and tensors of other kinds (DTensor) have no memory to read."""
+    """Whether the compiled functions can work on these: all fp32 or all bf16, and `plain`."""
     first = tensors[0].dtype
-    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    if traced or first not in _FLAGS:
+    same = first in _FLAGS and all(tensor.dtype == first for tensor in tensors)
+    return same and plain(*tensors) and library(first) is not None
+
+
+def plain(*tensors: Tensor) -> bool:
+    """Whether these are plain CPU tensors that are computed here and now. Within torch.compile inductor
+    fuses the plain path itself; tracers, fake tensors and tensors of other kinds (DTensor) have no memory to
+    read."""
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return False
-    if any(type(t) not in _PLAIN or t.device.type != "cpu" or t.dtype != first for t in tensors):
+    if any(type(tensor) not in _PLAIN or tensor.device.type != "cpu" for tensor in tensors):
         return False
-    return _get_current_dispatch_mode() is None and library(first) is not None
+    return _get_current_dispatch_mode() is None
 
 
 _PLAIN = (Tensor, nn.Parameter)

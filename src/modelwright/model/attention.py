@@ -14,7 +14,7 @@ from modelwright.kernels import flex
 from modelwright.kernels.attention import attend
 from modelwright.kernels.rotary import rotate
 from modelwright.model.config import ModelConfig
-from modelwright.model.layers import Linear, RMSNorm
+from modelwright.model.layers import Linear, RMSNorm, project
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -83,12 +83,11 @@ class Attention(nn.Module):
         """(B, T, D) -> (B, T, D). Without a bias (a mask in numbers) and a cache, attention is causal."""
         batch, length, _ = x.shape
         # As many heads as there are: under tensor parallelism a process has some of them.
-        q = self.q_proj(x).view(batch, length, -1, self.head_dim)
-        k = self.k_proj(x).view(batch, length, -1, self.head_dim)
-        v = self.v_proj(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
+        projected = project(x, self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (each.view(batch, length, -1, self.head_dim) for each in projected)
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q.transpose(1, 2), *rope), rotate(k.transpose(1, 2), *rope)
+        q, k, v = rotate(q.transpose(1, 2), *rope), rotate(k.transpose(1, 2), *rope), v.transpose(1, 2)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
         causal = bias is None and cache is None and length > 1

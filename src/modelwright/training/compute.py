@@ -12,6 +12,7 @@ from torch import nn
 from modelwright.base.config import Config
 from modelwright.base.device import Device, choose
 from modelwright.base.errors import ConfigError, UserError
+from modelwright.kernels import amx
 
 EIGHT_BITS = (8, 9)
 """Compute capability of the first NVIDIA GPUs (Ada; then Hopper, 9.0) that multiply in 8 bits."""
@@ -28,7 +29,8 @@ class ComputeConfig(Config):
     compile_pays_after: float = Field(default=1e15, ge=0)
     """FLOPs of training from which "auto" compiles. Measured on two CPU cores: the first compilation took
     35 to 55 s and saved 4 % of a step with compiled row kernels (a fifth without), so a run has to take
-    half an hour to earn it back."""
+    half an hour to earn it back. On a CPU with matrix units our own kernels beat what is compiled by 6 %
+    (4M parameters, benchmarks/train_cpu.py), and "auto" never does."""
     compile_mode: Literal["default", "max-autotune-no-cudagraphs"] = "default"
     """What torch.compile takes time for: max-autotune also tries out kernels for products, for minutes."""
     fp8: bool = False
@@ -92,7 +94,9 @@ def compile_blocks(
     Blocks have the same code, so the compiler runs once for all of them; compiling the whole network
     instead takes several times as long for a few per cent more speed.
     """
-    wanted = config.compile == "always" or (config.compile == "auto" and flops >= config.compile_pays_after)
+    own_kernels = device.name == "cpu" and device.dtype == torch.bfloat16 and amx.library() is not None
+    pays = flops >= config.compile_pays_after and not own_kernels
+    wanted = config.compile == "always" or (config.compile == "auto" and pays)
     if not wanted or not device.compiler:
         reason = "no compiler found" if wanted else "not worth its cost here"
         log(f"{device.describe()}; running eagerly ({reason})")

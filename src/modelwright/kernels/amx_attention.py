@@ -1,0 +1,78 @@
+"""Attention on CPUs with matrix units: `amx.cpp` on tensors, with its gradient.
+
+Only where it can be built and the processor has such units (Intel AMX), for bf16, fresh keys (as many as
+queries) and heads of a multiple of 32. Callers take `explicit` or torch's fused attention elsewhere
+(kernels/attention.py); results agree within the rounding of bf16, and these are the nearer ones to fp32.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from modelwright.kernels import amx, native
+
+MAX_HEAD = 256
+
+
+def usable(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
+    """Whether these can be attended to here: (B, H, T, hd) queries, (B, K, T, hd) keys and values, and a bias
+    (1 or B, 1, T, T) or none, which is causal."""
+    given = (q, k, v) if bias is None else (q, k, v, bias)
+    if q.dtype != torch.bfloat16 or q.shape[-1] % 32 or q.shape[-1] > MAX_HEAD or k.shape[-2] != q.shape[-2]:
+        return False
+    if any(tensor.stride(-1) != 1 for tensor in given) or not native.plain(*given):
+        return False
+    return amx.library() is not None
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """(B, H, T, hd): softmax(q k^T / sqrt(hd) + bias) v, differentiable; laid out as (B, T, H, hd), so that
+    putting the heads of a position side by side moves nothing."""
+    return _Attention.apply(q, k, v, bias)  # type: ignore[no-any-return]
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        bias = None if bias is None else bias.contiguous()
+        out = _positions_first(q)
+        logs = torch.empty(q.shape[:3], dtype=torch.float32)
+        _call("attention", (q, k, v, bias, out, logs), (q, k, v, out), q, k, bias)
+        ctx.save_for_backward(q, k, v, bias, out, logs)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, bias, out, logs = ctx.saved_tensors
+        slope = upstream[0] if upstream[0].stride(-1) == 1 else upstream[0].contiguous()
+        d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), _positions_first(v)
+        given = (q, k, v, bias, out, logs, slope, d_q, d_k, d_v)
+        _call("attention_backward", given, (q, k, v, out, slope, d_q, d_k, d_v), q, k, bias)
+        return d_q, d_k, d_v, None
+
+
+def _positions_first(x: Tensor) -> Tensor:
+    """As much room as x (B, H, T, hd) takes, laid out as (B, T, H, hd)."""
+    batch, heads, length, size = x.shape
+    return x.new_empty(batch, length, heads, size).transpose(1, 2)
+
+
+def _call(
+    name: str,
+    tensors: tuple[Tensor | None, ...],
+    strided: tuple[Tensor, ...],
+    q: Tensor,
+    k: Tensor,
+    bias: Tensor | None,
+) -> None:
+    strides = [tensor.stride(axis) for tensor in strided for axis in range(3)]
+    batch, heads, length, size = q.shape
+    apart = 0 if bias is None or bias.shape[0] == 1 else length * length
+    sizes = (batch, heads, k.shape[1], length, size, apart)
+    amx.call(name, *tensors, (ctypes.c_int64 * len(strides))(*strides), *sizes, size**-0.5)

@@ -1,0 +1,198 @@
+"""Attention and weight gradients on CPUs with matrix units, against plain ones in fp64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from modelwright.kernels import amx, amx_attention, linear
+from modelwright.kernels.attention import additive, explicit
+from modelwright.model.attention import segment_mask
+from modelwright.model.layers import Linear, project
+
+needs_units = pytest.mark.skipif(amx.library() is None, reason="this processor has no matrix units (AMX)")
+ROUNDING = 2**-8
+"""Of bf16: half a unit in the last place."""
+
+
+def reference(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    if bias is None:
+        bias = torch.full(scores.shape[-2:], float("-inf"), dtype=q.dtype).triu(1)
+    return (scores + bias).softmax(-1) @ v
+
+
+Inputs = tuple[Tensor, Tensor, Tensor]
+
+
+def some(sizes: tuple[int, int, int, int, int], scale: float = 1.0) -> Inputs:
+    """Queries, keys and values (B, H, K, T, hd), as the model hands them over: values by position."""
+    batch, heads, kv_heads, length, size = sizes
+    q, k = torch.randn(batch, heads, length, size), torch.randn(batch, kv_heads, length, size)
+    v = torch.randn(batch, length, kv_heads, size).transpose(1, 2)
+    q, k, v = ((scale * each).bfloat16().requires_grad_() for each in (q, k, v))
+    return q, k, v
+
+
+def wide(inputs: Inputs) -> Inputs:
+    q, k, v = (each.double() for each in inputs)
+    return q, k, v
+
+
+def bias_of(batch: int, length: int, documents: float) -> Tensor:
+    """Packed documents of that many tokens on average."""
+    return additive(
+        segment_mask((torch.rand(batch, length) < 1 / documents).long().cumsum(1)), torch.bfloat16
+    )
+
+
+def with_gradients(attend, inputs: Inputs, bias: Tensor | None, slope: Tensor) -> tuple[Tensor, ...]:
+    leaves = [each.detach().requires_grad_() for each in inputs]
+    out = attend(*leaves, bias)
+    return (out, *torch.autograd.grad(out, leaves, slope.to(out.dtype)))
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    """Relative; next to what is almost nothing (documents of one token learn no queries), to a tenth."""
+    expected = expected.detach()
+    least = 0.1 * expected.numel() ** 0.5
+    return float((found.detach().double() - expected).norm() / expected.norm().clamp(min=least))
+
+
+@needs_units
+@settings(max_examples=25, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    kv_heads=st.integers(1, 3),
+    group=st.integers(1, 3),
+    length=st.integers(2, 200),
+    size=st.sampled_from((32, 64, 96, 128)),
+    documents=st.sampled_from((None, 3.0, 30.0, 1e9)),
+    seed=st.integers(0, 10**6),
+)
+def test_attention_is_that_of_fp64(batch, kv_heads, group, length, size, documents, seed):
+    torch.manual_seed(seed)
+    inputs = some((batch, group * kv_heads, kv_heads, length, size))
+    bias = None if documents is None else bias_of(batch, length, documents)
+    assert amx_attention.usable(*inputs, bias)
+    slope = torch.randn(batch, length, group * kv_heads, size).bfloat16().transpose(1, 2)
+    exact = None if bias is None else bias.double()
+    expected = with_gradients(reference, wide(inputs), exact, slope)
+    for found, wanted in zip(
+        with_gradients(amx_attention.attend, inputs, bias, slope), expected, strict=True
+    ):
+        assert error(found, wanted) < 5 * ROUNDING  # of two tokens, too
+
+
+@needs_units
+@pytest.mark.parametrize("length", [700, 1100])
+def test_long_rows_are_done_in_parts(length):
+    """More probabilities than are held at a time in the backward pass."""
+    torch.manual_seed(0)
+    inputs, bias = some((1, 2, 1, length, 64)), bias_of(1, length, 200.0)
+    slope = torch.randn(1, 2, length, 64).bfloat16()
+    expected = with_gradients(reference, wide(inputs), bias.double(), slope)
+    for found, wanted in zip(
+        with_gradients(amx_attention.attend, inputs, bias, slope), expected, strict=True
+    ):
+        assert error(found, wanted) < 2 * ROUNDING
+
+
+@needs_units
+def test_large_scores_keep_their_precision():
+    """Scores are not rounded before the softmax, as in an attention that is written out."""
+    torch.manual_seed(0)
+    inputs, bias = some((2, 4, 2, 128, 64), scale=4.0), bias_of(2, 128, 40.0)
+    expected = reference(*wide(inputs), bias.double())
+    ours = error(amx_attention.attend(*inputs, bias), expected)
+    assert ours < 3 * ROUNDING
+    assert ours < error(explicit(*inputs, bias), expected) / 2
+
+
+@needs_units
+def test_a_document_gets_the_same_bits_alone_and_in_company():
+    torch.manual_seed(0)
+    inputs = some((2, 4, 2, 128, 64))
+    apart = additive(segment_mask((torch.arange(128) // 64).expand(2, -1)), torch.bfloat16)
+    together = amx_attention.attend(*inputs, apart)
+    q, k, v = (each[:1, :, 64:] for each in inputs)
+    assert torch.equal(together[:1, :, 64:], amx_attention.attend(q, k, v, None))
+
+
+@needs_units
+def test_the_number_of_threads_changes_nothing():
+    torch.manual_seed(0)
+    inputs, bias, slope = some((3, 4, 2, 96, 64)), bias_of(3, 96, 30.0), torch.randn(3, 4, 96, 64).bfloat16()
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            found.append(with_gradients(amx_attention.attend, inputs, bias, slope))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, three) for one, three in zip(*found, strict=True))
+
+
+@needs_units
+def test_what_is_not_a_number_shows():
+    inputs = some((1, 2, 2, 64, 32))
+    with torch.no_grad():
+        inputs[0][0, 0, 10, 3] = float("nan")
+    out = amx_attention.attend(*inputs, None)
+    assert out[0, 0, 10].isnan().all()
+    assert out[0, 1].isfinite().all()
+
+
+@needs_units
+@given(rows=st.integers(1, 150), columns=st.integers(1, 150))
+@settings(max_examples=30, deadline=None)
+def test_a_turned_matrix_is_the_transpose(rows, columns):
+    x = torch.randn(rows, columns).bfloat16()
+    assert torch.equal(amx.turned(x), x.T)
+    assert torch.equal(amx.turned_wide(x), x.T.float())
+    total = torch.randn(columns, rows)
+    assert torch.equal(amx.turned_wide(x, total.clone()), total + x.T.float())
+
+
+@needs_units
+@pytest.mark.parametrize("outs", [(96,), (40, 16, 16), (200, 200)])
+def test_layers_that_share_their_input_learn_as_they_would_alone(outs):
+    torch.manual_seed(0)
+    x = torch.randn(3, 37, 64).bfloat16().requires_grad_()
+    layers = [Linear(64, out, bias=False) for out in outs]
+    found = project(x, *layers)
+    slopes = [torch.randn_like(each) for each in found]
+    weights = [layer.weight for layer in layers]
+    gradients = torch.autograd.grad(found, (x, *weights), slopes)
+    exact = x.detach().double().requires_grad_()
+    leaves = [weight.detach().bfloat16().double().requires_grad_() for weight in weights]
+    expected = [exact @ leaf.T for leaf in leaves]
+    wanted = torch.autograd.grad(expected, (exact, *leaves), [slope.double() for slope in slopes])
+    for ours, theirs in zip((*found, *gradients), (*expected, *wanted), strict=True):
+        assert error(ours.detach(), theirs.detach()) < 2 * ROUNDING
+    assert [gradient.dtype for gradient in gradients[1:]] == [torch.float32] * len(outs)
+
+
+@needs_units
+def test_a_layer_that_is_watched_does_its_own_product():
+    layers = [Linear(32, 32, bias=False) for _ in range(2)]
+    seen: list[object] = []
+    layers[0].register_forward_hook(lambda _, inputs, output: seen.append(output))
+    project(torch.randn(4, 32).bfloat16(), *layers)
+    assert len(seen) == 1
+
+
+@needs_units
+def test_frozen_weights_and_other_formats_take_the_plain_path():
+    weight = nn.Parameter(torch.randn(32, 32))
+    assert linear.usable(torch.randn(4, 32).bfloat16(), weight)
+    assert not linear.usable(torch.randn(4, 32), weight)
+    assert not linear.usable(torch.randn(4, 32).bfloat16(), weight.detach())
+    with torch.no_grad():
+        assert not linear.usable(torch.randn(4, 32).bfloat16(), weight)
