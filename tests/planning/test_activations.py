@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.autograd.graph import saved_tensors_hooks
 
 from modelwright.base.schema import Batch as Tokens
-from modelwright.kernels import native
+from modelwright.kernels import amx, native
 from modelwright.model.config import ModelConfig
 from modelwright.model.transformer import Transformer
 from modelwright.planning.activations import Batch, kept_bytes
@@ -55,6 +55,15 @@ def test_what_autograd_keeps(architecture: Any, dtype: torch.dtype, length: int,
     config = network(architecture=architecture)
     expected = saved_bytes(config, 2, length, dtype, masked)
     batch = Batch(rows=2, context=length, bytes=dtype.itemsize, masked=masked)
+    assert kept_bytes(Shape.of(config), batch) == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.skipif(amx.library() is None, reason="this processor has no matrix units (AMX)")
+@pytest.mark.parametrize(("length", "masked"), [(64, True), (640, True), (64, False)])
+def test_what_autograd_keeps_where_there_are_matrix_units(length: int, masked: bool) -> None:
+    config = network(architecture="llama", head_dim=32)
+    expected = saved_bytes(config, 2, length, torch.bfloat16, masked)
+    batch = Batch(rows=2, context=length, masked=masked, matrix_units=True)
     assert kept_bytes(Shape.of(config), batch) == pytest.approx(expected, rel=0.01)
 
 

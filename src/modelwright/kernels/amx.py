@@ -38,6 +38,11 @@ def library() -> ctypes.CDLL | None:
     return found if found.allowed() else None
 
 
+def serves(device: str, dtype: torch.dtype) -> bool:
+    """Whether a training on `device` in `dtype` goes through these."""
+    return device == "cpu" and dtype == torch.bfloat16 and library() is not None
+
+
 def call(name: str, *arguments: Any) -> None:
     """Run one function. Tensors are passed by address: the caller has made sure of their types and layout.
     The number of threads is added at the end."""

@@ -7,7 +7,7 @@ all query and key heads, a bytes of an activation):
     a (2 D + 2 D + q + k + k + q + 3 F)   residual stream twice, both normalised inputs; q, k, v as attention
                                           takes them and its mix; gate, up and their product
     + a (q + k) with QK-norm              queries and keys before it
-    + a heads T with explicit attention   probabilities (on a CPU, up to 512 tokens)
+    + a heads T with explicit attention   probabilities (on a CPU without matrix units, up to 512 tokens)
     + 4 (2 + heads + kv_heads)            fp32 scales of the norms, the heads' ones with QK-norm
 
 and once: weights cast to bf16, each kept until its gradient is made. The fused loss keeps the gradient of
@@ -41,16 +41,22 @@ class Batch:
     """The C++ row kernels are in use (a CPU with GCC)."""
     explicit_attention: bool = True
     """A CPU that may hold (T, T) probabilities of short contexts."""
+    matrix_units: bool = False
+    """A CPU whose attention in bf16 holds none (kernels/amx_attention.py)."""
 
     @property
     def tokens(self) -> int:
         """In the micro-batch."""
         return self.rows * self.context
 
-    @property
-    def holds_probabilities(self) -> bool:
+    def uses_units(self, shape: Shape) -> bool:
+        """Whether attention goes through matrix units."""
+        return self.matrix_units and self.bytes == 2 and shape.head_dim % 32 == 0
+
+    def holds_probabilities(self, shape: Shape) -> bool:
         """Whether attention is written out (kernels/attention.py)."""
-        return self.explicit_attention and self.masked and self.context <= EXPLICIT_MAX_LENGTH
+        short = self.masked and self.context <= EXPLICIT_MAX_LENGTH
+        return self.explicit_attention and short and not self.uses_units(shape)
 
 
 def layer_bytes(shape: Shape, batch: Batch) -> float:
@@ -67,8 +73,10 @@ def layer_bytes(shape: Shape, batch: Batch) -> float:
 def _attention(shape: Shape, batch: Batch) -> float:
     """Per token: what attention and the projection behind it keep."""
     q, k, a = shape.q_size, shape.kv_size, batch.bytes
-    if batch.holds_probabilities:
+    if batch.holds_probabilities(shape):
         return a * (q + 2 * k + q + shape.heads * batch.context)
+    if batch.uses_units(shape):  # the mix as the projection takes it, and a log-sum per head
+        return a * (q + 2 * k + q) + FP32 * shape.heads
     # The fused kernel gets keys and values repeated for every head, and keeps its mix, which is then laid out
     # anew for the projection, and a log-sum per head.
     return a * (3 * q + 2 * q) + FP32 * shape.heads
@@ -115,7 +123,7 @@ def _kept_numbers(shape: Shape, batch: Batch, checkpointing: Checkpointing) -> f
     """Per token of a layer that is computed again."""
     if checkpointing == "full":
         return shape.hidden
-    attention = 0 if batch.holds_probabilities else shape.q_size
+    attention = 0 if batch.holds_probabilities(shape) else shape.q_size
     products = shape.q_size + 2 * shape.kv_size + 2 * shape.hidden + attention
     wide = (2 if shape.gated else 1) * (0 if shape.experts else shape.feed_forward)
     return shape.hidden + products + wide

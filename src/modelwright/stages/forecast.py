@@ -19,6 +19,7 @@ from modelwright.base.files import canonical_json, read_json, sha256_text, write
 from modelwright.base.schema import Conversation, Preference
 from modelwright.data.sources import conversations_from, preferences_from
 from modelwright.evaluation.page import duration, size
+from modelwright.kernels import amx
 from modelwright.planning.activations import Batch
 from modelwright.planning.duration import Work
 from modelwright.planning.forecast import (
@@ -229,6 +230,7 @@ def _on(training: Training, config: Any, machine: Machine) -> Training:
         bytes=2 if wanted == "bfloat16" else 4,
         compiled_kernels=here,
         explicit_attention=here,
+        matrix_units=here and amx.library() is not None,
     )
     return replace(
         training,

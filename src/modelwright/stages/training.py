@@ -13,7 +13,7 @@ from modelwright.base.run import Run
 from modelwright.base.seams import Objective
 from modelwright.base.world import join
 from modelwright.formats.huggingface import save_model
-from modelwright.kernels import native
+from modelwright.kernels import amx, native
 from modelwright.model.sharding import tensor_plan
 from modelwright.model.transformer import Transformer
 from modelwright.planning.machines import peak_rate
@@ -57,6 +57,8 @@ def train_model(
     """Run the loop on a model that all processes hold; the log says what computes it. `flops` of the whole
     training decide whether compiling pays, those of a token what MFU is."""
     run.computes_with("row kernels", native.describe(device.name, device.dtype))
+    if amx.serves(device.name, device.dtype):
+        run.computes_with("attention", "compiled C++ on matrix units")
     alone = spread.world.size == 1
     make_fast(model, compute, device, run.log, flops=flops, accumulation=config.accumulation, alone=alone)
     return train(
@@ -92,7 +94,8 @@ def make_fast(
         model.keep_copies()
         log("matrices inside the blocks are cast once a step")
     parts = [*model.model.layers, *([model.model.norm] if one_gpu else [])]  # a CPU has a kernel for the norm
-    compile_blocks(parts, compute, device, flops, log)
+    own_are_faster = amx.serves(device.name, device.dtype)
+    compile_blocks(parts, compute, device, flops, log, own_are_faster=own_are_faster)
 
 
 def _pace_of(run: Run, device: Device, flops_per_token: float) -> Pace | None:

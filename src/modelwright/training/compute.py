@@ -12,7 +12,6 @@ from torch import nn
 from modelwright.base.config import Config
 from modelwright.base.device import Device, choose
 from modelwright.base.errors import ConfigError, UserError
-from modelwright.kernels import amx
 
 EIGHT_BITS = (8, 9)
 """Compute capability of the first NVIDIA GPUs (Ada; then Hopper, 9.0) that multiply in 8 bits."""
@@ -88,14 +87,16 @@ def compile_blocks(
     device: Device,
     flops: float,
     log: Callable[[str], None],
+    *,
+    own_are_faster: bool = False,
 ) -> None:
-    """Compile each block in place, where that is asked for or pays.
+    """Compile each block in place, where that is asked for or pays: not where our own kernels are the faster
+    ones.
 
     Blocks have the same code, so the compiler runs once for all of them; compiling the whole network
     instead takes several times as long for a few per cent more speed.
     """
-    own_kernels = device.name == "cpu" and device.dtype == torch.bfloat16 and amx.library() is not None
-    pays = flops >= config.compile_pays_after and not own_kernels
+    pays = flops >= config.compile_pays_after and not own_are_faster
     wanted = config.compile == "always" or (config.compile == "auto" and pays)
     if not wanted or not device.compiler:
         reason = "no compiler found" if wanted else "not worth its cost here"
