@@ -180,12 +180,83 @@ def test_layers_that_share_their_input_learn_as_they_would_alone(outs):
 
 
 @needs_units
-def test_a_layer_that_is_watched_does_its_own_product():
+@pytest.mark.parametrize(
+    "watch",
+    [
+        "register_forward_pre_hook",
+        "register_forward_hook",
+        "register_full_backward_pre_hook",
+        "register_full_backward_hook",
+    ],
+)
+def test_a_layer_that_is_watched_does_its_own_product(watch):
     layers = [Linear(32, 32, bias=False) for _ in range(2)]
     seen: list[object] = []
-    layers[0].register_forward_hook(lambda _, inputs, output: seen.append(output))
-    project(torch.randn(4, 32).bfloat16(), *layers)
+    getattr(layers[0], watch)(lambda _, *given: seen.append(given))
+    found = project(torch.randn(4, 32).bfloat16().requires_grad_(), *layers)
+    torch.autograd.backward(found, [torch.ones_like(each) for each in found])
     assert len(seen) == 1
+
+
+@needs_units
+def test_a_layer_takes_a_single_row():
+    layer = Linear(32, 48, bias=False)
+    row = torch.randn(32).bfloat16().requires_grad_()
+    alone = layer(row)
+    together = layer(row[None])
+    slope = torch.randn_like(alone)
+    leaves = (row, layer.weight)
+    assert torch.equal(alone, together[0])
+    for one, many in zip(
+        torch.autograd.grad(alone, leaves, slope),
+        torch.autograd.grad(together, leaves, slope[None]),
+        strict=True,
+    ):
+        assert torch.equal(one, many)
+
+
+@needs_units
+def test_gradients_are_added_whatever_the_layout_of_their_sum():
+    torch.manual_seed(0)
+    slope, x = torch.randn(64, 40).bfloat16(), torch.randn(64, 8).bfloat16()
+    dense, turned = torch.zeros(40, 8), torch.zeros(8, 40).T
+    for total in (dense, turned):
+        linear.add_weight_gradient(total, slope, x)
+        assert error(total, slope.double().T @ x.double()) < 2 * ROUNDING
+
+
+@needs_units
+def test_what_sizes_and_formats_do_not_fit_takes_another_path():
+    q, k, v = (each.detach() for each in some((2, 4, 2, 64, 32)))
+    assert amx_attention.usable(q, k, v, None)
+    assert not amx_attention.usable(q, k.float(), v, None)
+    assert not amx_attention.usable(q, k, v.float(), None)
+    assert not amx_attention.usable(q, k, v, torch.zeros(1, 1, 64, 64))
+    assert not amx_attention.usable(q, k, v[..., :16], None)
+    assert not amx_attention.usable(q, k[:1], v[:1], None)
+    assert not amx_attention.usable(q[:, :3], k, v, None)
+    assert not amx_attention.usable(q, k[:, :, :32], v[:, :, :32], None)
+    assert not amx_attention.usable(*(each[:, :, :0] for each in (q, k, v)), torch.zeros(1, 1, 0, 0).bfloat16())
+
+
+@needs_units
+def test_who_may_attend_to_nothing_gets_nothing_and_teaches_nothing():
+    """As in torch's fused attention. Single rows, and whole panels of them."""
+    torch.manual_seed(0)
+    inputs, bias = some((1, 2, 1, 96, 32)), bias_of(1, 96, 1e9)
+    blind = torch.tensor([3, 20, *range(32, 64), 95])
+    bias[:, :, blind] = float("-inf")
+    slope = torch.randn(1, 2, 96, 32).bfloat16()
+    out, *gradients = with_gradients(amx_attention.attend, inputs, bias, slope)
+    assert not out[:, :, blind].any() and not gradients[0][:, :, blind].any()
+    seeing = torch.tensor(sorted({*range(96)} - {*blind.tolist()}))
+    slope[:, :, blind] = 0
+    exact = bias.double()
+    exact[:, :, blind] = 0  # any value: nothing of it is kept
+    expected = with_gradients(reference, wide(inputs), exact, slope)
+    assert error(out[:, :, seeing], expected[0][:, :, seeing]) < 2 * ROUNDING
+    for found, wanted in zip(gradients[1:], expected[2:], strict=True):
+        assert error(found, wanted) < 2 * ROUNDING
 
 
 @needs_units

@@ -23,9 +23,13 @@ def usable(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
     """Whether these can be attended to here: (B, H, T, hd) queries, (B, K, T, hd) keys and values, and a bias
     (1 or B, 1, T, T) or none, which is causal."""
     given = (q, k, v) if bias is None else (q, k, v, bias)
-    if q.dtype != torch.bfloat16 or q.shape[-1] % 32 or q.shape[-1] > MAX_HEAD or k.shape[-2] != q.shape[-2]:
+    if any(tensor.dtype != torch.bfloat16 or tensor.stride(-1) != 1 for tensor in given) or not k.numel():
         return False
-    if any(tensor.stride(-1) != 1 for tensor in given) or not native.plain(*given):
+    batch, heads, length, size = q.shape
+    kv_heads = k.shape[1]
+    if k.shape != (batch, kv_heads, length, size) or v.shape != k.shape or heads % kv_heads:
+        return False  # addresses are made of these sizes
+    if size % 32 or size > MAX_HEAD or not native.plain(*given):
         return False
     return amx.library() is not None
 

@@ -34,8 +34,8 @@ def linears(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
 
 def add_weight_gradient(total: Tensor, slope: Tensor, x: Tensor) -> None:
     """total (out, in), fp32, += slope^T x from (N, out) and (N, in), by whichever way is quicker here."""
-    quick = x.dtype == torch.bfloat16 and slope.shape[1] >= x.shape[1] and native.plain(slope, x, total)
-    if quick and amx.library() is not None:
+    narrow = x.dtype == torch.bfloat16 and slope.shape[1] >= x.shape[1]
+    if narrow and total.is_contiguous() and native.plain(slope, x, total) and amx.library() is not None:
         amx.turned_wide(amx.turned(x.contiguous()) @ slope, total)
     else:
         total += slope.T @ x
@@ -59,8 +59,8 @@ class _Linears(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
-        rows = x.flatten(0, -2).contiguous()
-        slopes = [slope.flatten(0, -2).contiguous() for slope in upstream]
+        rows = x.reshape(-1, x.shape[-1]).contiguous()
+        slopes = [slope.reshape(-1, slope.shape[-1]).contiguous() for slope in upstream]
         turned = amx.turned(rows) if any(slope.shape[1] >= rows.shape[1] for slope in slopes) else None
         d_weights = [weight_gradient(slope, rows, turned) for slope in slopes]
         if not ctx.needs_input_grad[0]:

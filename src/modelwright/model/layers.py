@@ -49,7 +49,8 @@ class Linear(nn.Linear):
 
     def can_share(self) -> bool:
         """Whether others may do its product with theirs: nothing is added, and nobody watches it."""
-        return type(self) is Linear and self._is_simple() and not self._forward_hooks
+        watched = self._forward_pre_hooks, self._forward_hooks, self._backward_pre_hooks, self._backward_hooks
+        return type(self) is Linear and self._is_simple() and not any(watched)
 
 
 def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
