@@ -260,7 +260,7 @@ void softmax(const float* scores, const Mask& mask, int64_t query, Reach keys, f
                 _mm512_storeu_ps(at, x);
                 top = _mm512_max_ps(top, x);
             }
-        const float highest = _mm512_reduce_max_ps(top);
+        const float most = _mm512_reduce_max_ps(top), highest = most == -INFINITY ? 0.f : most;
         at = row.data();
         for (int64_t j = 0; j < int64_t(row.size()) && exists; j += 16) {
             const __m512 e = exponential(_mm512_sub_ps(_mm512_loadu_ps(at + j), _mm512_set1_ps(highest)));
@@ -268,14 +268,15 @@ void softmax(const float* scores, const Mask& mask, int64_t query, Reach keys, f
             sum = _mm512_add_ps(sum, e);
         }
         const float total = _mm512_reduce_add_ps(sum);
-        const __m512 share = _mm512_set1_ps(1.f / total);
+        const bool blind = total == 0.f;  // a query that may attend to nothing gets nothing
+        const __m512 share = _mm512_set1_ps(blind ? 0.f : 1.f / total);
         bf16* out = p + (i / 16) * TILE + (i % 16) * 32;
         for (int64_t j = keys.first; j < keys.end; ++j, at += PANEL, out += PAIR) {
             const __m512 low = _mm512_mul_ps(_mm512_loadu_ps(at), share);
             const __m512 high = _mm512_mul_ps(_mm512_loadu_ps(at + 16), share);
             _mm512_store_si512(out, exists ? (__m512i)_mm512_cvtne2ps_pbh(high, low) : _mm512_setzero_si512());
         }
-        if (exists) logs[query + i] = highest + std::log(total);
+        if (exists) logs[query + i] = blind ? 0.f : highest + std::log(total);
     }
 }
 
