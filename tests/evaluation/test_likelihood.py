@@ -130,6 +130,8 @@ def test_interval_holds_the_value_and_equal_documents_have_none() -> None:
 def test_no_text_is_refused() -> None:
     with pytest.raises(ValueError, match="no document"):
         measure(documents=[[0], [], [3], [2, 0]])
+    with pytest.raises(ValueError, match="no document"):
+        part_of_sums(uniform, [[0], []], BYTES, max_tokens=10, window=8)
 
 
 class _Scorer:

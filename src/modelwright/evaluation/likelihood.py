@@ -106,6 +106,8 @@ def part_of_sums(
     hold the model together. All of them run it equally often: who has no batch left runs on the first one,
     which does not count."""
     batches = list(_batches(_windows(documents, max_tokens, window)))
+    if not batches:
+        raise ValueError("part_of_sums got no document of two tokens or more.")
     turns = range(place, -(-len(batches) // of) * of, of)
     run = [batches[turn if turn < len(batches) else 0] for turn in turns]
     counted = sum(len(batch) for batch, turn in zip(run, turns, strict=True) if turn < len(batches))
