@@ -67,6 +67,18 @@ def test_after_an_error_all_is_as_before(tmp_path: Path) -> None:
         train_in(tmp_path, make_model(), NextToken(), Knotted(broken=4), 8, LoopConfig(collect_every=3))
 
 
+def test_what_outlives_a_search_is_found_by_the_next() -> None:
+    """As a copy of the state that a thread still writes does."""
+    held, dropped = list[Knot](), list[weakref.ref[Knot]]()
+    with collected_every(1) as collect:
+        collect(1)
+        for step in (2, 3, 4):
+            held[:] = [Knot()]
+            dropped.append(weakref.ref(held[0]))
+            collect(step)
+        assert [knot() is None for knot in dropped] == [True, True, False]
+
+
 def test_who_had_turned_it_off_finds_it_off() -> None:
     gc.disable()
     try:

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def collected_every(steps: int) -> Iterator[Callable[[int], None]]:
-    """Within, Python looks only where what is given here is called with a multiple of `steps`, and at nothing
-    twice. 0: all stays as it is."""
+    """Within, Python looks only where what is given here is called with a multiple of `steps`, and never
+    again at what was there the first time. 0: all stays as it is."""
     if not steps:
         yield lambda step: None
         return
@@ -24,7 +24,8 @@ def collected_every(steps: int) -> Iterator[Callable[[int], None]]:
     def collect(step: int) -> None:
         if step % steps == 0:
             gc.collect()
-            gc.freeze()
+            if not gc.get_freeze_count():  # once: what is set aside and dropped later is never found again
+                gc.freeze()
 
     try:
         yield collect
