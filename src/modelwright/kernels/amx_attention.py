@@ -23,15 +23,12 @@ def usable(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
     """Whether these can be attended to here: (B, H, T, hd) queries, (B, K, T, hd) keys and values, and a bias
     (1 or B, 1, T, T) or none, which is causal."""
     given = (q, k, v) if bias is None else (q, k, v, bias)
-    if any(tensor.dtype != torch.bfloat16 or tensor.stride(-1) != 1 for tensor in given) or not k.numel():
+    dense = all(tensor.dtype == torch.bfloat16 and tensor.stride(-1) == 1 for tensor in given)
+    if not dense or not native.plain(*given) or not k.numel():
         return False
-    batch, heads, length, size = q.shape
-    kv_heads = k.shape[1]
-    if k.shape != (batch, kv_heads, length, size) or v.shape != k.shape or heads % kv_heads:
-        return False  # addresses are made of these sizes
-    if size % 32 or size > MAX_HEAD or not native.plain(*given):
-        return False
-    return amx.library() is not None
+    size, kv_heads = q.shape[-1], k.shape[1]  # addresses are made of the sizes
+    same = k.shape == v.shape == (q.shape[0], kv_heads, *q.shape[2:]) and q.shape[1] % kv_heads == 0
+    return same and size % 32 == 0 and size <= MAX_HEAD and amx.library() is not None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -46,7 +43,7 @@ class _Attention(torch.autograd.Function):
         bias = None if bias is None else bias.contiguous()
         out = _positions_first(q)
         logs = torch.empty(q.shape[:3], dtype=torch.float32)
-        _call("attention", (q, k, v, bias, out, logs), (q, k, v, out), q, k, bias)
+        _call("attention", (q, k, v, bias, out, logs), (q, k, v, out))
         ctx.save_for_backward(q, k, v, bias, out, logs)
         return out
 
@@ -57,7 +54,7 @@ class _Attention(torch.autograd.Function):
         slope = upstream[0] if upstream[0].stride(-1) == 1 else upstream[0].contiguous()
         d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), _positions_first(v)
         given = (q, k, v, bias, out, logs, slope, d_q, d_k, d_v)
-        _call("attention_backward", given, (q, k, v, out, slope, d_q, d_k, d_v), q, k, bias)
+        _call("attention_backward", given, (q, k, v, out, slope, d_q, d_k, d_v))
         return d_q, d_k, d_v, None
 
 
@@ -67,14 +64,9 @@ def _positions_first(x: Tensor) -> Tensor:
     return x.new_empty(batch, length, heads, size).transpose(1, 2)
 
 
-def _call(
-    name: str,
-    tensors: tuple[Tensor | None, ...],
-    strided: tuple[Tensor, ...],
-    q: Tensor,
-    k: Tensor,
-    bias: Tensor | None,
-) -> None:
+def _call(name: str, tensors: tuple[Tensor | None, ...], strided: tuple[Tensor, ...]) -> None:
+    """`tensors` begin with q, k, v and the bias, `strided` with q and k."""
+    q, k, bias = strided[0], strided[1], tensors[3]
     strides = [tensor.stride(axis) for tensor in strided for axis in range(3)]
     batch, heads, length, size = q.shape
     apart = 0 if bias is None or bias.shape[0] == 1 else length * length

@@ -55,9 +55,8 @@ class Linear(nn.Linear):
 
 def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     """x (..., in) through layers that share it; where that is quicker (kernels/linear.py), in one go."""
-    simple = [layer for layer in layers if isinstance(layer, Linear) and layer.can_share()]
-    weights = [layer.weight for layer in simple]
-    if len(simple) == len(layers) and linear.usable(x, *weights):
+    weights = [layer.weight for layer in layers if isinstance(layer, Linear) and layer.can_share()]
+    if len(weights) == len(layers) and linear.usable(x, *weights):
         return linear.linears(x, *weights)
     return tuple(layer(x) for layer in layers)
 
