@@ -1,4 +1,4 @@
-"""For any text: what is cut joins again, what is written is read, and pages never raise."""
+"""For any text: what is cut joins again, and what is written is read."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from modelwright.base.files import sha256_text
 from modelwright.base.schema import Document
 from modelwright.data.corpus import read_corpus, write_corpus
 from modelwright.data.cut import cut
-from modelwright.data.extract.jobs import plain, resiliparse
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.read import read
 from modelwright.data.readers.source import Source
 
-TAGS = ["<p>", "</p>", "<nav>", "</nav>", "<pre>", "<li", "<!--", "-->", "&#", "<main>"]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 
 
@@ -43,20 +41,3 @@ def test_json_lines_and_corpora_give_back_any_text(texts: list[str]) -> None:
                 writer.add(document)
         back: list[Document] = list(read_corpus(Path(folder) / "c"))
         assert back == documents
-
-
-@given(
-    st.lists(
-        st.one_of(
-            TEXT,
-            st.sampled_from(
-                ["<p>", "</p>", "<nav>", "</nav>", "<pre>", "<li", "<!--", "-->", "&#", "<main>"]
-            ),
-        )
-    )
-)
-@settings(max_examples=100, deadline=None)
-def test_any_page_has_some_text_or_none(pieces: list[str]) -> None:
-    for extract in (resiliparse, plain):
-        text = extract("".join(pieces).encode())
-        assert text == text.strip()
