@@ -27,14 +27,23 @@ def step(index: Index, action: Literal["drop", "cut"] = "drop") -> Step:
                 yield document
                 continue
             if action == "cut":
-                hits = index.find(document.text)
-                text = cut(document.text, hits)
+                text, items = without_items(document.text, index)
                 if text.strip():
-                    yield rewritten(document, text, {"decontaminated": sorted({str(hit) for hit in hits})})
+                    yield rewritten(document, text, {"decontaminated": sorted(items)})
                     continue
             drop(document, Reason(RULE, round(best.score, 4), str(best)))
 
     return decontaminated
+
+
+def without_items(text: str, index: Index) -> tuple[str, set[str]]:
+    """What is left of a text, and the items that were cut out of it. It is looked through again after each
+    cut: what stood around an item may have been another one that it interrupted."""
+    items: set[str] = set()
+    while hits := index.find(text):
+        text = cut(text, hits)
+        items.update(map(str, hits))
+    return text, items
 
 
 def cut(text: str, hits: Sequence[Hit]) -> str:
