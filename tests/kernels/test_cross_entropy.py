@@ -118,3 +118,27 @@ def test_without_a_weight_the_z_loss_leaves_the_bits_alone():
     with_z = torch.autograd.grad(loss, (hidden, head))
     for a, b in zip(with_z, torch.autograd.grad(plain, (hidden, head)), strict=True):
         assert torch.equal(a, b)
+
+
+def test_products_have_few_sizes_whatever_the_number_of_tokens() -> None:
+    """A CPU's library for bf16 keeps a program for each size: fine-tuning would fill the memory."""
+    sizes = {
+        rows.shape[0]
+        for tokens in range(1, 5000, 37)
+        for _, rows in cross_entropy._chunks(torch.zeros(tokens, 2), 2048)
+    }
+    assert sizes == {2048, 1024, 512, 256, 128, 64}
+
+
+@pytest.mark.parametrize("tokens", [1, 63, 65, 200, 333])
+def test_rows_of_zeros_behind_the_last_part_count_for_nothing(tokens: int) -> None:
+    torch.manual_seed(0)
+    hidden, head = torch.randn(tokens, 16, requires_grad=True), torch.randn(50, 16, requires_grad=True)
+    targets = torch.randint(0, 50, (tokens,))
+    plain = -cross_entropy.reference_logprobs(hidden, head, targets).sum()
+    wanted = torch.autograd.grad(plain, (hidden, head))
+    summed = cross_entropy.linear_cross_entropy(hidden, head, targets, chunk=128)
+    each = cross_entropy.token_logprobs(hidden, head, targets, chunk=128)
+    for loss in (summed, -each.sum()):
+        for found, expected in zip(torch.autograd.grad(loss, (hidden, head)), wanted, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -33,6 +33,10 @@ CHUNK = 512
 caches, where 2048 tokens took about four times as long per token (measured on two Sapphire Rapids cores)."""
 FUSED_CHUNK = 2**23
 """Logits at a time where the compiled kernel reads each row once: larger products are faster ones."""
+PART = 64
+"""Tokens in the smallest part of a chunk on a CPU. Fine-tuning has another number of supervised tokens in
+every batch, and the library that multiplies there in bf16 makes and keeps a program for every size it sees:
+7 MB a step (measured; 4096 words), until a thousand are kept."""
 CUDA_CHUNK = 2**28
 """Logits at a time on a GPU (512 MiB in bf16): enough rows to fill it, and few launches. Not yet measured."""
 
@@ -74,8 +78,18 @@ def _chunk(hidden: Tensor, head: Tensor) -> int:
     return max(CHUNK, FUSED_CHUNK // head.shape[0]) if native.usable(hidden) else CHUNK
 
 
-def _chunks(total: int, chunk: int) -> list[slice]:
-    return [slice(start, min(start + chunk, total)) for start in range(0, total, chunk)]
+def _chunks(x: Tensor, chunk: int) -> list[tuple[slice, Tensor]]:
+    """The rows of x in parts: where each is, and it. On a CPU the parts of what whole chunks leave over have
+    few sizes, chunk / 2, chunk / 4 and so on down to PART; behind the last part stand rows of zeros."""
+    total, start, parts = x.shape[0], 0, list[tuple[slice, Tensor]]()
+    while start < total:
+        while chunk > total - start and chunk > PART and x.device.type == "cpu":
+            chunk = max(PART, chunk // 2)
+        part = slice(start, min(start + chunk, total))
+        missing = chunk - (part.stop - start) if x.device.type == "cpu" else 0
+        parts.append((part, F.pad(x[part], (0, 0, 0, missing)) if missing else x[part]))
+        start = part.stop
+    return parts
 
 
 def _logprobs(
@@ -150,15 +164,16 @@ class _SummedCrossEntropy(torch.autograd.Function):
         minus_one = torch.full((), -1.0, device=hidden.device) if needs_gradient else None
         d_hidden = torch.empty_like(hidden) if needs_gradient else None
         d_head = torch.zeros_like(head, dtype=torch.float32) if needs_gradient else None
-        for part in _chunks(len(targets), chunk):
-            logits = hidden[part] @ cast.T
-            found, normalizers = _logprobs(logits, targets[part], minus_one, z)
+        for part, rows in _chunks(hidden, chunk):
+            logits, count = rows @ cast.T, part.stop - part.start
+            found, normalizers = _logprobs(logits[:count], targets[part], minus_one, z)
             total = total - found.sum()
             if normalizers is not None:
                 squares = squares + z * normalizers.square().sum()
             if d_hidden is not None and d_head is not None:
-                d_hidden[part] = logits @ cast
-                add_weight_gradient(d_head, logits, hidden[part])
+                logits[count:] = 0
+                d_hidden[part] = (logits @ cast)[:count]
+                add_weight_gradient(d_head, logits, rows)
         ctx.save_for_backward(*((d_hidden, d_head) if d_hidden is not None else ()))
         ctx.mark_non_differentiable(squares)
         return (total + squares if z else total), squares
@@ -175,8 +190,8 @@ class _TokenLogprobs(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, chunk: int) -> Tensor:
         cast = head.to(hidden.dtype)
         found = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        for part in _chunks(len(targets), chunk):
-            found[part] = _logprobs(hidden[part] @ cast.T, targets[part], None)[0]
+        for part, rows in _chunks(hidden, chunk):
+            found[part] = _logprobs((rows @ cast.T)[: part.stop - part.start], targets[part], None)[0]
         ctx.save_for_backward(hidden, head, targets)
         ctx.chunk = chunk
         return found
@@ -189,9 +204,10 @@ class _TokenLogprobs(torch.autograd.Function):
         weights = upstream[0].contiguous()
         d_hidden = torch.empty_like(hidden)
         d_head = torch.zeros_like(head, dtype=torch.float32)
-        for part in _chunks(len(targets), ctx.chunk):
-            logits = hidden[part] @ cast.T
-            _logprobs(logits, targets[part], weights[part])
-            d_hidden[part] = logits @ cast
-            add_weight_gradient(d_head, logits, hidden[part])
+        for part, rows in _chunks(hidden, ctx.chunk):
+            logits, count = rows @ cast.T, part.stop - part.start
+            _logprobs(logits[:count], targets[part], weights[part])
+            logits[count:] = 0
+            d_hidden[part] = (logits @ cast)[:count]
+            add_weight_gradient(d_head, logits, rows)
         return d_hidden, d_head.to(head.dtype), None, None
