@@ -78,7 +78,7 @@ PDFS = st.lists(st.tuples(st.integers(0, len(PDF) - 1), st.integers(0, 255)), ma
 
 @pytest.mark.parametrize("job", JOBS)
 @given(content=st.one_of(st.binary(max_size=200), PAGES.map(str.encode), PDFS))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_any_bytes_have_a_text_or_are_refused(job: str, content: bytes) -> None:
     """And the child goes on as if they had never been: nothing depends on what was read before."""
     pytest.importorskip(NEEDS[job][0])
@@ -114,7 +114,7 @@ def test_the_words_of_a_paragraph_come_back(text: str) -> None:
 
 
 @given(st.lists(TREES, max_size=4).map(joined))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_what_is_to_be_read_stays_in_order_and_what_is_not_goes(page: Part) -> None:
     markup, words = f"<body>{page[0]}".encode(), page[1]
     assert plain(markup).split() == words
@@ -140,7 +140,7 @@ CHARSETS = st.one_of(st.sampled_from(sorted({*aliases, *NO_CHARACTER_SETS})), st
 
 
 @given(st.binary(max_size=80), CHARSETS, st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_bytes_under_any_name_are_characters_or_refused(content: bytes, name: str, states: bool) -> None:
     page = b'<meta charset="%s">%s' % (name.encode(), content) if states else content
     try:

@@ -116,7 +116,7 @@ def dropped_texts(folder: Path) -> set[str]:
 
 
 @given(KINDS, st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_a_corpus_loses_exactly_what_is_named_and_a_second_time_nothing(
     kinds: list[tuple[int, int]], data: st.DataObject
 ) -> None:

@@ -68,7 +68,7 @@ def prepared(texts: Sequence[str], files: int, unit_bytes: int) -> Split:
     st.integers(1, 4),
     st.sampled_from([1024, 1 << 20]),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_order_files_and_units_change_no_side(
     order: list[int], lengths: list[int], files: int, unit_bytes: int
 ) -> None:

@@ -94,7 +94,7 @@ def through(step: Step, documents: list[Document]) -> Outcome:
 
 
 @given(documents=DOCUMENTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_each_stays_or_goes_and_what_stays_is_what_it_was(
     steps: dict[str, Step], documents: list[Document]
 ) -> None:
