@@ -47,7 +47,7 @@ TREES = st.recursive(
     lambda inner: st.tuples(st.sampled_from(BLOCKS), st.lists(inner, max_size=4).map(joined)).map(
         lambda of: (f'<{of[0]} id="{of[0]}">{of[1][0]}</{of[0]}>', of[1][1])
     ),
-    max_leaves=15,
+    max_leaves=10,
 )
 
 
@@ -114,7 +114,7 @@ def test_the_words_of_a_paragraph_come_back(text: str) -> None:
 
 
 @given(st.lists(TREES, max_size=4).map(joined))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_what_is_to_be_read_stays_in_order_and_what_is_not_goes(page: Part) -> None:
     markup, words = f"<body>{page[0]}".encode(), page[1]
     assert plain(markup).split() == words
@@ -140,7 +140,7 @@ CHARSETS = st.one_of(st.sampled_from(sorted({*aliases, *NO_CHARACTER_SETS})), st
 
 
 @given(st.binary(max_size=80), CHARSETS, st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_bytes_under_any_name_are_characters_or_refused(content: bytes, name: str, states: bool) -> None:
     page = b'<meta charset="%s">%s' % (name.encode(), content) if states else content
     try:

@@ -94,7 +94,7 @@ def through(step: Step, documents: list[Document]) -> Outcome:
 
 
 @given(documents=DOCUMENTS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_each_stays_or_goes_and_what_stays_is_what_it_was(
     steps: dict[str, Step], documents: list[Document]
 ) -> None:
@@ -126,6 +126,7 @@ def is_it(made: Document, before: Document, name: str) -> None:
 
 
 @given(DOCUMENTS, st.integers(0, 80), st.integers(0, 80))
+@settings(max_examples=40)
 def test_lengths_are_bounds(documents: list[Document], least: int, most: int) -> None:
     kept, _ = through(
         build({"name": "length", "min_characters": least, "max_characters": most})[1], documents
