@@ -78,7 +78,11 @@ def test_a_forecast_that_cannot_be_made_is_a_line_of_the_log(
     said: list[str] = []
     recipe = load_recipe("tiny", environment={})
     run: Any = SimpleNamespace(
-        stage="pretrain", config=planning.stage_config(recipe, "pretrain"), inputs={}, log=said.append
+        stage="pretrain",
+        config=planning.stage_config(recipe, "pretrain"),
+        inputs={},
+        log=said.append,
+        keeps=True,
     )
     planning.foretell(recipe, tmp_path, run)
     assert said == ["no forecast: ValueError: no such machine"]

@@ -123,3 +123,8 @@ def _fields_at(kind: type[BaseModel], path: Sequence[str | int]) -> list[str]:
             return []
         kind = annotation
     return list(kind.model_fields)
+
+
+def trains(config: Config) -> bool:
+    """Whether these are the settings of a station that trains: they say how weights are changed."""
+    return hasattr(config, "optimizer")

@@ -27,6 +27,8 @@ def usable(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
     if not dense or not native.plain(*given) or not k.numel():
         return False
     size, kv_heads = q.shape[-1], k.shape[1]  # addresses are made of the sizes
+    if q.shape[0] * kv_heads < torch.get_num_threads():  # one thread a head: the others would wait
+        return False
     same = k.shape == v.shape == (q.shape[0], kv_heads, *q.shape[2:]) and q.shape[1] % kv_heads == 0
     return same and size % 32 == 0 and size <= MAX_HEAD and amx.library() is not None
 

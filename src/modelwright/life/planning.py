@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.base.artifact import MANIFEST, Artifact, Cost
+from modelwright.base.config import trains
 from modelwright.base.run import Run, machine
 from modelwright.base.world import place
 from modelwright.life.loading import stage_config, stage_module
@@ -28,26 +29,24 @@ def keep_forecast(recipe: Recipe, folder: Path, **how: Any) -> Any:
 def foretell(recipe: Recipe, folder: Path, run: Run) -> None:
     """Keep the forecast of a recipe before a station of it trains, and say the station's. One that cannot be
     made costs a line of the log and never the run."""
-    stage = stage_module("forecast")
-    if run.stage not in recipe.stages or not stage.trains(run.config):
+    if run.stage not in recipe.stages or not trains(run.config) or not run.keeps:
         return
     devices = place().size if machine().get("gpu") else 1  # processes on a CPU share the one there is
     given = run.inputs.get("model")
     try:
         made = keep_forecast(recipe, folder, devices=devices, model=given.file("model") if given else None)
-        run.log(f"forecast: {stage.before(made, run.stage)}")
+        run.log(f"forecast: {stage_module('forecast').before(made, run.stage)}")
     except Exception as error:
         run.log(f"no forecast: {type(error).__name__}: {error}")
 
 
 def outcome(recipe: Recipe, folder: Path, verb: str) -> str:
     """A line on what a station that trains took, where it was forecast before; else ""."""
-    stage = stage_module("forecast")
-    if verb not in recipe.stages or not stage.trains(stage_config(recipe, verb)):
+    if verb not in recipe.stages or not trains(stage_config(recipe, verb)):
         return ""
     try:
         made, before, costs = forecast_of(recipe, folder)
-        return stage.after(made, verb, costs) if before else ""
+        return stage_module("forecast").after(made, verb, costs) if before else ""
     except Exception as error:
         return f"no comparison with the forecast: {type(error).__name__}: {error}"
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from modelwright.kernels.amx_attention import MAX_HEAD
 from modelwright.kernels.attention import EXPLICIT_MAX_LENGTH
 from modelwright.kernels.cross_entropy import CHUNK, FUSED_CHUNK
 from modelwright.planning.shape import Shape
@@ -51,7 +52,8 @@ class Batch:
 
     def uses_units(self, shape: Shape) -> bool:
         """Whether attention goes through matrix units."""
-        return self.matrix_units and self.bytes == 2 and shape.head_dim % 32 == 0
+        fits = shape.head_dim % 32 == 0 and shape.head_dim <= MAX_HEAD
+        return self.matrix_units and self.bytes == 2 and fits
 
     def holds_probabilities(self, shape: Shape) -> bool:
         """Whether attention is written out (kernels/attention.py)."""

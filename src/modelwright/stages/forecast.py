@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.base.artifact import Cost
-from modelwright.base.config import Config, validate
+from modelwright.base.config import Config, trains, validate
 from modelwright.base.device import bf16_is_faster
 from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.files import canonical_json, read_json, sha256_text, write_json
@@ -116,11 +116,6 @@ def plan(
         raise ConfigError(f"--devices got {devices}, expected at least 1")
     setting = Setting(find_machine(on), load_prices(price_file), devices, probe)
     return forecast(name, configs, setting, model)
-
-
-def trains(config: Config) -> bool:
-    """Whether these are the settings of a station that trains."""
-    return hasattr(config, "optimizer")
 
 
 def keep(made: Forecast, folder: Path) -> Forecast:

@@ -58,7 +58,7 @@ def train_model(
     training decide whether compiling pays, those of a token what MFU is."""
     run.computes_with("row kernels", native.describe(device.name, device.dtype))
     if amx.serves(device.name, device.dtype):
-        run.computes_with("attention", "compiled C++ on matrix units")
+        run.computes_with("attention", "compiled C++ on matrix units, where heads are multiples of 32")
     alone = spread.world.size == 1
     make_fast(model, compute, device, run.log, flops=flops, accumulation=config.accumulation, alone=alone)
     return train(
