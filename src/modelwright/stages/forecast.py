@@ -217,15 +217,17 @@ def _tuning(config: Any) -> tuple[Training, Work]:
 def _on(training: Training, config: Any, machine: Machine) -> Training:
     """With what the settings and the machine decide: formats, optimizer, kernels, checkpointing."""
     compute, here = config.compute, machine.kind == "cpu"
+    checkpointing = getattr(compute, "activation_checkpointing", "none")
+    own = here and checkpointing != "selective"  # under it products are watched, and our kernels stand back
     wanted = compute.dtype
     if wanted == "auto":
         wanted = "bfloat16" if not here or bf16_is_faster("cpu") else "float32"
     batch = replace(
         training.batch,
         bytes=2 if wanted == "bfloat16" else 4,
-        compiled_kernels=here,
+        compiled_kernels=own,
         explicit_attention=here,
-        matrix_units=here and amx.library() is not None,
+        matrix_units=own and amx.library() is not None,
     )
     return replace(
         training,
@@ -235,7 +237,7 @@ def _on(training: Training, config: Any, machine: Machine) -> Training:
         accumulation=config.accumulation,
         optimizer=config.optimizer.kind,
         averages=_averages(config),
-        checkpointing=getattr(compute, "activation_checkpointing", "none"),
+        checkpointing=checkpointing,
         checkpoint_every=getattr(compute, "checkpoint_every_block", 1),
     )
 
