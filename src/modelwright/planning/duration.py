@@ -24,8 +24,8 @@ CPU_EFFICIENCY = {
     "float32": ((128, 0.25), (256, 0.60), (512, 0.75), (768, 0.80), (1024, 0.85)),
 }
 """Width -> share of the measured matmul rate that forward and backward reach, without compilation. In bf16
-measured at 256, 512 and 768 (8 and 16 rows of 256 tokens, two cores with matrix units, 2026-11-23); the others,
-and fp32, are estimates."""
+measured at 256, 512 and 768 (8 and 16 rows of 256 tokens, two cores with matrix units, 2026-11-23); the
+others, and fp32, are estimates."""
 GPU_EFFICIENCY = ((768, 0.35), (2048, 0.42), (4096, 0.45))
 """bf16, compiled. An assumption: torchtitan reaches 33 to 39 % on Llama 3.1 8B, nanochat 41 to 50 % at
 widths of 768 to 1536, modded-nanogpt about 40 % at 768."""
