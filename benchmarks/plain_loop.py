@@ -21,6 +21,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, inner: int) -> None:
         super().__init__()
+        self.written_out = False  # nanoGPT has both; on a CPU the compiled one is the faster to train
         self.sizes = heads, kv_heads, head_dim
         self.norm_1, self.norm_2 = nn.RMSNorm(width, eps=1e-6), nn.RMSNorm(width, eps=1e-6)
         self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * head_dim, bias=False)
@@ -36,10 +37,20 @@ class Block(nn.Module):
         q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
         q, k = q * cos + _turned(q) * sin, k * cos + _turned(k) * sin
         k, v = (each.repeat_interleave(heads // kv_heads, dim=1) for each in (k, v))
-        mixed = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=True)
+        mixed = (_written_out if self.written_out else _fused)(q.to(v.dtype), k.to(v.dtype), v)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, heads * size))
         gate, up = self.gate_up(self.norm_2(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def _written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
+    hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+    return scores.masked_fill(hidden, float("-inf")).softmax(-1).to(v.dtype) @ v
 
 
 def _turned(x: Tensor) -> Tensor:
@@ -54,9 +65,9 @@ class PlainLlama(nn.Module):
     sin: Tensor
 
     @classmethod
-    def of(cls, shape: ModelConfig, length: int) -> PlainLlama:
-        """The network of a shape of ours, for rows of `length` tokens."""
-        return cls(
+    def of(cls, shape: ModelConfig, length: int, written_out: bool = False) -> PlainLlama:
+        """The network of a shape of ours, for rows of `length` tokens; attention fused or written out."""
+        made = cls(
             shape.vocab_size,
             shape.hidden_size,
             shape.num_hidden_layers,
@@ -66,6 +77,10 @@ class PlainLlama(nn.Module):
             shape.intermediate_size,
             length,
         )
+        for block in made.blocks:
+            assert isinstance(block, Block)
+            block.written_out = written_out
+        return made
 
     def __init__(
         self,
