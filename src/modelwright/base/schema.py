@@ -172,10 +172,20 @@ IGNORE = -100
 """The target that carries no loss (the value that torch and transformers use too)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What an answer's text must be, by construction: tokens that would break it cannot be drawn."""
+
+    kind: Literal["json_schema", "json_object", "regex", "grammar"]
+    text: str
+    """The schema (JSON), the regular expression or the grammar (Lark); not read for "json_object"."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How the next token is drawn. `temperature` 0 is greedy. The filters are applied in the order
-    temperature, top_k, top_p, min_p, as llama.cpp and vLLM users expect."""
+    """How the next token is drawn. `temperature` 0 is greedy. Applied in the order repetition penalty,
+    frequency and presence penalty, logit bias, structure, temperature, top_k, top_p, min_p, as users of
+    vLLM, OpenAI and llama.cpp expect (inference/sampling.py defines each)."""
 
     max_tokens: int = 128
     temperature: float = 0.0
@@ -189,6 +199,18 @@ class Sampling:
     stop_ids: tuple[int, ...] = ()
     top_logprobs: int = 0
     """How many alternatives are reported for each sampled token."""
+    repetition_penalty: float = 1.0
+    """Divides the positive and multiplies the negative logits of every token that the prompt or the answer
+    holds; above 1 discourages."""
+    presence_penalty: float = 0.0
+    """Taken from the logit of every token that the answer holds, once."""
+    frequency_penalty: float = 0.0
+    """Taken from a token's logit as often as the answer holds it."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token id, what is added to its logit), -100 to 100; -100 practically forbids, 100 forces."""
+    adapter: str | None = None
+    """The name of the LoRA adapter that answers; None is the model itself."""
+    structure: Structure | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +225,11 @@ class Completion:
     policy_version: int = 0
     top_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
     """For each id, the most likely (id, log-probability) pairs, best first."""
+    sampler_logprobs: tuple[float, ...] = ()
+    """Natural-log probability of each id under the distribution that it was drawn from: after penalties,
+    bias, structure, temperature and filters (0 where the draw was greedy)."""
+    top_sampler_logprobs: tuple[tuple[tuple[int, float], ...], ...] = ()
+    """Like `top_logprobs`, under the distribution that was drawn from; only tokens that could be drawn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
