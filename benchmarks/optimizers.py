@@ -18,13 +18,11 @@ import json
 import math
 import statistics
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -36,13 +34,12 @@ from modelwright.model.config import ModelChoice
 from modelwright.model.init import initialize
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
-from modelwright.tokenizer.learn import learn
 from modelwright.training.batches import Windows
 from modelwright.training.dial import settle
 from modelwright.training.optimizer import Optimizer, OptimizerConfig
 from modelwright.training.schedule import ScheduleConfig, make_schedule
 from novels import Tokens
-from record import publish
+from record import kept, known, publish
 
 VOCABULARY, CONTEXT, ROWS, DEPTH = 1024, 128, 8, 4
 SIZES = {"small": (128, 300), "second": (256, 400)}
@@ -104,19 +101,6 @@ class Trial:
         )
 
 
-def text_of(cache: Path) -> tuple[Tokens, Tokens]:
-    """(text to train on, held-out text) as ids; every tenth novel is held out."""
-    if not cache.exists():
-        texts = novels.texts()
-        tokenizer = learn([text[:100_000] for text in texts[1::10]], VOCABULARY)
-        end = tokenizer.end_of_text_id
-        ids = [np.array([*tokenizer.encode(text[:400_000]), end], dtype=np.int64) for text in texts]
-        seen = np.concatenate([each for number, each in enumerate(ids) if number % 10])
-        np.savez(cache, seen=seen, held_out=np.concatenate(ids[::10]))
-    loaded = np.load(cache)
-    return Tokens(loaded["seen"]), Tokens(loaded["held_out"])
-
-
 def measure(trial: Trial, seen: Tokens, held_out: Tokens) -> float:
     """Held-out loss at the end, in nats per token."""
     shape = ModelChoice(
@@ -135,11 +119,9 @@ def measure(trial: Trial, seen: Tokens, held_out: Tokens) -> float:
         (loss / batches[step].targets.numel()).backward()
         optimizer.clip()
         optimizer.step(factor(step))
-    starts = np.linspace(0, len(held_out) - CONTEXT - 2, HELD_OUT_ROWS).astype(int)
-    rows = torch.from_numpy(np.stack([held_out.read(start, CONTEXT + 1) for start in starts]))
     total = 0.0
     with torch.no_grad():
-        for part in rows.split(32):
+        for part in novels.spread(held_out, HELD_OUT_ROWS, CONTEXT).split(32):
             batch = Batch(ids=part[:, :-1].contiguous(), targets=part[:, 1:].contiguous())
             total += float(objective(model.on_batch(batch), batch)[0])
     return total / (HELD_OUT_ROWS * CONTEXT)
@@ -185,26 +167,15 @@ def trials(group: str) -> Iterator[Trial]:
 GROUPS = ("low rate", "small", "second", "schedules-small", "schedules-second", "rates", "batch", "depths")
 
 
-def known(file: Path) -> dict[str, float]:
-    """What was measured already."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return {line["key"]: line["loss"] for line in map(json.loads, lines)}
-
-
 def collect(file: Path, groups: tuple[str, ...]) -> None:
     """Measure what is missing, one trial after the other."""
     keep_freed_memory()
-    seen, held_out = text_of(file.with_suffix(".npz"))
+    seen, held_out = novels.encoded(file.with_suffix(".npz"), VOCABULARY)
     for trial in itertools.chain.from_iterable(map(trials, groups)):
-        if trial.key in known(file):
-            continue
-        start = time.perf_counter()
-        loss = measure(trial, seen, held_out)
-        with open(file, "a", encoding="utf-8") as lines:
-            lines.write(json.dumps({"key": trial.key, "loss": loss}) + "\n")
+        loss = kept(file, trial.key, lambda trial=trial: measure(trial, seen, held_out))
         say(
             f"{trial.group} {trial.name} {trial.width} x {trial.depth}, {trial.rows} rows, "
-            f"seed {trial.seed}: {loss:.4f} in {time.perf_counter() - start:.0f} s"
+            f"seed {trial.seed}: {loss:.4f}"
         )
 
 
@@ -271,10 +242,10 @@ def main(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    kept = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs") / "optimizers.jsonl"
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    file = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs") / "optimizers.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
     chosen = tuple(sys.argv[2:]) or GROUPS
     if chosen != ("publish",):
-        collect(kept, chosen)
+        collect(file, chosen)
     if chosen == ("publish",) or len(sys.argv) < 3:
-        main(kept)
+        main(file)

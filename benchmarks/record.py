@@ -10,12 +10,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -64,6 +64,27 @@ class Pace:
         self._start = time.perf_counter()
 
 
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Indexed(Protocol[T_co]):
+    """A row of things, by their numbers."""
+
+    def __getitem__(self, index: int) -> T_co: ...
+
+
+class Paced(Generic[T_co]):
+    """Batches that are asked for at the start of each step: the end of the one before."""
+
+    def __init__(self, batches: Indexed[T_co], warm_up: int) -> None:
+        self._batches, self._pace = batches, Pace(warm_up)
+
+    def __getitem__(self, index: int) -> T_co:
+        if index > 0:
+            self._pace()
+        return self._batches[index]
+
+
 def interleave(workers: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each worker's steps. Each is a process (the command given); they take turns step by
     step, `rounds` times over, so that a machine that drifts drifts for all."""
@@ -104,6 +125,22 @@ def _answer(process: subprocess.Popen[str], name: str) -> str:
     if not line:
         raise SystemExit(f"{name}: the worker ended with status {process.wait()}; its message is above")
     return line
+
+
+def known(file: Path) -> dict[str, float]:
+    """The losses that a file keeps, by what they were measured of."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return {line["key"]: line["loss"] for line in map(json.loads, lines)}
+
+
+def kept(file: Path, key: str, measure: Callable[[], float]) -> float:
+    """The loss that a file keeps under a key; measured and kept if there is none."""
+    found = known(file)
+    if key not in found:
+        found[key] = measure()
+        with open(file, "a", encoding="utf-8") as lines:
+            print(json.dumps({"key": key, "loss": found[key]}), file=lines)
+    return found[key]
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:

@@ -2,21 +2,28 @@
 
 One Llama shape, one text (novels, in a vocabulary learned from them), the same batches of tokens a step. The
 plain loop (plain_loop.py: AdamW, compiled, bf16) is tuned for its horizon: every learning rate and both
-schedules of a grid, and the best final loss on held-out novels is the one to reach. Ours trains with the
-defaults of every recipe (Muon, WSD) to shorter and shorter horizons, each a run with a schedule of its own,
-and the shortest that reaches the loss counts. What is compared is the time of the training steps, without
-compilation and validation, of runs that follow one another, seed by seed.
+schedules of a grid, and the best final loss on held-out novels is the one to reach, seed by seed. Ours trains
+with the defaults of every recipe (Muon, WSD) to other horizons, each a run with a schedule of its own, and
+the shortest that reaches the loss counts (bisection: losses fall with the horizon).
 
-    make bench NAME=time_to_loss
+Trainings give losses alone, which do not depend on how busy the machine is; each is kept, and a study that
+was interrupted goes on. A step's time is measured apart, both sides in turns, on a quiet machine. What is
+compared is steps x the time of a step, without compilation and validation; the row's bounds are over seeds.
+
+    make bench NAME=time_to_loss                    # all that is missing, then the times
+    python benchmarks/time_to_loss.py FILE losses   # the trainings alone, into FILE, at any niceness
+    python benchmarks/time_to_loss.py FILE publish  # the times, with the losses that FILE holds
 """
 
 from __future__ import annotations
 
+import statistics
+import sys
 import tempfile
-import time
+from bisect import bisect_left
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
@@ -29,125 +36,163 @@ from modelwright.model.config import ModelChoice
 from modelwright.model.init import initialize
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
-from modelwright.tokenizer.learn import learn
-from modelwright.training.batches import Windows
+from modelwright.training.batches import Batches, Windows
 from modelwright.training.compute import ComputeConfig, resolve
 from modelwright.training.dial import settle
 from modelwright.training.loop import LoopConfig, train
 from modelwright.training.optimizer import OptimizerConfig
 from modelwright.training.schedule import ScheduleConfig, make_schedule
-from novels import Tokens
 from plain_loop import PlainLlama, PlainLoop
-from record import compare, publish
+from record import Paced, Row, compare, interleave, kept, publish
 
 VOCABULARY, ROWS, CONTEXT, STEPS = 4096, 16, 256, 400
 SHAPE = ModelChoice(depth=4, architecture="llama").derive(VOCABULARY)
-HELD_OUT_WINDOWS = 256
+HELD_OUT_ROWS = 256
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
-SCHEDULES = (ScheduleConfig(kind="cosine", final=0.1), ScheduleConfig(kind="wsd"))
+SCHEDULES = {"cosine": ScheduleConfig(kind="cosine", final=0.1), "wsd": ScheduleConfig(kind="wsd")}
 DECAY = 0.1
-HORIZONS = (0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 1.0)
+HORIZONS = tuple(range(100, STEPS + 1, 20))
+"""Steps of ours among which the shortest is searched."""
 SEEDS = (0, 1, 2)
+SIDES = "ours", "plain loop"
+WARM_UP, ROUNDS = 4, 60
 BAR = 2.0
 
 say = Console(stderr=True).print
 
 
-def tokens() -> tuple[Tokens, list[tuple[Tensor, Tensor]]]:
-    """The novels to train on, and windows of the others: every tenth is held out."""
-    texts = novels.texts()
-    held_out, training = texts[::10], [text for number, text in enumerate(texts) if number % 10]
-    tokenizer = learn(training, VOCABULARY)
-    ends = tokenizer.end_of_text_id
-    ids = [np.array([*tokenizer.encode(text), ends], dtype=np.int64) for text in training]
-    seen = np.concatenate([np.array(tokenizer.encode(text), dtype=np.int64) for text in held_out])
-    starts = np.linspace(0, len(seen) - CONTEXT - 2, HELD_OUT_WINDOWS).astype(int)
-    rows = torch.from_numpy(np.stack([seen[start : start + CONTEXT + 1] for start in starts]))
-    windows = [
-        (rows[first : first + ROWS, :-1].contiguous(), rows[first : first + ROWS, 1:].contiguous())
-        for first in range(0, HELD_OUT_WINDOWS, ROWS)
-    ]
-    return Tokens(np.concatenate(ids)), windows
+class Study:
+    """The text, and the trainings on it whose losses a file keeps."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._seen, held_out = novels.encoded(file.with_suffix(".npz"), VOCABULARY)
+        rows = novels.spread(held_out, HELD_OUT_ROWS, CONTEXT)
+        self._held_out = [(part[:, :-1].contiguous(), part[:, 1:].contiguous()) for part in rows.split(ROWS)]
+
+    def batches(self, seed: int) -> Batches:
+        """What both sides read."""
+        return Windows(self._seen, ROWS, CONTEXT, seed, end_of_text=-1)
+
+    def plain(self, kind: str, rate: float, seed: int) -> float:
+        """Final held-out loss of the plain loop."""
+
+        def measure() -> float:
+            return train_plain(self.batches(seed), STEPS, rate, SCHEDULES[kind], seed).loss(self._held_out)
+
+        return self._kept(f"plain loop, {kind}, rate {rate:g}, seed {seed}", measure)
+
+    def ours(self, steps: int, seed: int) -> float:
+        """Final held-out loss of ours."""
+
+        def measure() -> float:
+            return held_out_loss(train_ours(self.batches(seed), steps, seed), self._held_out)
+
+        return self._kept(f"ours, {steps} steps, seed {seed}", measure)
+
+    def _kept(self, key: str, measure: Callable[[], float]) -> float:
+        loss = kept(self._file, key, measure)
+        say(f"{key}: {loss:.4f}")
+        return loss
 
 
-def run_plain(
-    text: Tokens, held_out: list[tuple[Tensor, Tensor]], rate: float, schedule: ScheduleConfig, seed: int
-) -> tuple[float, float]:
-    """(final held-out loss, seconds of training) of the plain loop."""
+def train_plain(batches: Batches, steps: int, rate: float, schedule: ScheduleConfig, seed: int) -> PlainLoop:
+    """The plain loop at its end."""
     torch.manual_seed(seed)
     model = PlainLlama.of(SHAPE, CONTEXT, written_out=True)  # the faster one to train on a CPU
-    loop, factor = PlainLoop(model, rate, DECAY, compiled=True), make_schedule(schedule, STEPS)
-    batches = Windows(text, ROWS, CONTEXT, seed, end_of_text=-1)
-    loop.step([(batches[0].ids, batches[0].targets)], factor=0.0)  # compiles, moves no weight
-    loop.optimizer.state.clear()
-    start = time.perf_counter()
-    for step in range(STEPS):
+    loop, factor = PlainLoop(model, rate, DECAY, compiled=True), make_schedule(schedule, steps)
+    for step in range(steps):
         batch = batches[step]
         loop.step([(batch.ids, batch.targets)], factor(step))
-    return loop.loss(held_out), time.perf_counter() - start
+    return loop
 
 
-def run_ours(
-    text: Tokens, held_out: list[tuple[Tensor, Tensor]], steps: int, seed: int
-) -> tuple[float, float]:
-    """(final held-out loss, seconds of training) of our loop with its defaults."""
+def train_ours(batches: Batches, steps: int, seed: int) -> Transformer:
+    """The model at the end of our loop with its defaults."""
     optimizer = settle(OptimizerConfig(), SHAPE.hidden_size)
     config = LoopConfig(optimizer=optimizer, validate_every=10**6, checkpoint_every=10**6)
     device = resolve(ComputeConfig(dtype="bfloat16", compile="never"))
     model = Transformer(SHAPE, device.dtype)
     initialize(model, seed)
-    batches = Windows(text, ROWS, CONTEXT, seed, end_of_text=-1)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), "pretrain", "base", config, seed=seed)
-        start = time.perf_counter()
         plan = config.plan(steps)
         train(model, NextToken(), batches, plan, config, run, validate=dict, matmul_dtype=device.dtype)
-        seconds = time.perf_counter() - start
         run.close()
-    with torch.no_grad():
-        losses = [
-            NextToken()(model.on_batch(batch), batch)[0] / batch.targets.numel()
-            for batch in (Batch(ids=ids, targets=targets) for ids, targets in held_out)
-        ]
-    return float(torch.stack(losses).mean()), seconds
+    return model
 
 
-def main() -> None:
-    """Tune the plain loop, then shorten ours."""
-    keep_freed_memory()
-    text, held_out = tokens()
-    grid = {}
-    for schedule in SCHEDULES:
-        for rate in RATES:
-            grid[schedule.kind, rate] = run_plain(text, held_out, rate, schedule, SEEDS[0])[0]
-            say(f"plain loop, {schedule.kind}, rate {rate:g}: {grid[schedule.kind, rate]:.4f}")
+@torch.no_grad()
+def held_out_loss(model: Transformer, held_out: list[tuple[Tensor, Tensor]]) -> float:
+    """Mean loss in nats per token."""
+    batches = [Batch(ids=ids, targets=targets) for ids, targets in held_out]
+    total = sum(float(NextToken()(model.on_batch(batch), batch)[0]) for batch in batches)
+    return total / sum(batch.targets.numel() for batch in batches)
+
+
+def step_times(file: Path) -> dict[str, list[float]]:
+    """Seconds of each side's steps, in turns."""
+    return interleave({side: [sys.executable, __file__, str(file), side] for side in SIDES}, ROUNDS)
+
+
+def paced(study: Study, side: str) -> None:
+    """A worker of `step_times`: trains with turns."""
+    batches, steps = Paced(study.batches(SEEDS[0]), WARM_UP), ROUNDS + WARM_UP + 2
+    if side == "ours":
+        train_ours(batches, steps, SEEDS[0])
+    else:
+        train_plain(batches, steps, RATES[0], SCHEDULES["cosine"], SEEDS[0])
+
+
+def shortest(study: Study, goal: float, seed: int) -> int:
+    """The fewest steps of ours that reach the goal."""
+    place = bisect_left(HORIZONS, True, key=lambda steps: study.ours(steps, seed) <= goal)
+    if place == len(HORIZONS):
+        raise SystemExit(f"ours did not reach {goal:.4f} in {STEPS} steps: the bar is missed by far")
+    return HORIZONS[place]
+
+
+def compared(seconds: dict[str, list[float]], steps: list[int], peer: str) -> list[Row]:
+    """Runs to the goal, seed by seed; and steps, turn by turn."""
+    shape = f"{SHAPE.hidden_size} x {SHAPE.num_hidden_layers} Llama, novels"
+    ours, theirs = (statistics.median(seconds[side]) for side in SIDES)
+    runs = [3600 / (count * ours) for count in steps]
+    peer_runs = [3600 / (STEPS * theirs)] * len(steps)
+    our_speeds, peer_speeds = ([60 / each for each in seconds[side]] for side in SIDES)
+    return [
+        compare(f"{shape}, to the held-out loss of {STEPS} steps", "runs/h", runs, peer_runs, peer, BAR),
+        compare(f"{shape}, {ROWS} x {CONTEXT} tokens", "steps/min", our_speeds, peer_speeds, peer, None),
+    ]
+
+
+def main(file: Path, publishes: bool) -> None:
+    """Tune the plain loop, then shorten ours; then the times."""
+    study = Study(file)
+    grid = {(kind, rate): study.plain(kind, rate, SEEDS[0]) for kind in SCHEDULES for rate in RATES}
     kind, rate = min(grid, key=grid.__getitem__)
-    best = next(schedule for schedule in SCHEDULES if schedule.kind == kind)
-    ours, theirs, steps, goals = [], [], [], []
-    for seed in SEEDS:
-        goal, peer_seconds = run_plain(text, held_out, rate, best, seed)
-        for horizon in HORIZONS:
-            loss, seconds = run_ours(text, held_out, round(horizon * STEPS), seed)
-            say(f"seed {seed}: goal {goal:.4f} in {peer_seconds:.0f} s; ours {loss:.4f} in {seconds:.0f} s")
-            if loss <= goal:
-                break
-        else:
-            raise SystemExit(f"ours did not reach {goal:.4f} in {STEPS} steps: the bar is missed by far")
-        ours.append(1 / seconds)
-        theirs.append(1 / peer_seconds)
-        steps.append(round(horizon * STEPS))
-        goals.append(goal)
-    name = f"{SHAPE.hidden_size} x {SHAPE.num_hidden_layers} Llama, novels, held-out loss of {STEPS} steps"
-    row = compare(name, "1/s", ours, theirs, f"plain loop, AdamW {rate:g}, {kind}", BAR)
-    notes = f"bf16, {torch.get_num_threads()} threads; {__doc__}"
+    goals = [study.plain(kind, rate, seed) for seed in SEEDS]
+    steps = [shortest(study, goal, seed) for goal, seed in zip(goals, SEEDS, strict=True)]
+    say(f"goals {goals}; steps {steps} of {STEPS}")
+    if not publishes:
+        return
+    rows = compared(step_times(file), steps, f"plain loop, AdamW {rate:g}, {kind}")
     found = {
         "peer_losses": {f"{k} {r:g}": loss for (k, r), loss in grid.items()},
         "goals": goals,
         "our_steps": steps,
+        "our_losses": [study.ours(*each) for each in zip(steps, SEEDS, strict=True)],
         "peer_steps": STEPS,
     }
-    publish("time_to_loss", [row], ("torch",), " ".join(notes.split()), found)
+    notes = f"bf16, {torch.get_num_threads()} threads; {__doc__}"
+    publish("time_to_loss", rows, ("torch",), " ".join(notes.split()), found)
 
 
 if __name__ == "__main__":
-    main()
+    keep_freed_memory()
+    kept_in = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs") / "time_to_loss.jsonl"
+    kept_in.parent.mkdir(parents=True, exist_ok=True)
+    asked = sys.argv[2] if len(sys.argv) > 2 else "publish"
+    if asked in SIDES:
+        paced(Study(kept_in), asked)
+    else:
+        main(kept_in, publishes=asked == "publish")

@@ -39,7 +39,7 @@ from modelwright.training.loop import LoopConfig, train
 from modelwright.training.optimizer import OptimizerConfig
 from novels import Tokens
 from plain_loop import PlainLlama, PlainLoop
-from record import Pace, compare, interleave, publish
+from record import Pace, Paced, compare, interleave, publish
 
 WARM_UP = 4
 LONG_RUN = 1e17
@@ -95,17 +95,9 @@ def random_tokens(case: Case) -> Tokens:
     return Tokens(ids)
 
 
-class Paced:
-    """Batches that are asked for at the start of each step: the end of the one before."""
-
-    def __init__(self, case: Case) -> None:
-        self._batches = Windows(random_tokens(case), case.rows, case.context, seed=0, end_of_text=0)
-        self._pace = Pace(WARM_UP)
-
-    def __getitem__(self, index: int) -> Batch:
-        if index > 0:
-            self._pace()
-        return self._batches[index]
+def paced(case: Case) -> Paced[Batch]:
+    """The batches of a case, in turns."""
+    return Paced(Windows(random_tokens(case), case.rows, case.context, seed=0, end_of_text=0), WARM_UP)
 
 
 def run_ours(
@@ -124,7 +116,7 @@ def run_ours(
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), "pretrain", "base", config, seed=0)
         plan = config.plan(case.steps)
-        train(model, NextToken(), Paced(case), plan, config, run, validate=dict, matmul_dtype=device.dtype)
+        train(model, NextToken(), paced(case), plan, config, run, validate=dict, matmul_dtype=device.dtype)
 
 
 def run_plain(case: Case, keep_memory: bool, written_out: bool = False) -> None:
