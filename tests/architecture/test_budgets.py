@@ -133,9 +133,11 @@ TRAINING_STAGES = {
 """Stages that reach the training loop with all it can do (design/0008)."""
 
 WIDEST = {
-    "averaging_study": (12_700, "it runs two stations, pretrain and average, for every cell of its table"),
+    "average": (11_300, "it trains, loads models of every kind, and judges them"),
+    "averaging_study": (13_000, "it runs two stations, pretrain and average, for every cell of its table"),
     "evaluate": (7_500, "it runs the model with all its kernels, on every suite"),
-    "scale": (11_500, "it runs a station for every rung, fits a law to what they came to, and draws it"),
+    "export": (7_400, "it loads models of every kind, and reads what it wrote with three readers"),
+    "scale": (11_800, "it runs a station for every rung, fits a law to what they came to, and draws it"),
     "study": (12_000, "it runs two stations, tokenize and pretrain, for every cell of its table"),
 }
 """stage -> (lines, why it reaches further still)."""

@@ -14,7 +14,7 @@ import pytest
 ROLES = {"pretrain": "base", "finetune": "sft", "align": "aligned"}
 MADE = {
     "prepare": "corpus", "tokenize": "tokens", "pretrain": "base", "finetune": "sft", "align": "aligned",
-    "evaluate": "report", "average": "averaged", "compress": "int8", "export": "bundle",
+    "evaluate": "report", "average": "averaged", "compress": "quantized", "export": "bundle",
 }  # fmt: skip
 
 METRICS = {

@@ -40,7 +40,7 @@ def test_a_run_gives_its_most_finished_model(tmp_path, model):
     assert about.role == "base" and about.id == base.id and not about.chats
     stage(tmp_path, "finetune", "sft", "model", model)
     stage(tmp_path, "align", "aligned", "model", model, finished=False)
-    stage(tmp_path, "compress", "int8", "model", model)
+    stage(tmp_path, "compress", "quantized", "model", model)
     assert resolve_model(tmp_path) == tmp_path / "finetune" / "model"
     stage(tmp_path, "average", "averaged", "model", model)
     assert resolve_model(tmp_path) == tmp_path / "average" / "model"

@@ -207,7 +207,7 @@ def test_trace_leads_to_the_documents_and_back(life: Path, capsys: pytest.Captur
     seen_by = json_of(capsys, "trace", life, "--document", train[3].id)
     assert seen_by["text"] == train[3].text
     roles = [model.split()[0] for model in seen_by["models"]]
-    assert roles == ["base", "sft", "aligned", "averaged", "int8", "bundle"]
+    assert roles == ["base", "sft", "aligned", "averaged", "quantized", "bundle"]
     assert json_of(capsys, "trace", life, "--document", held_out[0].id)["models"] == []
 
     shards = TokenShards.open(life / "tokenize" / "train")

@@ -13,7 +13,7 @@ import pytest
 from modelwright.base.artifact import Artifact
 from modelwright.base.run import Run
 from modelwright.formats.huggingface import load_model
-from modelwright.model.quantized import Int8Linear
+from modelwright.model.quantized import Int4Linear, Int8Linear
 from modelwright.stages import compress
 from modelwright.stages.compress import Config
 from modelwright.tokenizer.bpe import BPETokenizer
@@ -47,7 +47,7 @@ def test_the_model_is_smaller_and_the_damage_is_on_record(
     inputs: dict[str, Artifact], tmp_path: Path
 ) -> None:
     config = Config(sequences=6, sequence_length=64)
-    artifact = compress.run(config, Run(tmp_path / "out", "compress", "int8", config, 1, inputs))
+    artifact = compress.run(config, Run(tmp_path / "out", "compress", "quantized", config, 1, inputs))
     damage = json.loads((artifact.path / "damage.json").read_text())
     assert damage["bytes_after"] < 0.5 * damage["bytes_before"]
     assert damage["bits_per_weight_after"] == pytest.approx(8 * damage["bytes_after"] / damage["parameters"])
@@ -63,17 +63,31 @@ def test_the_model_is_smaller_and_the_damage_is_on_record(
     assert len(layers) == 14
 
 
+def test_with_4_bits_it_is_smaller_still_and_the_damage_greater(
+    inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    damages = {}
+    for bits in (8, 4):
+        config = Config.model_validate({"bits": bits, "sequences": 6, "sequence_length": 64})
+        artifact = compress.run(config, Run(tmp_path / f"{bits}", "compress", "quantized", config, 1, inputs))
+        damages[bits] = json.loads((artifact.path / "damage.json").read_text())
+    layers = [m for m in load_model(tmp_path / "4" / "model").modules() if isinstance(m, Int4Linear)]
+    assert len(layers) == 14
+    assert damages[4]["bytes_after"] < 0.8 * damages[8]["bytes_after"]
+    assert damages[8]["mean_kl"]["high"] < damages[4]["mean_kl"]["low"] < 1.0
+
+
 def test_a_short_validation_text_still_gives_two_sequences(
     inputs: dict[str, Artifact], tmp_path: Path
 ) -> None:
     config = Config(sequences=4, sequence_length=4096, kept_dtype="float32")
-    artifact = compress.run(config, Run(tmp_path / "out", "compress", "int8", config, 1, inputs))
+    artifact = compress.run(config, Run(tmp_path / "out", "compress", "quantized", config, 1, inputs))
     damage = json.loads((artifact.path / "damage.json").read_text())
     assert damage["mean_kl"]["n"] >= 2
 
 
 def test_missing_the_target_is_said(inputs: dict[str, Artifact], tmp_path: Path) -> None:
     config = Config(sequences=2, sequence_length=64, top1_target=1.0, kept_dtype="bfloat16")
-    artifact = compress.run(config, Run(tmp_path / "out", "compress", "int8", config, 1, inputs))
+    artifact = compress.run(config, Run(tmp_path / "out", "compress", "quantized", config, 1, inputs))
     missed = not artifact.metrics["top1_target_met"]
     assert missed == ("below the target" in (artifact.path / "log.txt").read_text())

@@ -21,7 +21,7 @@ from modelwright.evaluation import plots
 STAGES = (
     "prepare", "tokenize", "pretrain", "finetune", "align", "evaluate", "average", "compress", "export",
 )  # fmt: skip
-ROLES = ("base", "sft", "aligned", "averaged", "int8")
+ROLES = ("base", "sft", "aligned", "averaged", "quantized")
 """Models in the order of a life; others follow in the order of the file."""
 CURVE_POINTS = 300
 QUESTIONS = 12

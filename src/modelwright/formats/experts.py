@@ -17,8 +17,8 @@ from torch import Tensor
 
 from modelwright.base.errors import DamagedFile
 
-_STACK = re.compile(r"(.+\.mlp\.experts)\.(gate_proj|up_proj|down_proj)\.(weight|weight_scale)")
-_SINGLE = re.compile(r"(.+\.mlp\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj)\.(weight|weight_scale)")
+_STACK = re.compile(r"(.+\.mlp\.experts)\.(gate_proj|up_proj|down_proj)\.(weight\w*)")
+_SINGLE = re.compile(r"(.+\.mlp\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj)\.(weight\w*)")
 _FUSED = re.compile(r"(.+\.mlp\.experts)\.(gate_up_proj|down_proj)")
 
 

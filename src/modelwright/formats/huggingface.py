@@ -21,9 +21,10 @@ from torch import Tensor
 from modelwright.base.config import validate
 from modelwright.base.errors import DamagedFile, UserError, did_you_mean
 from modelwright.base.files import atomic_path, read_json, write_json
+from modelwright.formats import compressed_tensors
 from modelwright.formats.experts import as_held, as_stored
 from modelwright.model.config import EXPERT_FIELDS, ModelConfig
-from modelwright.model.quantized import replace_linears
+from modelwright.model.quantized import replace_linears, scheme_of
 from modelwright.model.transformer import Transformer
 
 ARCHITECTURES = {
@@ -33,8 +34,6 @@ ARCHITECTURES = {
     "qwen3_moe": "Qwen3MoeForCausalLM",
 }
 WEIGHTS = "model.safetensors"
-QUANT_METHOD = "compressed-tensors"
-"""The one quantized layout that is read: int8 weights with one scale per output row."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -44,43 +43,43 @@ def save_model(
     tokenizer_folder: Path | None = None,
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write a whole folder: configuration, weights in fp32 as trained, tokenizer and its template.
+    """Write a whole folder: configuration, weights as they are (fp32 as trained, or quantized), tokenizer
+    and its template.
 
     `weights` are the model's, whole, where it holds but pieces of them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / WEIGHTS, as_stored(weights or model.state_dict()))
     special = copy_tokenizer(tokenizer_folder, folder) if tokenizer_folder else {}
-    dtype = next(model.parameters()).dtype
-    write_json(folder / "config.json", config_to_json(model.config, dtype, special))
+    config = config_to_json(model.config, next(model.parameters()).dtype, special)
+    if scheme := scheme_of(model):
+        config["quantization_config"] = compressed_tensors.describe(scheme)
+    write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", _generation_config(special))
 
 
 def load_model(
     folder: Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> Transformer:
-    """Load a folder written by us or by transformers; INT8 folders get INT8 layers.
+    """Load a folder written by us or by transformers; quantized ones get quantized layers.
 
     `dtype` is the format that activations are computed in; weights of a full-precision model are
     stored in it too.
     """
     folder = Path(folder)
     config = load_config(folder)
-    quantized = (read_json(folder / "config.json").get("quantization_config") or {}).get("quant_method")
+    quantized = read_json(folder / "config.json").get("quantization_config")
     with torch.device("meta"):
         model = Transformer(config, compute_dtype=dtype)
     state = as_held(load_weights(folder))
     if config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
-    if quantized == QUANT_METHOD:
-        int8 = (name.removesuffix(".weight") for name, tensor in state.items() if tensor.dtype == torch.int8)
-        replace_linears(model, frozenset(int8))
-    elif quantized:
-        raise UserError(
-            f"{folder} is quantized by '{quantized}', which is not supported; export it unquantized"
-        )
+    if quantized:
+        scheme = compressed_tensors.read_scheme(quantized, folder)
+        replace_linears(model, compressed_tensors.quantized_names(state, scheme), scheme)
     _check_names(folder, model, state)
-    kept = {name: t if t.dtype == torch.int8 or "scale" in name else t.to(dtype) for name, t in state.items()}
+    exact = {name for name, t in state.items() if not t.is_floating_point() or "scale" in name}
+    kept = {name: t if name in exact else t.to(dtype) for name, t in state.items()}
     model.load_state_dict(kept, assign=True)
     return model.to(device)
 

@@ -10,7 +10,8 @@ from modelwright.base.errors import UserError
 from modelwright.formats.huggingface import WEIGHTS
 
 # The folder inside an artifact that holds its model, by role; what comes first is taken first.
-_MODEL_FOLDERS = {"bundle": "hf"} | {role: "model" for role in (*reversed(FULL_PRECISION_MODELS), "int8")}
+_MODELS = (*reversed(FULL_PRECISION_MODELS), "quantized")
+_MODEL_FOLDERS = {"bundle": "hf"} | dict.fromkeys(_MODELS, "model")
 
 
 def is_model(folder: Path) -> bool:
@@ -23,7 +24,7 @@ def resolve_model(path: Path | str) -> Path:
     """The Hugging Face folder behind a run directory, a stage folder, or such a folder itself.
 
     A run gives its most finished model: the exported bundle, then averaged, aligned, sft, base, and
-    INT8 last, since it is a copy of another.
+    the quantized one last, since it is a copy of another.
     """
     path = Path(path).expanduser()
     if not path.exists():

@@ -8,7 +8,7 @@ from pathlib import Path
 from modelwright.base.artifact import FULL_PRECISION_MODELS, Artifact
 from modelwright.base.errors import ConfigError
 
-MODEL_ROLES = (*FULL_PRECISION_MODELS, "int8")
+MODEL_ROLES = (*FULL_PRECISION_MODELS, "quantized")
 
 
 def load_given(role: str, path: Path) -> Artifact:

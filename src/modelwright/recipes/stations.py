@@ -26,7 +26,7 @@ STATIONS = (
     Station("align", "aligned", "align", "preferences -> a model that answers well"),
     Station("evaluate", "report", "evaluate", "any model -> scores with confidence intervals"),
     Station("average", "averaged", "average", "checkpoints -> one averaged model, if it is better"),
-    Station("compress", "int8", "compress", "a model -> INT8 weights, and what that costs"),
+    Station("compress", "quantized", "compress", "a model -> weights of 8 or 4 bits, and what that costs"),
     Station("export", "bundle", "export", "a model -> Hugging Face folder and GGUF, read back to verify"),
 )
 VERBS = tuple(station.verb for station in STATIONS)

@@ -1,4 +1,4 @@
-"""compress: INT8 weights, and an honest account of the damage.
+"""compress: weights of 8 or 4 bits, and an honest account of the damage.
 
 Leaves `model/` (a Hugging Face folder in the layout of compressed-tensors) and `damage.json`.
 """
@@ -21,8 +21,8 @@ from modelwright.base.run import Run
 from modelwright.base.schema import Batch
 from modelwright.compression.quantize import quantize
 from modelwright.evaluation.compare import Comparison, Damage
-from modelwright.formats.huggingface import WEIGHTS, load_model
-from modelwright.formats.int8 import save_int8
+from modelwright.formats.huggingface import WEIGHTS, load_model, save_model
+from modelwright.model.quantized import GROUP, Scheme
 from modelwright.model.transformer import Transformer
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.shards import TokenShards
@@ -33,6 +33,10 @@ INPUTS: tuple[str, ...] = ("tokens", "model")
 class Config(BaseConfig):
     """How it is compressed, and on how much text the damage is measured."""
 
+    bits: Literal[4, 8] = 8
+    """Of each weight in the blocks. 8: hardly any damage. 4: half the size again, and damage to look at."""
+    group: int = Field(default=GROUP, gt=0, multiple_of=GROUP)
+    """Neighbouring inputs that share a scale, with 4 bits. More of them: smaller, and less exact."""
     kept_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Format of what is not quantized: embedding, head, norms, biases."""
     sequences: int = Field(default=64, gt=1)
@@ -48,9 +52,9 @@ def run(config: Config, run: Run) -> Artifact:
     """Quantize, save, load what was saved, and compare that with the original."""
     source = run.input("model").file("model")
     original = load_model(source).eval()
-    made = quantize(original, getattr(torch, config.kept_dtype))
+    made = quantize(original, Scheme(config.bits, config.group), getattr(torch, config.kept_dtype))
     with atomic_directory(run.dir / "model") as folder:
-        save_int8(folder, made, source)
+        save_model(folder, made, source)
     saved = load_model(run.dir / "model").eval()  # what is judged is the file, not the object in memory
     damage = _compare(config, run, original, saved)
     sizes = _sizes(source, run.dir / "model", original)
@@ -135,5 +139,6 @@ def _tell(config: Config, run: Run, damage: Damage, sizes: dict[str, Any]) -> No
     if damage.top1.mean < config.top1_target:
         run.log(
             f"warning: top-1 agreement is below the target of {config.top1_target:.1%}: compare the answers"
-            " of both models before this one is used, or keep more precision (kept_dtype: float32)."
+            " of both models before this one is used, or keep more precision (bits: 8, a smaller group,"
+            " kept_dtype: float32)."
         )

@@ -29,7 +29,7 @@ from modelwright.tokenizer.shards import TokenShards
 SPLITS = ("train", "validation")
 UNBROKEN = 10_000
 """Columns where nobody looks: a program that reads the tree wants whole lines."""
-TRAINED = ("base", "sft", "aligned", "averaged", "int8", "bundle")
+TRAINED = ("base", "sft", "aligned", "averaged", "quantized", "bundle")
 """Roles of artifacts that hold weights."""
 
 
