@@ -39,7 +39,7 @@ def test_equals_naive_decoding(make_model, tokenizer, architecture):
     for prompt, done in zip(prompts, engine.sample(prompts, GREEDY), strict=True):
         ids, logprobs = naive(model, prompt, 12)
         assert list(done.ids) == ids
-        assert done.logprobs == pytest.approx(logprobs, abs=1e-5)
+        assert done.logprobs == pytest.approx(logprobs, abs=3e-5)  # logits up to 20 here
         assert done.finish_reason == "length"
 
 

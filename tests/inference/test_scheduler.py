@@ -1,79 +1,127 @@
-"""Who runs and in which row: plain Python, tested without a model."""
+"""Who computes what, step by step: plain Python, tested without a model."""
 
 from __future__ import annotations
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from modelwright.base.schema import Sampling
-from modelwright.inference.scheduler import Move, Scheduler, Sequence
+from modelwright.inference.blocks import SIZE, BlockPool
+from modelwright.inference.scheduler import Chunk, Scheduler, Sequence
 
 
 def sequence(number: int, length: int = 3, limit: int = 5) -> Sequence:
-    return Sequence(number, (7,) * length, Sampling(), 0, frozenset({9}), limit)
+    return Sequence(number, tuple(range(length)), Sampling(), 0, frozenset({-1}), limit)
 
 
-def filled(slots: int, count: int, **settings: int) -> Scheduler:
-    scheduler = Scheduler(slots, **settings)
-    for number in range(count):
-        scheduler.add(sequence(number))
+def scheduler_of(
+    *lengths: int, blocks: int = 64, slots: int = 8, step: int = 16, limit: int = 5
+) -> Scheduler:
+    scheduler = Scheduler(BlockPool(blocks), slots, step)
+    for number, length in enumerate(lengths):
+        scheduler.add(sequence(number, length, limit))
     return scheduler
 
 
-def test_admission_is_first_come_first_served():
-    scheduler = filled(4, 6)
-    assert [s.id for s in scheduler.admit()] == [0, 1, 2, 3]
-    assert scheduler.admit() == [] and [s.id for s in scheduler.waiting] == [4, 5]
+def turn(scheduler: Scheduler, token: int = 7) -> list[tuple[int, int, int]]:
+    """One step as the engine takes it, everybody drawing `token`: (id, start, count) of each chunk."""
+    chunks = scheduler.plan()
+    assert sum(chunk.count for chunk in chunks) <= scheduler.step_tokens
+    drawing = [chunk.sequence for chunk in chunks if chunk.draws]
+    for chunk in chunks:
+        scheduler.computed(chunk)
+    for each in drawing:
+        each.accept(token, 0.0)
+        if each.finish_reason is not None:
+            scheduler.remove(each)
+    return [(chunk.sequence.id, chunk.start, chunk.count) for chunk in chunks]
 
 
-def test_the_last_row_fills_the_hole():
-    scheduler = filled(4, 4)
-    rows = scheduler.admit()
-    assert scheduler.remove(rows[1]) == Move(source=3, target=1)
-    assert [s.id for s in scheduler.running] == [0, 3, 2]
-    assert scheduler.remove(rows[2]) == Move(source=2, target=2)
-    assert [s.id for s in scheduler.running] == [0, 3]
+def test_first_come_first_served():
+    scheduler = scheduler_of(3, 3, 3, slots=2)
+    assert turn(scheduler) == [(0, 0, 3), (1, 0, 3)]
+    assert [waiting.id for waiting in scheduler.waiting] == [2]
 
 
-def test_a_waiting_sequence_leaves_without_a_move():
-    scheduler = filled(1, 2)
-    scheduler.admit()
-    assert scheduler.remove(scheduler.waiting[0]) is None and not scheduler.waiting
+def test_a_long_prompt_is_read_in_pieces_and_holds_up_nobody():
+    scheduler = scheduler_of(3, 40)
+    assert turn(scheduler) == [(0, 0, 3), (1, 0, 13)]
+    assert turn(scheduler) == [(0, 3, 1), (1, 13, 15)]
+    assert turn(scheduler) == [(0, 4, 1), (1, 28, 12)]
+    assert turn(scheduler) == [(0, 5, 1), (1, 40, 1)]
 
 
-def test_a_crowd_enters_together_and_a_few_at_once():
-    scheduler = filled(32, 40)
-    scheduler.admit()
-    for left in range(1, 4):
-        scheduler.remove(scheduler.running[0])
-        assert scheduler.admit() == [], left
-    scheduler.remove(scheduler.running[0])
-    assert len(scheduler.admit()) == 4
-    while scheduler.waiting:
-        scheduler.remove(scheduler.running[0])
-        if len(scheduler.waiting) == 1:
+def test_who_decodes_comes_before_who_reads():
+    scheduler = scheduler_of(40, 3)
+    turn(scheduler)
+    scheduler.running.reverse()
+    turn(scheduler)
+    turn(scheduler)
+    assert next(iter(scheduler.plan())).sequence.id == 0
+
+
+def test_a_prompt_that_was_read_before_is_not_read_again():
+    scheduler = scheduler_of(2 * SIZE + 3, 2 * SIZE + 3, step=256, slots=1, limit=1)
+    assert turn(scheduler) == [(0, 0, 2 * SIZE + 3)]
+    assert turn(scheduler) == [(1, 2 * SIZE, 3)]
+    assert (scheduler.prefix_queries, scheduler.prefix_hits) == (4 * SIZE + 6, 2 * SIZE)
+
+
+def test_who_came_last_gives_way_when_the_cache_is_full_and_loses_nothing():
+    scheduler = scheduler_of(SIZE - 1, SIZE - 1, blocks=3, step=256, limit=SIZE + 5)
+    scheduler.waiting[1].prompt, scheduler.waiting[1].tokens = (5,) * 31, [5] * 31  # shares nothing
+    for _ in range(3):
+        turn(scheduler)
+    assert scheduler.preemptions == 1 and [s.id for s in scheduler.running] == [0]
+    victim = scheduler.waiting[0]
+    drawn = list(victim.ids)
+    assert victim.id == 1 and drawn and not victim.blocks
+    while scheduler.busy:
+        turn(scheduler)
+    assert victim.finish_reason == "length" and victim.ids[: len(drawn)] == drawn
+    assert len(victim.ids) == SIZE + 5 and scheduler.pool.used == 0
+
+
+def test_who_waits_leaves_without_a_trace():
+    scheduler = scheduler_of(3, 3, slots=1)
+    turn(scheduler)
+    scheduler.remove(scheduler.waiting[0])
+    assert not scheduler.waiting and scheduler.pool.used == 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3 * SIZE), st.integers(1, 2 * SIZE)), min_size=1, max_size=12),
+    st.integers(6, 20),
+    st.integers(1, 6),
+    st.integers(6, 80),
+)
+@settings(deadline=None, max_examples=60)
+def test_everybody_is_served_whole_whatever_the_crowd(
+    requests: list[tuple[int, int]], blocks: int, slots: int, step: int
+):
+    """Each token is computed at its own place before the next is drawn, and no block is left behind."""
+    scheduler = Scheduler(BlockPool(blocks), slots, step)
+    everybody = [sequence(n, length, limit) for n, (length, limit) in enumerate(requests)]
+    for each in everybody:
+        scheduler.add(each)
+    for count in range(20_000):
+        if not scheduler.busy:
             break
-        scheduler.admit()
-    assert len(scheduler.waiting) + len(scheduler.running) > 0
-    few = filled(8, 8)
-    few.admit()
-    few.add(sequence(99))
-    few.remove(few.running[0])
-    assert [s.id for s in few.admit()] == [99]
+        chunks = scheduler.plan()
+        assert chunks, "a step that does nothing would be repeated for ever"
+        for chunk in chunks:
+            assert chunk.start == chunk.sequence.computed and chunk.count > 0
+            assert len(chunk.sequence.blocks) * SIZE >= chunk.start + chunk.count
+        _finish(scheduler, chunks, count)
+    assert all(len(each.ids) == limit for each, (_, limit) in zip(everybody, requests, strict=True))
+    assert scheduler.pool.used == 0
 
 
-def test_prefill_groups_are_bounded():
-    scheduler = Scheduler(8, prefill_tokens=20)
-    for number, length in enumerate([5, 5, 12, 50, 1]):
-        scheduler.add(sequence(number, length))
-    groups = [[s.id for s in scheduler.admit()] for _ in range(4)]
-    assert groups == [[0, 1], [2], [3], [4]]
-
-
-def test_a_sequence_ends_by_stop_id_or_length():
-    one = sequence(0)
-    one.accept(4, -1.0)
-    one.accept(9, -0.5)
-    assert one.finish_reason == "stop" and one.ids == [4, 9] and one.length == 5
-    two = sequence(1, limit=2)
-    two.accept(4, -1.0)
-    assert two.finish_reason is None
-    two.accept(4, -1.0)
-    assert two.finish_reason == "length"
+def _finish(scheduler: Scheduler, chunks: list[Chunk], token: int) -> None:
+    drawing = [chunk.sequence for chunk in chunks if chunk.draws]
+    for chunk in chunks:
+        scheduler.computed(chunk)
+    for each in drawing:
+        each.accept(token, 0.0)
+        if each.finish_reason is not None:
+            scheduler.remove(each)

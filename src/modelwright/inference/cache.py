@@ -1,7 +1,7 @@
-"""The key-value cache: one row per running sequence, grown in steps.
+"""The key-value cache of the plain path: blocks of 32 positions for every layer, as tensors.
 
-Rows are static slots, as long as the longest sequence needs so far. Attention reads only the used
-part, as a view: nothing is copied to decode.
+Each forward pass gathers the blocks of its sequences into rows, which copies them: plain, on any device, and
+what the compiled step (kernels/decoder.cpp), which reads blocks where they lie, is tested against.
 """
 
 from __future__ import annotations
@@ -9,66 +9,73 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-STEP = 64
-"""Lengths grow to multiples of this at the least, and to double what there was."""
+from modelwright.inference.blocks import SIZE
 
 
-class SlotCache:
-    """Keys and values of all layers: two tensors (layers, slots, kv heads, length, head_dim)."""
+class PagedCache:
+    """Keys and values: two tensors (layers, blocks, kv heads, 32, head_dim).
 
-    def __init__(self, layers: int, slots: int, kv_heads: int, head_dim: int, max_length: int) -> None:
-        self._shape = (layers, slots, kv_heads, head_dim)
-        self._max_length = max_length
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
+    In int8, each head of each position has a scale of its own: value = level x scale, with the largest
+    magnitude at level 127, so that nothing is off by more than half a scale.
+    """
 
-    @property
-    def length(self) -> int:
-        """Positions there is room for in each row."""
-        return 0 if self.keys is None else self.keys.shape[3]
-
-    def reserve(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Make room for `length` positions in every row, keeping what is there."""
-        if length <= self.length and self.keys is not None and self.keys.dtype == dtype:
-            return
-        wanted = max(length, min(2 * self.length, self._max_length))
-        wanted = -(-wanted // STEP) * STEP
-        self.keys = self._grown(self.keys, wanted, dtype, device)
-        self.values = self._grown(self.values, wanted, dtype, device)
-
-    def _grown(self, old: Tensor | None, length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        layers, slots, kv_heads, head_dim = self._shape
+    def __init__(
+        self,
+        layers: int,
+        blocks: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        eight_bits: bool = False,
+    ) -> None:
+        shape = (layers, blocks, kv_heads, SIZE)
+        stored = torch.int8 if eight_bits else dtype
         # Zeros, not garbage: masked positions still take part in sums as 0 x value, and 0 x NaN is NaN.
-        new = torch.zeros(layers, slots, kv_heads, length, head_dim, dtype=dtype, device=device)
-        if old is not None:
-            new[:, :, :, : old.shape[3]] = old.to(dtype)
-        return new
+        self.keys, self.values = (
+            torch.zeros(*shape, head_dim, dtype=stored, device=device) for _ in range(2)
+        )
+        self.scales = [torch.ones(*shape, 1, device=device) for _ in range(2)] if eight_bits else None
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of one row over another."""
-        if self.keys is not None and self.values is not None:
-            self.keys[:, target, :, :length] = self.keys[:, source, :, :length]
-            self.values[:, target, :, :length] = self.values[:, source, :, :length]
+    def write(self, layer: int, blocks: Tensor, offsets: Tensor, k: Tensor, v: Tensor) -> None:
+        """Store k and v (B, kv heads, T, head_dim) at the (B, T) offsets of (B, T) blocks."""
+        for which, (pool, fresh) in enumerate(((self.keys, k), (self.values, v))):
+            rows = fresh.transpose(1, 2)  # two index tensors around a slice put the indexed dimensions first
+            if self.scales is not None:
+                wide = rows.float()
+                scale = wide.abs().amax(-1, keepdim=True) / 127
+                scale = torch.where(scale > 0, scale, 1.0)
+                self.scales[which][layer][blocks, :, offsets] = scale
+                rows = (wide / scale).round()
+            pool[layer][blocks, :, offsets] = rows.to(pool.dtype)
+
+    def read(self, layer: int, tables: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, kv heads, n x 32, head_dim) of the (B, n) blocks of B sequences."""
+        found: list[Tensor] = []
+        for which, pool in enumerate((self.keys, self.values)):
+            rows = pool[layer][tables].to(dtype)
+            if self.scales is not None:
+                rows = rows * self.scales[which][layer][tables].to(dtype)
+            found.append(rows.transpose(1, 2).flatten(2, 3))
+        return found[0], found[1]
+
+    def clear(self) -> None:
+        """Zeros everywhere, as at the beginning."""
+        self.keys.zero_()
+        self.values.zero_()
 
 
 class CacheView:
-    """The cache as one forward pass sees it: rows `first` .. `first` + B, positions (B, T) written.
+    """The cache as one forward pass of B sequences sees it. The model calls `update` once per layer
+    (model.attention.KeyValueCache)."""
 
-    The model calls `update` once per layer (see model.attention.KeyValueCache).
-    """
-
-    def __init__(self, cache: SlotCache, first: int, positions: Tensor, used: int) -> None:
-        assert cache.keys is not None and cache.values is not None and used <= cache.length
-        rows = slice(first, first + positions.shape[0])
-        self._keys, self._values = cache.keys[:, rows], cache.values[:, rows]
-        self._row = torch.arange(positions.shape[0], device=positions.device)[:, None]
-        self._positions = positions
-        self._used = used
+    def __init__(self, cache: PagedCache, tables: Tensor, blocks: Tensor, offsets: Tensor, used: int) -> None:
+        self._cache, self._tables = cache, tables
+        self._blocks, self._offsets, self._used = blocks, offsets, used
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k and v (B, kv heads, T, head_dim); return all that may be attended to, as views."""
-        keys, values = self._keys[layer], self._values[layer]
-        # Two index tensors around a slice put the indexed dimensions first: (B, T, kv heads, head_dim).
-        keys[self._row, :, self._positions] = k.transpose(1, 2)
-        values[self._row, :, self._positions] = v.transpose(1, 2)
+        """Store k and v (B, kv heads, T, head_dim); return all that may be attended to."""
+        self._cache.write(layer, self._blocks, self._offsets, k, v)
+        keys, values = self._cache.read(layer, self._tables, k.dtype)
         return keys[:, :, : self._used], values[:, :, : self._used]

@@ -1,8 +1,8 @@
 """The engine: prompts in, completions out, many at once. It is a `Sampler` (base/seams.py).
 
-There is one decoding loop, `step`: let in who waits, draw one token for everybody who runs, take out
-who is done. `sample` and `stream` turn that crank; a server submits and turns it from its own thread.
-The engine itself is for one thread.
+There is one decoding loop, `step`: let in who waits, compute what the scheduler planned, draw a token for
+everybody who is at the end of what is known, take out who is done. `sample` and `stream` turn that crank; a
+server submits and turns it from its own thread. The engine itself is for one thread.
 """
 
 from __future__ import annotations
@@ -11,21 +11,28 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from modelwright.base.errors import UserError
 from modelwright.base.schema import Completion, Sampling
+from modelwright.inference import compiled, scoring
 from modelwright.inference import sampling as draws
 from modelwright.inference import scheduler as schedule
-from modelwright.inference import scoring
-from modelwright.inference.runner import Runner
+from modelwright.inference.blocks import SIZE, BlockPool, blocks_for
+from modelwright.inference.runner import Piece, PlainRunner, Runner
 from modelwright.inference.text import ByteTokenizer, TextStream, text_of
+from modelwright.model.config import ModelConfig
 from modelwright.model.transformer import Transformer
 
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 """What ends a completion by default: the end of a turn and the end of a text."""
+CACHE_BYTES = 2 << 30
+"""How large the cache may be where nobody says."""
+SCRATCH = 64
+"""Blocks kept for texts that are scored, at the least."""
 
 
 class PromptTooLong(UserError):
@@ -44,6 +51,27 @@ class Delta:
     top_logprobs: tuple[schedule.TopTokens, ...]
     completion: Completion | None
     """The whole answer, when this is the end of it."""
+    timing: schedule.Timing | None = None
+    """When what happened, when this is the end of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """How busy an engine is, and what it has done since it was made. Counts of tokens but for the first
+    two."""
+
+    running: int
+    waiting: int
+    cache_usage: float
+    """Share of the cache's blocks that somebody uses, 0 to 1."""
+    prefix_queries: int
+    """Tokens of prompts, and how many of these were found in the cache:"""
+    prefix_hits: int
+    prompt_tokens: int
+    generation_tokens: int
+    preemptions: int
+    drafted: int = 0
+    accepted: int = 0
 
 
 class Engine:
@@ -52,6 +80,9 @@ class Engine:
     `max_slots` sequences run at once and the rest wait. `max_length` bounds prompt plus answer (the
     model's context by default). `stop_ids` end every completion, besides the request's own; by
     default they are the tokenizer's end-of-turn and end-of-text, and `()` switches that off.
+    `cache_tokens` is how many positions the key-value cache holds (by default enough for all slots, in at
+    most 2 GiB); `cache` is what they are stored in. A step computes at most `step_tokens` tokens.
+    `use_compiled` False takes the plain path even where there is a compiled one.
     """
 
     def __init__(
@@ -62,9 +93,15 @@ class Engine:
         max_slots: int = 32,
         max_length: int | None = None,
         stop_ids: Sequence[int] | None = None,
+        cache_tokens: int | None = None,
+        cache: Literal["auto", "int8"] = "auto",
+        step_tokens: int = 512,
+        use_compiled: bool = True,
     ) -> None:
         if max_slots < 1:
             raise UserError(f"max_slots is {max_slots}, expected at least 1")
+        if step_tokens < max_slots:
+            raise UserError(f"step_tokens is {step_tokens}, expected at least max_slots ({max_slots})")
         self.tokenizer = tokenizer
         context = model.config.max_position_embeddings
         self.max_length = min(max_length or context, context)
@@ -73,11 +110,35 @@ class Engine:
         ends = [special[name] for name in END_TOKENS if name in special] if stop_ids is None else stop_ids
         self.stop_ids = frozenset(ends)
         self.policy_version = 0
-        self._runner = Runner(model, max_slots, self.max_length)
-        self._scheduler = schedule.Scheduler(max_slots)
-        self._settings: draws.Settings | None = None
+        blocks = _cache_blocks(model, cache, cache_tokens, max_slots, self.max_length)
+        scratch = max(SCRATCH, blocks_for(self.max_length))
+        self._scratch = range(blocks, blocks + scratch)
+        made = compiled.CompiledRunner if use_compiled and compiled.serves(model) else PlainRunner
+        self._runner: Runner = made(model, blocks + scratch, cache)
+        self._scheduler = schedule.Scheduler(BlockPool(blocks), max_slots, step_tokens)
+        self._settings: tuple[list[schedule.Sequence], draws.Settings] | None = None
         self._undelivered: list[Delta] = []
         self._next_id = 0
+        self._prompt_tokens = self._generation_tokens = 0
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether steps run in compiled code."""
+        return isinstance(self._runner, compiled.CompiledRunner)
+
+    def stats(self) -> EngineStats:
+        """How busy it is, and what it has done (safe to call from any thread)."""
+        scheduler = self._scheduler
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            cache_usage=scheduler.pool.used / scheduler.pool.total,
+            prefix_queries=scheduler.prefix_queries,
+            prefix_hits=scheduler.prefix_hits,
+            prompt_tokens=self._prompt_tokens,
+            generation_tokens=self._generation_tokens,
+            preemptions=scheduler.preemptions,
+        )
 
     # --- the sampler's seam
 
@@ -117,13 +178,22 @@ class Engine:
                 raise PromptTooLong(
                     f"a sequence to score has {len(ids)} tokens, the model reads at most {self.max_length}"
                 )
-        return scoring.score(self._runner, sequences, top)
+        return scoring.score(self._runner, self._scratch, self.vocab_size, sequences, top)
+
+    def embed(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """(n, D) fp32: for each sequence the mean of its last hidden states, scaled to length 1."""
+        for ids in sequences:
+            self._check_ids(ids)
+            if not 0 < len(ids) <= self.max_length:
+                raise PromptTooLong(f"a text has {len(ids)} tokens, expected 1 to {self.max_length}")
+        return scoring.embed(self._runner, self._scratch, sequences)
 
     def update_weights(self, state: Mapping[str, Tensor], version: int) -> None:
         """Take new weights; later completions carry `version`."""
         if self._scheduler.busy:
             raise RuntimeError("weights cannot change while sequences run: their cache would be stale")
         self._runner.load(state)
+        self._scheduler.pool.forget()
         self.policy_version = version
 
     # --- continuous batching
@@ -149,17 +219,24 @@ class Engine:
         return sequence.id
 
     def step(self) -> list[Delta]:
-        """One token for every running sequence; the requests that streamed or ended."""
+        """Compute what the scheduler planned; the requests that streamed or ended."""
         deltas, self._undelivered = self._undelivered, []
-        decoding = list(self._scheduler.running)
-        if fresh := self._scheduler.admit():
-            self._settings = None
-            logits = self._runner.prefill(len(decoding), [sequence.prompt for sequence in fresh])
-            deltas += self._accept(fresh, logits, self._columns(fresh))
-        if decoding:
-            tokens = [sequence.ids[-1] for sequence in decoding]
-            logits = self._runner.decode(tokens, [sequence.length - 1 for sequence in decoding])
-            deltas += self._accept(decoding, logits, self._columns(decoding))
+        chunks = self._scheduler.plan()
+        if not chunks:
+            return deltas
+        drawing = [chunk.sequence for chunk in chunks if chunk.draws]
+        try:
+            with torch.inference_mode():
+                logits = self._runner.logits([_piece(chunk) for chunk in chunks])
+                for chunk in chunks:
+                    self._scheduler.computed(chunk)
+                if drawing:
+                    deltas += self._accept(drawing, logits)
+        except Exception:
+            # What the cache holds may be broken (a number that is none spreads), so nothing of it is kept.
+            self._scheduler.preempt_all()
+            self._runner.clear()
+            raise
         return deltas
 
     def cancel(self, request: int) -> Completion | None:
@@ -169,7 +246,7 @@ class Engine:
         if found is None:
             return None
         found.finish_reason = "cancelled"
-        self._leave(found)
+        self._scheduler.remove(found)
         return self._completion(found)
 
     def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[Delta]:
@@ -187,7 +264,8 @@ class Engine:
     def next_token_distribution(self, prompt: Sequence[int], sampling: Sampling | None = None) -> Tensor:
         """(V,) fp32 probabilities of the next token: the model's own, or what `sampling` draws from."""
         self.check_prompt(prompt)
-        logits = self._runner.next_logits(prompt)
+        with torch.inference_mode():
+            logits = self._runner.logits([Piece(prompt, 0, self._scratch, outputs=1)])[0]
         if sampling is None:
             return torch.softmax(logits, -1)
         draws.check(sampling, self.vocab_size)
@@ -221,26 +299,25 @@ class Engine:
             )
 
     def _columns(self, sequences: list[schedule.Sequence]) -> draws.Settings:
-        """Sampling settings as columns; kept as long as the running batch stays the same."""
-        whole = sequences == self._scheduler.running
-        if whole and self._settings is not None:
-            return self._settings
-        settings = draws.Settings.of(
-            [sequence.sampling for sequence in sequences],
-            [sequence.seed for sequence in sequences],
-            self.vocab_size,
-            str(self._runner.device),
-        )
-        self._settings = settings if whole else None
-        return settings
+        """Sampling settings as columns; kept as long as the same sequences draw."""
+        if self._settings is None or self._settings[0] != sequences:
+            settings = draws.Settings.of(
+                [sequence.sampling for sequence in sequences],
+                [sequence.seed for sequence in sequences],
+                self.vocab_size,
+                str(self._runner.device),
+            )
+            self._settings = sequences, settings
+        return self._settings[1]
 
-    def _accept(
-        self, sequences: list[schedule.Sequence], logits: Tensor, settings: draws.Settings
-    ) -> list[Delta]:
+    def _accept(self, sequences: list[schedule.Sequence], logits: Tensor) -> list[Delta]:
         """Draw a token for each sequence (rows of `logits`), and let go of those that end."""
-        choice = draws.choose(logits, settings, [len(sequence.ids) for sequence in sequences])
+        choice = draws.choose(logits, self._columns(sequences), [len(sequence.ids) for sequence in sequences])
+        self._generation_tokens += len(sequences)
         deltas: list[Delta] = []
         for row, sequence in enumerate(sequences):
+            if not sequence.ids:
+                self._prompt_tokens += len(sequence.prompt)
             piece = sequence.accept(choice.ids[row], choice.logprobs[row])
             top: schedule.TopTokens = ()
             if choice.top is not None and sequence.sampling.top_logprobs:
@@ -250,7 +327,7 @@ class Engine:
                 deltas.append(self._delta(sequence, piece, top))
         for sequence in sequences:
             if sequence.finish_reason is not None:
-                self._leave(sequence)
+                self._scheduler.remove(sequence)
         return deltas
 
     def _delta(self, sequence: schedule.Sequence, piece: str, top: schedule.TopTokens) -> Delta:
@@ -262,14 +339,8 @@ class Engine:
             logprobs=(sequence.logprobs[-1],),
             top_logprobs=(top,) if sequence.sampling.top_logprobs else (),
             completion=self._completion(sequence) if ended else None,
+            timing=sequence.timing() if ended else None,
         )
-
-    def _leave(self, sequence: schedule.Sequence) -> None:
-        self._settings = None
-        move = self._scheduler.remove(sequence)
-        if move is not None and move.source != move.target:
-            length = self._scheduler.running[move.target].length
-            self._runner.move(move.source, move.target, length)
 
     def _completion(self, sequence: schedule.Sequence) -> Completion:
         assert sequence.finish_reason is not None
@@ -288,3 +359,37 @@ class Engine:
             policy_version=self.policy_version,
             top_logprobs=tuple(sequence.top),
         )
+
+
+def _piece(chunk: schedule.Chunk) -> Piece:
+    """A chunk as the runner takes it."""
+    sequence = chunk.sequence
+    return Piece(
+        sequence.tokens[chunk.start : chunk.start + chunk.count],
+        chunk.start,
+        sequence.blocks,
+        outputs=int(chunk.draws),
+        adapter=sequence.sampling.adapter,
+    )
+
+
+def _cache_blocks(
+    model: Transformer, cache: str, cache_tokens: int | None, max_slots: int, max_length: int
+) -> int:
+    """How many blocks the cache has: as asked, or enough for all slots within a bound; always enough for
+    one."""
+    least = blocks_for(max_length)
+    if cache_tokens is not None:
+        if cache_tokens < least * SIZE:
+            raise UserError(
+                f"cache_tokens is {cache_tokens}; one sequence may need {max_length} positions, so at least "
+                f"{least * SIZE} are expected (or a smaller max_length)"
+            )
+        return cache_tokens // SIZE
+    element = 1 if cache == "int8" else model.compute_dtype.itemsize
+    return max(least, min(max_slots * least, CACHE_BYTES // (_cache_numbers(model.config) * SIZE * element)))
+
+
+def _cache_numbers(config: ModelConfig) -> int:
+    """Keys and values of one position in all layers."""
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim

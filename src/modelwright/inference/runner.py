@@ -1,93 +1,131 @@
 """The model at work on the cache: tensors, and no policy.
 
-Prefill, a chunk of a long prefill, and decoding are the same call: some tokens at some positions of
-some neighbouring rows, each of which may look at every earlier position of its own row.
+A prompt read at once or in pieces, decoding, and texts that are only scored are one call: some tokens at some
+positions of some sequences, each of which may look at every earlier position of its own. `PlainRunner` does
+it with the model as it is, anywhere; `CompiledRunner` (inference/compiled.py) in one call of compiled code
+on a CPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from modelwright.inference.cache import CacheView, SlotCache
+from modelwright.inference.blocks import SIZE, blocks_for
+from modelwright.inference.cache import CacheView, PagedCache
 from modelwright.model.transformer import ModelOutput, Transformer
 
+CacheDtype = str
+"""What keys and values are stored in: "auto" (what the model computes in) or "int8"."""
 
-class Runner:
-    """A model, and the cache of those it is decoding."""
 
-    def __init__(self, model: Transformer, max_slots: int, max_length: int, chunk: int = 512) -> None:
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens of one sequence: `ids` at the positions from `start` on, with the blocks of all up to their
+    end."""
+
+    ids: Sequence[int]
+    start: int
+    blocks: Sequence[int]
+    outputs: int
+    """How many of them, counted from the end, somebody wants to know the logits of."""
+    adapter: str | None = None
+
+    @property
+    def end(self) -> int:
+        """The position behind the last."""
+        return self.start + len(self.ids)
+
+
+class Runner(Protocol):
+    """A model with its cache."""
+
+    device: torch.device
+
+    def logits(self, pieces: Sequence[Piece]) -> Tensor:
+        """(outputs of all pieces, V) fp32, in their order. Writes the cache."""
+        ...
+
+    def hidden(self, pieces: Sequence[Piece]) -> Tensor:
+        """(tokens of all pieces, D) fp32 after the last norm. Writes the cache."""
+        ...
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take new weights."""
+        ...
+
+    def clear(self) -> None:
+        """Empty the cache, whatever is in it (a number that is none would stay in a block for ever)."""
+        ...
+
+
+class PlainRunner:
+    """The model as it is. Pieces of one token are one batch, longer ones another, padded to the longest."""
+
+    def __init__(self, model: Transformer, blocks: int, cache: CacheDtype = "auto") -> None:
         self.model = model.eval()
-        self.config = model.config
-        self.chunk = chunk
-        self.device = next(model.parameters()).device
-        self._cache = SlotCache(
-            self.config.num_hidden_layers,
-            max_slots,
-            self.config.num_key_value_heads,
-            self.config.head_dim,
-            max_length,
+        config = model.config
+        self.device = model.head.device
+        self._cache = PagedCache(
+            config.num_hidden_layers,
+            blocks + 1,
+            config.num_key_value_heads,
+            config.head_dim,
+            model.compute_dtype,
+            self.device,
+            eight_bits=cache == "int8",
         )
+        self._waste = blocks  # where padding is written
 
     @torch.inference_mode()
-    def prefill(self, first: int, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Read prompts into the rows from `first` on; (B, V) fp32 logits after each prompt's end.
-
-        Prompts are padded at the end to one length. What padding writes lies behind a row's own
-        tokens: it is never attended to, and decoding overwrites it.
-        """
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
-        ids = _padded(prompts, self.device)
-        last = torch.empty(len(prompts), self.config.hidden_size, device=self.device)
-        for start in range(0, ids.shape[1], self.chunk):
-            piece = ids[:, start : start + self.chunk]
-            positions = torch.arange(start, start + piece.shape[1], device=self.device).expand_as(piece)
-            output = self._forward(first, piece, positions, start + piece.shape[1])
-            ends = (lengths > start) & (lengths <= start + piece.shape[1])
-            last = last.to(output.hidden.dtype)
-            last[ends] = output.hidden[ends, lengths[ends] - 1 - start]
-        return ModelOutput(hidden=last[:, None], head=output.head).logits()[:, 0]
+    def logits(self, pieces: Sequence[Piece]) -> Tensor:
+        """(outputs of all pieces, V) fp32."""
+        rows = zip(self._hidden(pieces), pieces, strict=True)
+        wanted = torch.cat([hidden[len(hidden) - piece.outputs :] for hidden, piece in rows])
+        return ModelOutput(hidden=wanted[None], head=self.model.head).logits()[0]
 
     @torch.inference_mode()
-    def decode(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
-        """One token further in each of the first B rows: (B, V) fp32 logits."""
-        ids = torch.tensor(tokens, device=self.device)[:, None]
-        places = torch.tensor(positions, device=self.device)[:, None]
-        return self._forward(0, ids, places, max(positions) + 1).logits()[:, 0]
+    def hidden(self, pieces: Sequence[Piece]) -> Tensor:
+        """(tokens of all pieces, D) fp32."""
+        return torch.cat(self._hidden(pieces)).float()
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Give the first `length` positions of a row to another row."""
-        if source != target:
-            with torch.inference_mode():
-                self._cache.move(source, target, length)
+    def _hidden(self, pieces: Sequence[Piece]) -> list[Tensor]:
+        """For each piece (tokens, D)."""
+        found: dict[int, Tensor] = {}
+        for single in (True, False):
+            numbers = [n for n, piece in enumerate(pieces) if (len(piece.ids) == 1) == single]
+            if numbers:
+                found.update(zip(numbers, self._together([pieces[n] for n in numbers]), strict=True))
+        return [found[number] for number in range(len(pieces))]
 
-    def _forward(self, first: int, ids: Tensor, positions: Tensor, used: int) -> ModelOutput:
-        self._cache.reserve(used, self.model.compute_dtype, self.device)
-        view = CacheView(self._cache, first, positions, used)
+    def _together(self, pieces: Sequence[Piece]) -> list[Tensor]:
+        used = max(piece.end for piece in pieces)
+        ids = _padded([piece.ids for piece in pieces], 0, self.device)
+        tables = _padded([piece.blocks[: blocks_for(used)] for piece in pieces], self._waste, self.device)
+        starts = torch.tensor([piece.start for piece in pieces], device=self.device)[:, None]
+        ends = torch.tensor([piece.end for piece in pieces], device=self.device)[:, None]
+        positions = starts + torch.arange(ids.shape[1], device=self.device)
+        real = positions < ends
+        places = positions.clamp(max=tables.shape[1] * SIZE - 1)
+        blocks = torch.where(real, tables.gather(1, places // SIZE), self._waste)
+        view = CacheView(self._cache, tables, blocks, positions % SIZE, used)
         visible = torch.arange(used, device=self.device) <= positions[:, None, :, None]
-        return self.model(ids, positions=positions, mask=visible, cache=view)
-
-    @torch.inference_mode()
-    def next_logits(self, prompt: Sequence[int]) -> Tensor:
-        """(V,) fp32 logits after a prompt, without the cache."""
-        output = self.model(torch.tensor([prompt], device=self.device))
-        return ModelOutput(hidden=output.hidden[:, -1:], head=output.head).logits()[0, 0]
-
-    @torch.inference_mode()
-    def hidden(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor]]:
-        """One padded pass without the cache. Returns the head (V, D) and, for each sequence of n ids,
-        the hidden states (n - 1, D) that predict its ids from the second on."""
-        output = self.model(_padded(sequences, self.device))
-        rows = zip(output.hidden, sequences, strict=True)
-        return output.head, [hidden[: len(ids) - 1] for hidden, ids in rows]
+        output = self.model(ids, positions=positions, mask=visible, cache=view)
+        return [rows[: len(piece.ids)] for rows, piece in zip(output.hidden, pieces, strict=True)]
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Copy new weights in place."""
         self.model.load_state_dict(dict(state))
 
+    def clear(self) -> None:
+        """Empty the cache."""
+        self._cache.clear()
 
-def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+
+def _padded(rows: Sequence[Sequence[int]], value: int, device: torch.device) -> Tensor:
     longest = max(map(len, rows))
-    return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
+    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows], device=device)

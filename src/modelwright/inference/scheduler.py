@@ -1,20 +1,36 @@
-"""Who runs, in which row, until when. Plain Python: no tensor is touched here.
+"""Who computes what in the next step. Plain Python: no tensor is touched here.
 
-Running sequences fill the rows 0 .. n-1 without holes, so that decoding works on plain slices of the
-cache. When one leaves, the last takes its row.
+A step has room for some tokens. Sequences that decode come first, with one token each (more where some were
+guessed); what is left reads prompts, of which a long one takes several steps, so that nobody who decodes
+waits for it. When the cache is full, the sequence that came last gives its blocks back and is read again
+later: what it had drawn stays drawn.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
 from modelwright.base.schema import Sampling
+from modelwright.inference.blocks import SIZE, BlockPool, blocks_for
 from modelwright.inference.text import TextStream
 
 FinishReason = Literal["stop", "length", "cancelled"]
 TopTokens = tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When what happened to a request, in seconds of `time.monotonic`."""
+
+    arrived: float
+    admitted: float
+    first_token: float
+    ended: float
+    cached_tokens: int
+    """How much of the prompt was found in the cache."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,15 +52,34 @@ class Sequence:
     top: list[TopTokens] = field(default_factory=list[TopTokens])
     pieces: list[str] = field(default_factory=list[str])
     finish_reason: FinishReason | None = None
+    tokens: list[int] = field(default_factory=list[int])
+    """The prompt and what was drawn."""
+    computed: int = 0
+    """How many of the tokens have their keys and values in the cache."""
+    blocks: list[int] = field(default_factory=list[int])
+    node: int = -1
+    """What the full blocks that were made known hold (see BlockPool)."""
+    known: int = 0
+    """How many these are."""
+    arrived: float = field(default_factory=time.monotonic)
+    admitted: float = 0.0
+    first_token: float = 0.0
+    cached_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        self.tokens = [*self.prompt, *self.ids]
 
     @property
     def length(self) -> int:
         """Tokens so far, the prompt included."""
-        return len(self.prompt) + len(self.ids)
+        return len(self.tokens)
 
     def accept(self, token: int, logprob: float) -> str:
         """Take a drawn token; set the finish reason if it ends here; return the new text."""
+        if not self.ids:
+            self.first_token = time.monotonic()
         self.ids.append(token)
+        self.tokens.append(token)
         self.logprobs.append(logprob)
         piece = ""
         if token in self.stop_ids:
@@ -61,23 +96,38 @@ class Sequence:
             self.pieces.append(piece)
         return piece
 
+    def timing(self) -> Timing:
+        """When what happened, for a request that ends now."""
+        now = time.monotonic()
+        return Timing(self.arrived, self.admitted or now, self.first_token or now, now, self.cached_tokens)
+
 
 @dataclass(frozen=True, slots=True)
-class Move:
-    """The cache row `source` takes the place of `target`; equal rows mean that nothing moves."""
+class Chunk:
+    """What a step computes of a sequence: its tokens `start` to `start + count`."""
 
-    source: int
-    target: int
+    sequence: Sequence
+    start: int
+    count: int
+
+    @property
+    def draws(self) -> bool:
+        """Whether it reaches the end, so that the next token can be drawn."""
+        return self.start + self.count == self.sequence.length
 
 
 class Scheduler:
-    """Admits waiting sequences into free rows, first come first served."""
+    """First come, first served, as long as the cache has room."""
 
-    def __init__(self, max_slots: int, prefill_tokens: int = 8192) -> None:
-        self.max_slots = max_slots
-        self.prefill_tokens = prefill_tokens
+    def __init__(self, pool: BlockPool, max_running: int, step_tokens: int) -> None:
+        self.pool, self.max_running, self.step_tokens = pool, max_running, step_tokens
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self.preemptions = 0
+        self.prefix_queries = 0
+        """Tokens of prompts that were looked up in the cache."""
+        self.prefix_hits = 0
+        """Of these, how many were found."""
 
     @property
     def busy(self) -> bool:
@@ -88,34 +138,99 @@ class Scheduler:
         """Put a sequence at the end of the queue."""
         self.waiting.append(sequence)
 
-    def admit(self) -> list[Sequence]:
-        """The sequences to prefill now; they have been given the rows after those running.
-
-        A prefill holds up everybody who is decoding, so a crowd is let in together: while more wait
-        than there is room for, one batch in eight slots must be free. The padded size of a group is
-        bounded by `prefill_tokens`; a longer prompt comes alone.
-        """
-        free = self.max_slots - len(self.running)
-        crowd = len(self.waiting) > free
-        if not self.waiting or not free or (crowd and free * 8 < self.max_slots):
-            return []
-        group: list[Sequence] = []
-        longest = 0
-        while self.waiting and len(group) < free:
-            longest = max(longest, len(self.waiting[0].prompt))
-            if group and longest * (len(group) + 1) > self.prefill_tokens:
+    def plan(self) -> list[Chunk]:
+        """What to compute now; every chunk's blocks are there."""
+        chunks: list[Chunk] = []
+        room = self.step_tokens
+        number = 0
+        # Who decodes comes first, whenever it came; a prompt that is being read takes what is left.
+        order = sorted(self.running, key=lambda sequence: sequence.length - sequence.computed > 1)
+        while number < len(order) and room:
+            sequence = order[number]
+            number += 1
+            if sequence not in self.running:  # gave its blocks back to one before it
+                continue
+            count = min(sequence.length - sequence.computed, room)
+            if self._make_room(sequence, sequence.computed + count):
+                chunks.append(Chunk(sequence, sequence.computed, count))
+                room -= count
+        chunks = [chunk for chunk in chunks if chunk.sequence.blocks]
+        room = self.step_tokens - sum(chunk.count for chunk in chunks)
+        while room and self.waiting and len(self.running) < self.max_running:
+            sequence = self.waiting[0]
+            if not self._admit(sequence):
                 break
-            group.append(self.waiting.popleft())
-        self.running.extend(group)
-        return group
+            self.waiting.popleft()
+            self.running.append(sequence)
+            count = min(sequence.length - sequence.computed, room)
+            chunks.append(Chunk(sequence, sequence.computed, count))
+            room -= count
+        return chunks
 
-    def remove(self, sequence: Sequence) -> Move | None:
-        """Take a sequence out; the move its row needs, or None if it was still waiting."""
+    def _admit(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence the blocks for all its tokens, if enough stay for those who run to go
+        on."""
+        pool = self.pool
+        prefix = pool.find(sequence.tokens, sequence.sampling.adapter)
+        missing = blocks_for(sequence.length) - len(prefix.blocks)
+        if missing + len(self.running) > pool.available:
+            pool.release(reversed(prefix.blocks))
+            return False
+        sequence.blocks, sequence.node, sequence.known = prefix.blocks, prefix.node, len(prefix.blocks)
+        sequence.computed = len(prefix.blocks) * SIZE
+        if not sequence.admitted:
+            sequence.admitted, sequence.cached_tokens = time.monotonic(), sequence.computed
+            self.prefix_queries += len(sequence.prompt)
+            self.prefix_hits += sequence.computed
+        assert self._make_room(sequence, sequence.length)
+        return True
+
+    def _make_room(self, sequence: Sequence, length: int) -> bool:
+        """Blocks for `length` positions; whoever came last pays where there are none, it itself if need
+        be."""
+        while len(sequence.blocks) < blocks_for(length):
+            block = self.pool.allocate()
+            if block is not None:
+                sequence.blocks.append(block)
+                continue
+            victim = self.running[-1]
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Take the blocks of a running sequence; it waits again, before all others."""
+        self.running.remove(sequence)
+        self._release(sequence)
+        self.waiting.appendleft(sequence)
+        self.preemptions += 1
+
+    def preempt_all(self) -> None:
+        """Nothing that is in the cache counts any more: whoever runs begins again."""
+        while self.running:
+            self._preempt(self.running[-1])
+        self.pool.forget()
+
+    def computed(self, chunk: Chunk) -> None:
+        """A chunk's keys and values are in the cache; blocks that are full now become known."""
+        sequence = chunk.sequence
+        sequence.computed = chunk.start + chunk.count
+        while (sequence.known + 1) * SIZE <= sequence.computed:
+            start = sequence.known * SIZE
+            tokens = sequence.tokens[start : start + SIZE]
+            sequence.node = self.pool.register(sequence.blocks[sequence.known], sequence.node, tokens)
+            sequence.known += 1
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a sequence out."""
         if sequence in self.waiting:
             self.waiting.remove(sequence)
-            return None
-        row = self.running.index(sequence)
-        last = self.running.pop()
-        if last is not sequence:
-            self.running[row] = last
-        return Move(source=len(self.running), target=row)
+        else:
+            self.running.remove(sequence)
+            self._release(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        self.pool.release(reversed(sequence.blocks))
+        sequence.blocks = []
+        sequence.computed = sequence.known = 0

@@ -1,0 +1,856 @@
+// One step of a transformer on a CPU, from token ids to logits, in one call.
+//
+// A step takes some tokens of some sequences: one each where they decode, a stretch of a prompt where they are
+// read. Keys and values live in blocks of 32 positions that a table per sequence names (arXiv 2309.06180).
+// Between two operations of a decoder lie microseconds of work for a small model; here that is a barrier among
+// threads instead of a trip through Python.
+//
+// Words. A tile is what one step of a product takes of a matrix: 32 of the reduced axis (k) by 32 outputs
+// (columns), as two halves of 16 columns. A strip is a matrix' 32 columns over all of k: its tiles, one behind
+// the other, so that a product reads memory from end to end. Weights are strips, and so are blocks of keys
+// (columns are positions) and of values (columns are dimensions of the head).
+//
+// Numbers. Mode F32 multiplies fp32; mode B16 multiplies bf16 with fp32 sums, on the matrix unit where there is one
+// (AMX), and keeps everything between products in fp32, so that it is nearer to fp32 than a model that rounds in
+// between. A row's result depends on nothing but the row: sums run over k in one order, whatever else is in the step.
+// So a sequence gets the same bits alone or in a crowd, read at once, in pieces or token by token.
+// model/transformer.py is the plain version that this is tested against.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#include <omp.h>
+#include <sched.h>
+
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+#define MATRIX_UNIT 1
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace {
+
+constexpr int64_t TILE = 32;                    // of k, and of columns; positions in a block of the cache
+constexpr int64_t HALF = 16;                    // columns that one vector holds
+constexpr int64_t ELEMENTS = TILE * TILE;       // of a tile
+constexpr int64_t ROWS = 32;                    // rows that one pass of a product takes
+
+enum Kind : int64_t { FLOAT32, BFLOAT16, INT8, INT4 };
+constexpr int64_t TILE_BYTES[] = {4 * ELEMENTS, 2 * ELEMENTS, ELEMENTS, ELEMENTS / 2};
+
+using Floats = float __attribute__((vector_size(64)));
+using Ints = int32_t __attribute__((vector_size(64)));
+using Words = uint32_t __attribute__((vector_size(64)));
+using Shorts = uint16_t __attribute__((vector_size(64)));
+using Bytes = int8_t __attribute__((vector_size(16)));
+
+inline int64_t tiles(int64_t size) { return (size + TILE - 1) / TILE; }
+inline int64_t padded(int64_t size) { return tiles(size) * TILE; }
+
+template <class V>
+inline V at(const void* from) {
+    V value;
+    std::memcpy(&value, from, sizeof(V));
+    return value;
+}
+
+template <class V>
+inline void put(void* to, V value) {
+    std::memcpy(to, &value, sizeof(V));
+}
+
+inline Floats all(float x) { return Floats{} + x; }
+inline Floats as_floats(Words x) { return at<Floats>(&x); }
+
+inline float widened(uint16_t x) {
+    const uint32_t bits = uint32_t(x) << 16;
+    return at<float>(&bits);
+}
+
+inline uint16_t narrowed(float x) {  // to nearest, ties to even; a NaN stays one
+    const uint32_t bits = at<uint32_t>(&x);
+    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    return uint16_t((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+}
+
+inline float sum(Floats x) {  // in one fixed order
+    float part[16];
+    put(part, x);
+    for (int width = 8; width; width /= 2)
+        for (int i = 0; i < width; ++i) part[i] += part[i + width];
+    return part[0];
+}
+
+// exp(x) for x <= 0 to about 2 units in the last place (the polynomial is that of Cephes' expf); 0 below -87.
+inline Floats exponential(Floats x) {
+    const Floats low = all(-87.f), clamped = x < low ? low : x;
+    const Floats scaled = clamped * 1.44269504f;
+    const Ints n = __builtin_convertvector(scaled - 0.5f, Ints);  // towards zero: rounds, as scaled <= 0
+    const Floats whole = __builtin_convertvector(n, Floats);
+    const Floats r = (clamped - whole * 0.693359375f) + whole * 2.12194440e-4f;  // minus n ln 2, in two parts
+    Floats p = all(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.f;
+    const Ints power = (n + 127) << 23;
+    const Floats found = p * at<Floats>(&power);
+    return x < low ? Floats{} : found;
+}
+
+// ---- the two modes ---------------------------------------------------------------------------------------------
+
+struct F32 {
+    using Element = float;
+    static float of(float x) { return x; }
+    static float wide(float x) { return x; }
+    // Where (k, column) of a tile lies.
+    static int64_t place(int64_t k, int64_t column) { return (column / HALF) * 512 + k * HALF + column % HALF; }
+};
+
+struct B16 {
+    using Element = uint16_t;
+    static uint16_t of(float x) { return narrowed(x); }
+    static float wide(uint16_t x) { return widened(x); }
+    static int64_t place(int64_t k, int64_t column) {  // neighbours in k are pairs
+        return (column / HALF) * 512 + (k / 2) * 32 + (column % HALF) * 2 + k % 2;
+    }
+};
+
+// int8: as B16, but of each 16 pairs first all that are even in k, then all that are odd.
+inline int64_t place_of_byte(int64_t k, int64_t column) {
+    return (column / HALF) * 512 + (k / 2) * 32 + (k % 2) * HALF + column % HALF;
+}
+
+inline Floats from_bytes(const int8_t* from) {
+    return __builtin_convertvector(__builtin_convertvector(at<Bytes>(from), Ints), Floats);
+}
+
+inline void unpack_bytes(const int8_t* from, float* to) {
+    for (int64_t half = 0; half < 2; ++half)
+        for (int64_t k = 0; k < TILE; ++k)
+            put(to + half * 512 + k * HALF, from_bytes(from + half * 512 + k * HALF));
+}
+
+inline void unpack_bytes(const int8_t* from, uint16_t* to) {
+    for (int64_t row = 0; row < TILE; ++row) {  // integers up to 127 are exact in bf16: its upper half is all of it
+        const Floats even = from_bytes(from + row * 32), odd = from_bytes(from + row * 32 + HALF);
+        put(to + row * 32, (at<Words>(&even) >> 16) | (at<Words>(&odd) & 0xffff0000u));
+    }
+}
+
+// int4: a word of 16 bits holds the levels (0 to 15, standing for -8 to 7) of four neighbouring pairs in k.
+inline void unpack_nibbles(const uint16_t* from, uint16_t* to) {
+    const Shorts values = {0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,  // -8 to 7 in bf16,
+                           0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
+                           0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,  // twice: the fifth bit
+                           0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};  // belongs to the next
+    for (int64_t group = 0; group < 8; ++group) {
+        Shorts word = at<Shorts>(from + group * 32);
+        for (int64_t j = 0; j < 4; ++j, word >>= 4)
+            put(to + (group * 4 + j) * 32, __builtin_shuffle(values, word));
+    }
+}
+
+inline void unpack_nibbles(const uint16_t* from, float* to) {
+    uint16_t pairs[ELEMENTS];
+    unpack_nibbles(from, pairs);
+    for (int64_t half = 0; half < 2; ++half)
+        for (int64_t k = 0; k < TILE; ++k)
+            for (int64_t column = 0; column < HALF; ++column)
+                to[half * 512 + k * HALF + column] = widened(pairs[half * 512 + (k / 2) * 32 + column * 2 + k % 2]);
+}
+
+// A tile of any kind as products take it: itself, or unpacked into `room`.
+template <class E>
+inline const E* tile_at(const void* data, int64_t number, Kind kind, E* room) {
+    const char* from = static_cast<const char*>(data) + number * TILE_BYTES[kind];
+    if (kind == INT8) return unpack_bytes(reinterpret_cast<const int8_t*>(from), room), room;
+    if (kind == INT4) return unpack_nibbles(reinterpret_cast<const uint16_t*>(from), room), room;
+    return reinterpret_cast<const E*>(from);
+}
+
+// ---- products --------------------------------------------------------------------------------------------------
+
+bool matrix_unit = false;
+
+// Sums are made tile by tile, of even and odd k apart, and then added up: fewer roundings meet than in one long sum.
+template <int R, class Next>
+inline void product_of(const float* a, int64_t stride, Next next, int64_t steps, float* c) {
+    Floats total[R][2] = {};
+    for (int64_t step = 0; step < steps; ++step) {
+        const float* b = next(step);
+        for (int64_t half = 0; half < 2; ++half) {
+            Floats even[R] = {}, odd[R] = {};
+            for (int64_t k = 0; k < TILE; k += 2) {
+                const Floats first = at<Floats>(b + half * 512 + k * HALF);
+                const Floats second = at<Floats>(b + half * 512 + (k + 1) * HALF);
+                for (int r = 0; r < R; ++r) {
+                    const float* x = a + r * stride + step * TILE + k;
+                    even[r] += all(x[0]) * first;
+                    odd[r] += all(x[1]) * second;
+                }
+            }
+            for (int r = 0; r < R; ++r) total[r][half] += even[r] + odd[r];
+        }
+    }
+    for (int r = 0; r < R; ++r) put(c + r * TILE, total[r][0]), put(c + r * TILE + HALF, total[r][1]);
+}
+
+template <int R, class Next>
+inline void product_of(const uint16_t* a, int64_t stride, Next next, int64_t steps, float* c) {
+    Floats total[R][2] = {};
+    for (int64_t step = 0; step < steps; ++step) {
+        const uint16_t* b = next(step);
+        for (int64_t half = 0; half < 2; ++half) {
+            Floats even[R] = {}, odd[R] = {};
+            for (int64_t pair = 0; pair < HALF; ++pair) {
+                const Words both = at<Words>(b + half * 512 + pair * 32);
+                const Floats first = as_floats(both << 16), second = as_floats(both & 0xffff0000u);
+                for (int r = 0; r < R; ++r) {
+                    const uint16_t* x = a + r * stride + step * TILE + 2 * pair;
+                    even[r] += all(widened(x[0])) * first;
+                    odd[r] += all(widened(x[1])) * second;
+                }
+            }
+            for (int r = 0; r < R; ++r) total[r][half] += even[r] + odd[r];
+        }
+    }
+    for (int r = 0; r < R; ++r) put(c + r * TILE, total[r][0]), put(c + r * TILE + HALF, total[r][1]);
+}
+
+#ifdef MATRIX_UNIT
+
+struct __attribute__((packed)) TileShapes {
+    uint8_t palette = 1, start = 0, unused[14] = {};
+    uint16_t bytes[16] = {};
+    uint8_t rows[16] = {};
+};
+
+thread_local int64_t shaped_for = 0;
+
+// Tiles 0 to 3 are results, 4 and 5 rows of the left side, 6 and 7 the halves of a tile of the right side.
+inline void shape_tiles(int64_t rows) {
+    if (rows == shaped_for) return;
+    shaped_for = rows;
+    const uint8_t first = uint8_t(std::min(rows, HALF)), second = uint8_t(std::max<int64_t>(rows - HALF, 1));
+    TileShapes shapes;
+    for (int i = 0; i < 8; ++i) shapes.bytes[i] = 64, shapes.rows[i] = 16;
+    shapes.rows[0] = shapes.rows[1] = shapes.rows[4] = first;
+    shapes.rows[2] = shapes.rows[3] = shapes.rows[5] = second;
+    __asm__ volatile("" ::"m"(shapes) : "memory");  // the next call is not said to read all of it
+    _tile_loadconfig(&shapes);
+}
+
+inline void release_tiles() {
+    if (shaped_for) _tile_release();
+    shaped_for = 0;
+}
+
+template <class Next>
+void product_on_unit(const uint16_t* a, int64_t stride, int64_t rows, Next next, int64_t steps, float* c) {
+    shape_tiles(rows);
+    _tile_zero(0);
+    _tile_zero(1);
+    if (rows <= HALF) {
+        for (int64_t step = 0; step < steps; ++step) {
+            const uint16_t* b = next(step);
+            _tile_loadd(4, a + step * TILE, stride * 2);
+            _tile_loadd(6, b, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(7, b + 512, 64);
+            _tile_dpbf16ps(1, 4, 7);
+        }
+    } else {
+        _tile_zero(2);
+        _tile_zero(3);
+        for (int64_t step = 0; step < steps; ++step) {
+            const uint16_t* b = next(step);
+            _tile_loadd(6, b, 64);
+            _tile_loadd(7, b + 512, 64);
+            _tile_loadd(4, a + step * TILE, stride * 2);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, a + step * TILE + HALF * stride, stride * 2);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(2, c + HALF * TILE, 128);
+        _tile_stored(3, c + HALF * TILE + HALF, 128);
+    }
+    _tile_stored(0, c, 128);
+    _tile_stored(1, c + HALF, 128);
+}
+
+#else
+inline void release_tiles() {}
+#endif
+
+// c (rows, 32) = a (rows, k) times a strip, whose tiles `next` gives one after the other. At most ROWS rows.
+template <class E, class Next>
+inline void product(const E* a, int64_t stride, int64_t rows, Next next, int64_t steps, float* c) {
+#ifdef MATRIX_UNIT
+    if constexpr (sizeof(E) == 2)
+        if (matrix_unit) return product_on_unit(a, stride, rows, next, steps, c);
+#endif
+    for (; rows >= 4; rows -= 4, a += 4 * stride, c += 4 * TILE) product_of<4>(a, stride, next, steps, c);
+    if (rows >= 2) {
+        product_of<2>(a, stride, next, steps, c);
+        rows -= 2, a += 2 * stride, c += 2 * TILE;
+    }
+    if (rows) product_of<1>(a, stride, next, steps, c);
+}
+
+}  // namespace
+
+// ---- what the caller describes (kernels/decoder.py holds the same structures) ------------------------------------
+
+extern "C" {
+
+// A (out, in) weight as strips. `scales`: INT8 (out), INT4 (strips, in / group, 32). `bias`: (out) or null.
+struct Matrix {
+    const void* data;
+    const float *scales, *bias;
+    int64_t out, in, group, kind;
+};
+
+// One LoRA adapter of one matrix: (rank, in) and (out, rank), the second with alpha / rank in it.
+struct Adapter {
+    Matrix down, up;
+};
+
+struct Layer {
+    const float *attention_norm, *feed_forward_norm, *query_norm, *key_norm;
+    Matrix qkv, out, gate_up, down;  // gate_up: strips of 16 columns of the gate and the same 16 of the other
+    const Matrix *router, *experts_gate_up, *experts_down;  // of a mixture; null in a dense layer
+    const Adapter* adapters;  // for each adapter those of qkv, out, gate_up, down; in = 0 where there is none
+};
+
+struct Model {
+    int64_t layers, hidden, heads, kv_heads, head_dim, inner, vocabulary;
+    int64_t experts, experts_per_token, normalise, window;  // window 0: none
+    float epsilon;
+    const Layer* layer;
+    const void* embedding;  // (vocabulary, hidden) in the mode's elements; null: the columns of `head`
+    const float* norm;
+    Matrix head;
+    const float *cosine, *sine;  // (positions, head_dim)
+    void *keys, *values;         // (layers, blocks, kv_heads, padded head_dim x 32)
+    float *key_scales, *value_scales;  // (layers, blocks, kv_heads, 32) where the cache is int8
+    int64_t blocks, cache_kind;
+};
+
+struct Step {
+    int64_t rows, sequences, outputs, table_width;
+    const int64_t *ids, *positions;                  // (rows)
+    const int64_t *first_row, *count, *adapter;      // (sequences); adapter -1: none
+    const int32_t* tables;                           // (sequences, table_width) blocks
+    const int64_t* output_rows;                      // (outputs) rows whose logits are wanted
+    float *hidden, *logits;  // (rows, hidden) after the last norm or null; (outputs, vocabulary)
+};
+
+}  // extern "C"
+
+namespace {
+
+// Memory that a step works in; kept from step to step, since fresh pages cost more than a small model's layer.
+class Arena {
+  public:
+    void reset() {
+        if (wanted_ > size_) {
+            std::free(memory_);
+            size_ = wanted_ + wanted_ / 2;
+            memory_ = static_cast<char*>(std::aligned_alloc(64, (size_ + 63) / 64 * 64));
+        }
+        used_ = wanted_ = 0;
+    }
+    // Null until a first round has measured what is wanted.
+    template <class V>
+    V* take(int64_t count) {
+        const int64_t bytes = (count * int64_t(sizeof(V)) + 63) / 64 * 64;
+        wanted_ += bytes;
+        if (used_ + bytes > size_) return nullptr;
+        V* found = reinterpret_cast<V*>(memory_ + used_);
+        used_ += bytes;
+        return found;
+    }
+    bool enough() const { return memory_ != nullptr && wanted_ <= size_; }
+
+  private:
+    char* memory_ = nullptr;
+    int64_t size_ = 0, used_ = 0, wanted_ = 0;
+};
+
+struct Range {
+    int64_t first, end;
+};
+
+// Where threads wait for each other: for moments, so they spin, but soon let others have the processor. A thread of
+// the team may be waiting for that very one.
+class Barrier {
+  public:
+    explicit Barrier(int threads) : threads_(threads) {}
+    void wait() {
+        const int64_t round = round_.load(std::memory_order_relaxed);
+        if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
+            arrived_.store(0, std::memory_order_relaxed);
+            round_.store(round + 1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins)
+            if (spins > 4000) sched_yield();
+            else pause();
+    }
+
+  private:
+    static void pause() {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+    }
+    const int threads_;
+    alignas(64) std::atomic<int> arrived_{0};
+    alignas(64) std::atomic<int64_t> round_{0};
+};
+
+inline Range share(int64_t count, int thread, int threads) {
+    return {count * thread / threads, count * (thread + 1) / threads};
+}
+
+// Some rows of one sequence and one key/value head: at most 16 queries x heads of a group.
+struct Task {
+    int64_t sequence, head, first, count;
+};
+
+template <class Mode>
+struct Forward {
+    using E = typename Mode::Element;
+
+    const Model& m;
+    const Step& s;
+    int threads;
+    int64_t width, inner, mixed, group, head_size, task_count = 0, longest = 0;
+    float *x, *wide, *weights;
+    E *narrow, *queries, *attended, *gated;
+    int64_t *chosen, *order;
+    Task* tasks;
+    Barrier barrier;
+    std::atomic<int64_t> next_task{0};
+
+    Forward(const Model& model, const Step& step, int team) : m(model), s(step), threads(team), barrier(team) {
+        width = padded(m.hidden);
+        group = m.heads / m.kv_heads;
+        head_size = padded(m.head_dim);
+        mixed = padded(m.heads * m.head_dim);
+        inner = padded(m.inner);
+        for (int64_t q = 0; q < s.sequences; ++q)
+            longest = std::max(longest, s.positions[s.first_row[q] + s.count[q] - 1] + 1);
+    }
+
+    int64_t wide_columns() const { return padded((m.heads + 2 * m.kv_heads) * m.head_dim); }
+
+    bool allocate(Arena& arena) {
+        arena.reset();
+        const int64_t expanded = m.experts ? s.rows * m.experts_per_token : s.rows;
+        x = arena.take<float>(s.rows * m.hidden);
+        wide = arena.take<float>(s.rows * wide_columns());
+        narrow = arena.take<E>(expanded * width);
+        queries = arena.take<E>(s.rows * m.heads * head_size);
+        attended = arena.take<E>(s.rows * mixed);
+        gated = arena.take<E>(expanded * inner);
+        weights = arena.take<float>(s.rows * (m.experts_per_token + m.experts + 1));
+        chosen = arena.take<int64_t>(expanded);
+        order = arena.take<int64_t>(2 * expanded + m.experts + 1);
+        tasks = arena.take<Task>(s.rows * m.kv_heads * (group / HALF + 1));
+        return arena.enough();
+    }
+
+    // Queries of a sequence that share a pass: all heads of a group for as many positions as 16 rows hold.
+    void plan_attention() {
+        const int64_t positions = std::max<int64_t>(1, HALF / group);
+        for (int64_t q = 0; q < s.sequences; ++q)
+            for (int64_t h = 0; h < m.kv_heads; ++h)
+                for (int64_t first = 0; first < s.count[q]; first += positions)
+                    tasks[task_count++] = {q, h, first, std::min(positions, s.count[q] - first)};
+    }
+
+    // ---- rows
+
+    void embed(int thread) {
+        const Range part = share(s.rows, thread, threads);
+        for (int64_t row = part.first; row < part.end; ++row) {
+            float* to = x + row * m.hidden;
+            const int64_t id = s.ids[row];
+            if (m.embedding != nullptr) {
+                const E* from = static_cast<const E*>(m.embedding) + id * m.hidden;
+                for (int64_t k = 0; k < m.hidden; ++k) to[k] = Mode::wide(from[k]);
+                continue;
+            }
+            const E* strip = static_cast<const E*>(m.head.data) + (id / TILE) * width * TILE;
+            for (int64_t k = 0; k < m.hidden; ++k)
+                to[k] = Mode::wide(strip[(k / TILE) * ELEMENTS + Mode::place(k % TILE, id % TILE)]);
+        }
+    }
+
+    static float inverse_rms(const float* from, int64_t size, float epsilon) {
+        Floats squares{};
+        int64_t k = 0;
+        for (; k + HALF <= size; k += HALF) {
+            const Floats part = at<Floats>(from + k);
+            squares += part * part;
+        }
+        float total = sum(squares);
+        for (; k < size; ++k) total += from[k] * from[k];
+        return 1.f / std::sqrt(total / float(size) + epsilon);
+    }
+
+    void norm(const float* from, const float* weight, E* to) const {
+        const float scale = inverse_rms(from, m.hidden, m.epsilon);
+        for (int64_t k = 0; k < m.hidden; ++k) to[k] = Mode::of(from[k] * scale * weight[k]);
+        for (int64_t k = m.hidden; k < width; ++k) to[k] = E{};
+    }
+
+    void norm_rows(const float* weight, int thread) {
+        const Range part = share(s.rows, thread, threads);
+        for (int64_t row = part.first; row < part.end; ++row)
+            norm(x + row * m.hidden, weight, narrow + row * width);
+    }
+
+    // ---- products with weights
+
+    // For each strip of this thread and each pass of at most 32 rows, `done(first row, rows, strip, sums)`.
+    template <class Done>
+    void linear(const Matrix& w, const E* a, int64_t stride, int64_t rows, int thread, Done done) {
+        const int64_t steps = tiles(w.in);
+        const Kind kind = Kind(w.kind);
+        const Range part = share(tiles(w.out), thread, threads);
+        alignas(64) float sums[ROWS * TILE], piece[ROWS * TILE];
+        alignas(64) E room[ELEMENTS];
+        for (int64_t strip = part.first; strip < part.end; ++strip)
+            for (int64_t first = 0; first < rows; first += ROWS) {
+                const int64_t some = std::min(ROWS, rows - first);
+                const E* left = a + first * stride;
+                auto tile = [&](int64_t step) { return tile_at<E>(w.data, strip * steps + step, kind, room); };
+                if (kind != INT4) product(left, stride, some, tile, steps, sums);
+                else product_in_groups(w, left, stride, some, strip, steps, tile, piece, sums);
+                if (kind == INT8) scale_columns(w.scales + strip * TILE, some, sums);
+                if (w.bias != nullptr) add_to_rows(w.bias + strip * TILE, some, sums);
+                done(first, some, strip, sums);
+            }
+    }
+
+    template <class Next>
+    static void product_in_groups(const Matrix& w, const E* a, int64_t stride, int64_t rows, int64_t strip,
+                                  int64_t steps, Next tile, float* piece, float* sums) {
+        const int64_t stretch = w.group / TILE, groups = (steps + stretch - 1) / stretch;
+        std::memset(sums, 0, size_t(rows * TILE) * sizeof(float));
+        for (int64_t g = 0; g < groups; ++g) {
+            const int64_t from = g * stretch, some = std::min(stretch, steps - from);
+            product(a + from * TILE, stride, rows, [&](int64_t step) { return tile(from + step); }, some, piece);
+            const float* scale = w.scales + (strip * groups + g) * TILE;
+            const Floats left = at<Floats>(scale), right = at<Floats>(scale + HALF);
+            for (int64_t r = 0; r < rows; ++r) {
+                float* to = sums + r * TILE;
+                put(to, at<Floats>(to) + at<Floats>(piece + r * TILE) * left);
+                put(to + HALF, at<Floats>(to + HALF) + at<Floats>(piece + r * TILE + HALF) * right);
+            }
+        }
+    }
+
+    static void scale_columns(const float* scale, int64_t rows, float* sums) {
+        for (int64_t r = 0; r < rows; ++r)
+            for (int64_t j = 0; j < TILE; ++j) sums[r * TILE + j] *= scale[j];
+    }
+
+    static void add_to_rows(const float* bias, int64_t rows, float* sums) {
+        for (int64_t r = 0; r < rows; ++r)
+            for (int64_t j = 0; j < TILE; ++j) sums[r * TILE + j] += bias[j];
+    }
+
+    // ---- attention
+
+    int64_t sequence_of(int64_t row) const {
+        const int64_t* end = std::upper_bound(s.first_row, s.first_row + s.sequences, row);
+        return end - s.first_row - 1;
+    }
+
+    // Queries, keys and values of a row's heads: normalised, rotated, and put where attention reads them.
+    void spread_heads(int64_t l, int thread) {
+        const Layer& layer = m.layer[l];
+        const int64_t heads = m.heads + 2 * m.kv_heads;
+        const Range part = share(s.rows * heads, thread, threads);
+        for (int64_t i = part.first; i < part.end; ++i) {
+            const int64_t row = i / heads, head = i % heads, q = sequence_of(row);
+            const int64_t position = s.positions[row], within = row - s.first_row[q];
+            float* from = wide + row * wide_columns() + head * m.head_dim;
+            if (head < m.heads + m.kv_heads) {
+                const float* weight = head < m.heads ? layer.query_norm : layer.key_norm;
+                if (weight != nullptr) {
+                    const float scale = inverse_rms(from, m.head_dim, m.epsilon);
+                    for (int64_t j = 0; j < m.head_dim; ++j) from[j] = from[j] * scale * weight[j];
+                }
+                rotate(from, position);
+            }
+            if (head < m.heads) {
+                const int64_t kv = head / group, g = head % group;
+                const int64_t place = s.first_row[q] * m.heads + kv * s.count[q] * group + within * group + g;
+                E* to = queries + place * head_size;
+                for (int64_t j = 0; j < head_size; ++j) to[j] = j < m.head_dim ? Mode::of(from[j]) : E{};
+                continue;
+            }
+            const bool key = head < m.heads + m.kv_heads;
+            const int64_t kv = (head - m.heads) % m.kv_heads;
+            const int64_t block = s.tables[q * s.table_width + position / TILE];
+            store(key, cache_index(l, block, kv), position % TILE, from);
+        }
+    }
+
+    void rotate(float* v, int64_t position) const {
+        const float *c = m.cosine + position * m.head_dim, *n = m.sine + position * m.head_dim;
+        const int64_t half = m.head_dim / 2;
+        for (int64_t j = 0; j < half; ++j) {
+            const float first = v[j], second = v[half + j];
+            v[j] = first * c[j] - second * n[j];
+            v[half + j] = second * c[half + j] + first * n[half + j];
+        }
+    }
+
+    int64_t cache_index(int64_t l, int64_t block, int64_t kv) const {
+        return (l * m.blocks + block) * m.kv_heads + kv;
+    }
+
+    // A head's key or value into its block. Tiles of keys follow each other over the head's dimensions (k), tiles of
+    // values over strips of 32 of them (columns).
+    void store(bool key, int64_t index, int64_t slot, const float* from) {
+        void* base = key ? m.keys : m.values;
+        if (m.cache_kind != INT8) {
+            E* to = static_cast<E*>(base) + index * head_size * TILE;
+            for (int64_t j = 0; j < m.head_dim; ++j)
+                to[(j / TILE) * ELEMENTS + (key ? Mode::place(j % TILE, slot) : Mode::place(slot, j % TILE))] =
+                    Mode::of(from[j]);
+            return;
+        }
+        int8_t* to = static_cast<int8_t*>(base) + index * head_size * TILE;
+        float largest = 0;
+        for (int64_t j = 0; j < m.head_dim; ++j) largest = std::max(largest, std::fabs(from[j]));
+        const float scale = largest > 0 ? largest / 127.f : 1.f;
+        (key ? m.key_scales : m.value_scales)[index * TILE + slot] = scale;
+        for (int64_t j = 0; j < m.head_dim; ++j) {
+            const int64_t place = key ? place_of_byte(j % TILE, slot) : place_of_byte(slot, j % TILE);
+            to[(j / TILE) * ELEMENTS + place] = int8_t(std::rint(from[j] / scale));
+        }
+    }
+
+    // `scores` and `shares` hold 16 rows over all positions.
+    void attend(int64_t l, const Task& task, float* scores, E* shares) {
+        const int64_t start = s.first_row[task.sequence], rows = task.count * group;
+        const int64_t position = s.positions[start + task.first];  // of the first query
+        const int64_t last = position + task.count;                // the end of what any may see
+        const int64_t from = m.window ? std::max<int64_t>(0, position - m.window + 1) / TILE : 0;
+        const int64_t blocks = tiles(last) - from, stride = blocks * TILE;
+        const int32_t* table = s.tables + task.sequence * s.table_width + from;
+        const E* q = queries + (start * m.heads + (task.head * s.count[task.sequence] + task.first) * group) * head_size;
+        const Kind kind = Kind(m.cache_kind);
+        alignas(64) float sums[HALF * TILE];
+        alignas(64) E room[ELEMENTS];
+        const int64_t steps = head_size / TILE;
+        for (int64_t done = 0; done < rows; done += HALF) {  // more than one pass only for groups above 16
+            const int64_t some = std::min(HALF, rows - done);
+            for (int64_t b = 0; b < blocks; ++b) {
+                const int64_t index = cache_index(l, table[b], task.head);
+                auto key = [&](int64_t step) { return tile_at<E>(m.keys, index * steps + step, kind, room); };
+                product(q + done * head_size, head_size, some, key, steps, sums);
+                for (int64_t r = 0; r < some; ++r)
+                    std::memcpy(scores + r * stride + b * TILE, sums + r * TILE, TILE * sizeof(float));
+            }
+            float inverse[HALF];
+            for (int64_t r = 0; r < some; ++r) {
+                const int64_t seen = position + (done + r) / group + 1;  // the end of what this row sees
+                const int64_t hidden = m.window ? std::max<int64_t>(0, seen - m.window) - from * TILE : 0;
+                inverse[r] = softmax(scores + r * stride, shares + r * stride, std::max<int64_t>(0, hidden),
+                                     seen - from * TILE, blocks, l, table, task.head);
+            }
+            for (int64_t strip = 0; strip < steps; ++strip) {
+                auto value = [&](int64_t step) {
+                    const int64_t index = cache_index(l, table[step], task.head);
+                    return tile_at<E>(m.values, index * steps + strip, kind, room);
+                };
+                product(shares, stride, some, value, blocks, sums);
+                const int64_t columns = std::min(TILE, m.head_dim - strip * TILE);
+                for (int64_t r = 0; r < some; ++r) {
+                    const int64_t row = start + task.first + (done + r) / group;
+                    const int64_t head = task.head * group + (done + r) % group;
+                    E* to = attended + row * mixed + head * m.head_dim + strip * TILE;
+                    for (int64_t j = 0; j < columns; ++j) to[j] = Mode::of(sums[r * TILE + j] * inverse[r]);
+                }
+            }
+        }
+    }
+
+    // exp(scale x scores - largest) over the positions first to end, 0 elsewhere; returns 1 / their sum. Vectors are
+    // always those of a block, so that sums do not depend on where a row begins or ends. With an int8 cache scores
+    // take the scales of their keys, and shares those of the values they are for.
+    float softmax(float* scores, E* shares, int64_t first, int64_t end, int64_t blocks, int64_t l,
+                  const int32_t* table, int64_t kv) const {
+        const float scale = 1.f / std::sqrt(float(m.head_dim));
+        const bool bytes = m.cache_kind == INT8;
+        for (int64_t b = 0; b < blocks; ++b) {
+            const float* keys = bytes ? m.key_scales + cache_index(l, table[b], kv) * TILE : nullptr;
+            for (int64_t j = b * TILE; j < (b + 1) * TILE; ++j)
+                scores[j] = j < first || j >= end ? -INFINITY
+                            : bytes               ? scores[j] * scale * keys[j - b * TILE]
+                                                  : scores[j] * scale;
+        }
+        float top = -INFINITY;
+        for (int64_t j = first; j < end; ++j) top = std::max(top, scores[j]);
+        Floats total{};
+        for (int64_t j = 0; j < blocks * TILE; j += HALF) {
+            const Floats part = exponential(at<Floats>(scores + j) - top);
+            total += part;
+            put(scores + j, part);
+        }
+        for (int64_t b = 0; b < blocks; ++b) {
+            const float* values = bytes ? m.value_scales + cache_index(l, table[b], kv) * TILE : nullptr;
+            for (int64_t j = b * TILE; j < (b + 1) * TILE; ++j)
+                shares[j] = Mode::of(bytes ? scores[j] * values[j - b * TILE] : scores[j]);
+        }
+        return 1.f / sum(total);
+    }
+
+    // ---- the whole
+
+    void add_to_stream(int64_t first, int64_t rows, int64_t strip, const float* sums) {
+        const int64_t columns = std::min(TILE, m.hidden - strip * TILE);
+        for (int64_t r = 0; r < rows; ++r) {
+            float* to = x + (first + r) * m.hidden + strip * TILE;
+            for (int64_t j = 0; j < columns; ++j) to[j] += sums[r * TILE + j];
+        }
+    }
+
+    // silu(gate) x up of a strip's 16 columns each.
+    void gate(int64_t first, int64_t rows, int64_t strip, const float* sums) {
+        for (int64_t r = 0; r < rows; ++r) {
+            const Floats g = at<Floats>(sums + r * TILE), up = at<Floats>(sums + r * TILE + HALF);
+            const Floats size = g < 0.f ? g : -g, e = exponential(size);  // of -|g|: nothing overflows
+            const Floats sigmoid = (g < 0.f ? e : all(1.f)) / (e + 1.f), found = g * sigmoid * up;
+            E* to = gated + (first + r) * inner + strip * HALF;
+            for (int64_t j = 0; j < HALF; ++j) to[j] = Mode::of(found[j]);
+        }
+    }
+
+    void feed_forward(const Layer& layer, int thread) {
+        linear(layer.gate_up, narrow, width, s.rows, thread, [&](auto... found) { gate(found...); });
+        barrier.wait();
+        linear(layer.down, gated, inner, s.rows, thread, [&](auto... found) { add_to_stream(found...); });
+    }
+
+    void run(int thread, float* scores, E* shares) {
+        embed(thread);
+        barrier.wait();
+        for (int64_t l = 0; l < m.layers; ++l) {
+            const Layer& layer = m.layer[l];
+            norm_rows(layer.attention_norm, thread);
+            barrier.wait();
+            linear(layer.qkv, narrow, width, s.rows, thread,
+                   [&](int64_t first, int64_t rows, int64_t strip, const float* sums) {
+                       for (int64_t r = 0; r < rows; ++r)
+                           std::memcpy(wide + (first + r) * wide_columns() + strip * TILE, sums + r * TILE,
+                                       TILE * sizeof(float));
+                   });
+            barrier.wait();
+            spread_heads(l, thread);
+            barrier.wait();
+            // Tasks are of unequal length: whoever is free takes the next.
+            for (int64_t i; (i = next_task.fetch_add(1)) < task_count * (l + 1) + l * threads;)
+                attend(l, tasks[i - (task_count + threads) * l], scores, shares);
+            barrier.wait();
+            linear(layer.out, attended, mixed, s.rows, thread, [&](auto... found) { add_to_stream(found...); });
+            barrier.wait();
+            norm_rows(layer.feed_forward_norm, thread);
+            barrier.wait();
+            feed_forward(layer, thread);
+            barrier.wait();
+        }
+        finish(thread);
+        release_tiles();
+    }
+
+    // The last norm, for all rows where they are asked for, and the logits of some.
+    void finish(int thread) {
+        const Range part = share(s.rows, thread, threads);
+        if (s.hidden != nullptr)
+            for (int64_t row = part.first; row < part.end; ++row) {
+                const float scale = inverse_rms(x + row * m.hidden, m.hidden, m.epsilon);
+                for (int64_t k = 0; k < m.hidden; ++k)
+                    s.hidden[row * m.hidden + k] = x[row * m.hidden + k] * scale * m.norm[k];
+            }
+        const Range outputs = share(s.outputs, thread, threads);
+        for (int64_t i = outputs.first; i < outputs.end; ++i)
+            norm(x + s.output_rows[i] * m.hidden, m.norm, narrow + i * width);
+        barrier.wait();
+        linear(m.head, narrow, width, s.outputs, thread,
+               [&](int64_t first, int64_t rows, int64_t strip, const float* sums) {
+                   const int64_t columns = std::min(TILE, m.vocabulary - strip * TILE);
+                   for (int64_t r = 0; r < rows; ++r)
+                       std::memcpy(s.logits + (first + r) * m.vocabulary + strip * TILE, sums + r * TILE,
+                                   size_t(columns) * sizeof(float));
+               });
+    }
+};
+
+thread_local Arena arena, own;
+
+template <class Mode>
+bool forward(const Model& model, const Step& step, int threads) {
+    using E = typename Mode::Element;
+    Forward<Mode> work(model, step, threads);
+    if (!work.allocate(arena) && !work.allocate(arena)) return false;
+    // Columns behind the last of a matrix are multiplied by zeros: whatever is there must be a number.
+    std::memset(static_cast<void*>(work.attended), 0, size_t(step.rows * work.mixed) * sizeof(E));
+    std::memset(static_cast<void*>(work.gated), 0, size_t(step.rows * work.inner) * sizeof(E));
+    work.plan_attention();
+    std::atomic<bool> good{true};
+#pragma omp parallel num_threads(threads)
+    {
+        float* scores = nullptr;
+        E* shares = nullptr;
+        for (int round = 0; round < 2 && (scores == nullptr || shares == nullptr); ++round) {
+            own.reset();
+            scores = own.take<float>(HALF * padded(work.longest));
+            shares = own.take<E>(HALF * padded(work.longest));
+        }
+        if (scores == nullptr || shares == nullptr || omp_get_num_threads() != threads) good = false;
+#pragma omp barrier
+        if (good) work.run(omp_get_thread_num(), scores, shares);
+    }
+    return good;
+}
+
+}  // namespace
+
+extern "C" {
+
+// Asks the system for the matrix unit, for this process, where it is `wanted`. Returns whether bf16 goes through it.
+int prepare(int wanted) {
+#ifdef MATRIX_UNIT
+    constexpr int ASK = 0x1023, TILE_DATA = 18;  // arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
+    matrix_unit = wanted && syscall(SYS_arch_prctl, ASK, TILE_DATA) == 0;
+#else
+    (void)wanted;
+#endif
+    return matrix_unit;
+}
+
+// Returns 0 where memory or threads could not be had.
+int step(const Model* model, const Step* what, int narrow, int threads) {
+    return narrow ? forward<B16>(*model, *what, threads) : forward<F32>(*model, *what, threads);
+}
+
+}  // extern "C"

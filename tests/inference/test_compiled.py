@@ -1,0 +1,168 @@
+"""The compiled step against the model as it is, and against itself: alone, in a crowd, at once, in pieces."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelwright.compression.quantize import quantize
+from modelwright.inference.compiled import CompiledRunner, serves
+from modelwright.inference.engine import Engine
+from modelwright.inference.runner import Piece, PlainRunner
+from modelwright.kernels import decoder
+from modelwright.model.config import ModelConfig
+from modelwright.model.init import initialize
+from modelwright.model.transformer import Transformer
+
+pytestmark = pytest.mark.skipif(decoder.library() is None, reason="no compiler: there is only the plain path")
+
+SHAPES = {
+    "qwen3": {"hidden_size": 64, "intermediate_size": 96, "head_dim": 32},
+    "llama": {"hidden_size": 48, "intermediate_size": 100, "head_dim": 12, "tie_word_embeddings": False},
+    "qwen2": {"hidden_size": 96, "intermediate_size": 130, "head_dim": 64},
+}
+
+
+@cache
+def model_of(architecture: str, dtype: torch.dtype) -> Transformer:
+    config = ModelConfig(
+        architecture=architecture,  # type: ignore[arg-type]
+        vocab_size=333,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        **SHAPES[architecture],  # type: ignore[arg-type]
+    )
+    torch.manual_seed(0)
+    model = Transformer(config, dtype)
+    initialize(model, seed=1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Larger than at first, so that attention is sharp; norms and biases off their first values.
+            parameter.mul_(2) if parameter.dim() > 1 else parameter.add_(torch.randn_like(parameter) * 0.1)
+            parameter.copy_(parameter.to(dtype))
+    return model.eval()
+
+
+@pytest.fixture(params=["matrix unit", "vectors"])
+def unit(request: pytest.FixtureRequest) -> Iterator[str]:
+    """bf16 goes through the matrix unit, where there is one, and without it."""
+    library = decoder.library()
+    assert library is not None
+    if not library.prepare(request.param == "matrix unit") and request.param == "matrix unit":
+        pytest.skip("this processor has no matrix unit")
+    yield request.param
+    library.prepare(1)
+
+
+def ids_of(length: int, seed: int) -> list[int]:
+    return torch.randint(0, 333, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@torch.no_grad()
+def errors(model: Transformer, runner: PlainRunner | CompiledRunner) -> torch.Tensor:
+    """How far a runner's logits are from those of the model in fp32: read at once, and then decoded."""
+    exact = Transformer(model.config, torch.float32)
+    exact.load_state_dict(model.state_dict())
+    first, second = ids_of(70, 1), ids_of(41, 2)
+    got = [
+        runner.logits([Piece(first, 0, [3, 5, 7], 70), Piece(second[:33], 0, [2, 9], 1)])[:70],
+        runner.logits([Piece([8], 70, [3, 5, 7], 1), Piece(second[33:], 33, [2, 9], 8)]),
+    ]
+    whole = exact(torch.tensor([[*first, 8]])).logits()[0]
+    rest = exact(torch.tensor([second])).logits()[0, 33:]
+    return torch.cat(got) - torch.cat([whole[:70], whole[70:], rest])
+
+
+@pytest.mark.parametrize("architecture", SHAPES)
+def test_fp32_equals_the_model(architecture: str):
+    model = model_of(architecture, torch.float32)
+    assert errors(model, CompiledRunner(model, 12)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("architecture", SHAPES)
+def test_bf16_is_nearer_to_fp32_than_the_plain_model(architecture: str, unit: str):
+    model = model_of(architecture, torch.bfloat16)
+    compiled = errors(model, CompiledRunner(model, 12)).square().mean().sqrt()
+    plain = errors(model, PlainRunner(model, 12)).square().mean().sqrt()
+    assert compiled < 1.05 * plain and compiled < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_eight_bits_equal_the_plain_layers(dtype: torch.dtype, unit: str):
+    whole = model_of("qwen2", dtype)
+    model = quantize(whole, kept_dtype=dtype)
+    first = [Piece(ids_of(70, 1), 0, [3, 5, 7], 70)]
+    plain, compiled = PlainRunner(model, 12).logits(first), CompiledRunner(model, 12).logits(first)
+    assert (plain - compiled).square().mean().sqrt() < (1e-5 if dtype == torch.float32 else 0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_eight_bit_cache_is_off_by_its_rounding_only(dtype: torch.dtype, unit: str):
+    model = model_of("qwen3", dtype)
+    pieces = [Piece(ids_of(70, 1), 0, [3, 5, 7], 70)]
+    exact = CompiledRunner(model, 12).logits(pieces)
+    compiled = CompiledRunner(model, 12, "int8").logits(pieces)
+    plain = PlainRunner(model, 12, "int8").logits(pieces)
+    assert (compiled - exact).square().mean().sqrt() < 0.02
+    if dtype == torch.float32:
+        assert (compiled - plain).square().mean().sqrt() < 2e-3  # a level at a midpoint may round either way
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cache", ["auto", "int8"])
+@given(cuts=st.lists(st.integers(1, 99), max_size=6, unique=True), others=st.integers(0, 9))
+@settings(deadline=None, max_examples=12)
+def test_the_same_bits_alone_in_a_crowd_whole_or_in_pieces(
+    dtype: torch.dtype, cache: str, cuts: list[int], others: int
+):
+    model = model_of("qwen3", dtype)
+    ids = ids_of(100, 5)
+    runner = CompiledRunner(model, 60, cache)
+    whole = runner.logits([Piece(ids, 0, [1, 2, 4, 6], 100)])
+    runner.clear()
+    parts: list[torch.Tensor] = []
+    for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), 100], strict=True):
+        crowd = [Piece(ids_of(1 + 7 * n, n), 0, [8 + 4 * n, 9 + 4 * n, 10 + 4 * n], 1) for n in range(others)]
+        found = runner.logits([*crowd, Piece(ids[start:end], start, [6, 1, 2, 4], end - start)])
+        parts.append(found[others:])
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_new_weights_are_taken(tokenizer):  # type: ignore[no-untyped-def]
+    old, new = (copy.deepcopy(model_of("qwen3", torch.float32)) for _ in range(2))
+    with torch.no_grad():
+        for parameter in new.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    engine = Engine(old, tokenizer, stop_ids=())
+    sequence = ids_of(80, 3)
+    before = engine.score([sequence])
+    engine.update_weights(new.state_dict(), version=2)
+    assert engine.is_compiled and engine.score([sequence]) != before
+    assert engine.score([sequence])[0] == pytest.approx(Engine(new, tokenizer).score([sequence])[0], abs=1e-6)
+
+
+def test_what_has_no_compiled_path_takes_the_plain_one(make_model, tokenizer):  # type: ignore[no-untyped-def]
+    dense = model_of("qwen3", torch.float32)
+    assert serves(dense) and not Engine(dense, tokenizer, use_compiled=False).is_compiled
+    half = Transformer(dense.config, torch.float16)
+    assert not serves(half)
+
+
+def test_groups_of_more_heads_than_a_pass_has_rows():
+    config = replace_heads(model_of("qwen3", torch.float32).config, 40, 2)
+    torch.manual_seed(3)
+    model = Transformer(config).eval()
+    initialize(model, seed=3)
+    assert errors(model, CompiledRunner(model, 12)).abs().max() < 1e-5
+
+
+def replace_heads(config: ModelConfig, heads: int, kv_heads: int) -> ModelConfig:
+    return config.model_copy(update={"num_attention_heads": heads, "num_key_value_heads": kv_heads})
