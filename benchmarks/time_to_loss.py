@@ -1,10 +1,11 @@
 """Time to a validation loss on a CPU: our defaults against a tuned plain loop.
 
 One Llama shape, one text (novels, in a vocabulary learned from them), the same batches of tokens a step. The
-plain loop (plain_loop.py: AdamW, compiled, bf16) is tuned for its horizon: every learning rate and both
-schedules of a grid, and the best final loss on held-out novels is the one to reach, seed by seed. Ours trains
-with the defaults of every recipe (Muon, WSD) to other horizons, each a run with a schedule of its own, and
-the shortest that reaches the loss counts (bisection: losses fall with the horizon).
+plain loop (plain_loop.py: AdamW, compiled, bf16) is tuned for its horizon: from one setting to the better of
+its neighbours in learning rate, warm-up and schedule, until none is better. Its final loss on held-out novels
+is the one to reach, seed by seed. Ours trains with the defaults of every recipe (Muon, WSD) to other
+horizons, each a run with a schedule of its own, and the shortest that reaches the loss counts (bisection:
+losses fall with the horizon).
 
 Trainings give losses alone, which do not depend on how busy the machine is; each is kept, and a study that
 was interrupted goes on. A step's time is measured apart, both sides in turns, on a quiet machine. What is
@@ -22,6 +23,7 @@ import sys
 import tempfile
 from bisect import bisect_left
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -48,10 +50,11 @@ from record import Paced, Row, compare, interleave, kept, publish
 VOCABULARY, ROWS, CONTEXT, STEPS = 4096, 16, 256, 400
 SHAPE = ModelChoice(depth=4, architecture="llama").derive(VOCABULARY)
 HELD_OUT_ROWS = 256
-RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+WARM_UPS = (0.02, 0.1)
 SCHEDULES = {"cosine": ScheduleConfig(kind="cosine", final=0.1), "wsd": ScheduleConfig(kind="wsd")}
 DECAY = 0.1
-HORIZONS = tuple(range(100, STEPS + 1, 20))
+HORIZONS = tuple(range(100, STEPS + 1, 25))
 """Steps of ours among which the shortest is searched."""
 SEEDS = (0, 1, 2)
 SIDES = "ours", "plain loop"
@@ -59,6 +62,32 @@ WARM_UP, ROUNDS = 4, 60
 BAR = 2.0
 
 say = Console(stderr=True).print
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Of the plain loop."""
+
+    rate: float = 1e-3
+    warm_up: float = 0.1
+    kind: str = "cosine"
+
+    def __str__(self) -> str:
+        return f"AdamW {self.rate:g}, {self.kind}, warm-up {self.warm_up:g}"
+
+    @property
+    def schedule(self) -> ScheduleConfig:
+        return SCHEDULES[self.kind].model_copy(update={"warmup_fraction": self.warm_up})
+
+    def neighbours(self) -> list[Setting]:
+        """The next rates, and every other warm-up and schedule."""
+        place = RATES.index(self.rate)
+        rates = (*RATES[place + 1 : place + 2], *RATES[max(place - 1, 0) : place])
+        return [
+            *(replace(self, rate=rate) for rate in rates),
+            *(replace(self, warm_up=part) for part in WARM_UPS if part != self.warm_up),
+            *(replace(self, kind=kind) for kind in SCHEDULES if kind != self.kind),
+        ]
 
 
 class Study:
@@ -74,13 +103,13 @@ class Study:
         """What both sides read."""
         return Windows(self._seen, ROWS, CONTEXT, seed, end_of_text=-1)
 
-    def plain(self, kind: str, rate: float, seed: int) -> float:
+    def plain(self, setting: Setting, seed: int) -> float:
         """Final held-out loss of the plain loop."""
 
         def measure() -> float:
-            return train_plain(self.batches(seed), STEPS, rate, SCHEDULES[kind], seed).loss(self._held_out)
+            return train_plain(self.batches(seed), STEPS, setting, seed).loss(self._held_out)
 
-        return self._kept(f"plain loop, {kind}, rate {rate:g}, seed {seed}", measure)
+        return self._kept(f"plain loop, {setting}, seed {seed}", measure)
 
     def ours(self, steps: int, seed: int) -> float:
         """Final held-out loss of ours."""
@@ -96,11 +125,14 @@ class Study:
         return loss
 
 
-def train_plain(batches: Batches, steps: int, rate: float, schedule: ScheduleConfig, seed: int) -> PlainLoop:
+def train_plain(batches: Batches, steps: int, setting: Setting, seed: int) -> PlainLoop:
     """The plain loop at its end."""
     torch.manual_seed(seed)
     model = PlainLlama.of(SHAPE, CONTEXT, written_out=True)  # the faster one to train on a CPU
-    loop, factor = PlainLoop(model, rate, DECAY, compiled=True), make_schedule(schedule, steps)
+    loop, factor = (
+        PlainLoop(model, setting.rate, DECAY, compiled=True),
+        make_schedule(setting.schedule, steps),
+    )
     for step in range(steps):
         batch = batches[step]
         loop.step([(batch.ids, batch.targets)], factor(step))
@@ -141,7 +173,22 @@ def paced(study: Study, side: str) -> None:
     if side == "ours":
         train_ours(batches, steps, SEEDS[0])
     else:
-        train_plain(batches, steps, RATES[0], SCHEDULES["cosine"], SEEDS[0])
+        train_plain(batches, steps, Setting(), SEEDS[0])
+
+
+def tuned(study: Study) -> tuple[Setting, dict[str, float]]:
+    """The setting whose neighbours are all worse, and the losses of all that were tried."""
+    tried: dict[Setting, float] = {}
+
+    def loss(setting: Setting) -> float:
+        if setting not in tried:
+            tried[setting] = study.plain(setting, SEEDS[0])
+        return tried[setting]
+
+    best = Setting()
+    while better := [setting for setting in best.neighbours() if loss(setting) < loss(best)]:
+        best = min(better, key=loss)
+    return best, {str(setting): found for setting, found in tried.items()}
 
 
 def shortest(study: Study, goal: float, seed: int) -> int:
@@ -168,16 +215,17 @@ def compared(seconds: dict[str, list[float]], steps: list[int], peer: str) -> li
 def main(file: Path, publishes: bool) -> None:
     """Tune the plain loop, then shorten ours; then the times."""
     study = Study(file)
-    grid = {(kind, rate): study.plain(kind, rate, SEEDS[0]) for kind in SCHEDULES for rate in RATES}
-    kind, rate = min(grid, key=grid.__getitem__)
-    goals = [study.plain(kind, rate, seed) for seed in SEEDS]
-    steps = [shortest(study, goal, seed) for goal, seed in zip(goals, SEEDS, strict=True)]
+    best, losses = tuned(study)
+    goals, steps = list[float](), list[int]()
+    for seed in SEEDS:
+        goals.append(study.plain(best, seed))
+        steps.append(shortest(study, goals[-1], seed))
     say(f"goals {goals}; steps {steps} of {STEPS}")
     if not publishes:
         return
-    rows = compared(step_times(file), steps, f"plain loop, AdamW {rate:g}, {kind}")
+    rows = compared(step_times(file), steps, f"plain loop, {best}")
     found = {
-        "peer_losses": {f"{k} {r:g}": loss for (k, r), loss in grid.items()},
+        "peer_losses": losses,
         "goals": goals,
         "our_steps": steps,
         "our_losses": [study.ours(*each) for each in zip(steps, SEEDS, strict=True)],

@@ -1,15 +1,23 @@
-"""A training stage's manifest counts the conversations and pairs that it learned from."""
+"""Views of data: what they learn from counts in a training stage's manifest, and what a reference says of pairs
+does not depend on how many processes share the work."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from modelwright.base.config import Config
 from modelwright.base.run import Run
+from modelwright.base.schema import Batch
+from modelwright.base.seams import Output
 from modelwright.formats.huggingface import load_model
-from modelwright.stages.views import ConversationView, PairView
+from modelwright.model.transformer import Transformer
+from modelwright.stages.views import ConversationView, PairView, reference_logps
 from modelwright.tokenizer.bpe import BPETokenizer
+from modelwright.training.spread import Spread
 
 
 def test_what_is_trained_on_counts_and_what_measures_does_not(
@@ -26,3 +34,32 @@ def test_what_is_trained_on_counts_and_what_measures_does_not(
     (tmp_path / "made.txt").write_text("made")
     found = run.finish(["made.txt"]).manifest.provenance
     assert (found.documents, found.sources, found.personal_data) == (9, {"atlas": 9}, {"no": 9})
+
+
+class Reader(Spread):
+    """One of several processes that read different rows, as it would be without the others."""
+
+    def __init__(self, model: Transformer, place: int, readers: int) -> None:
+        super().__init__(model)
+        self.place = (place, readers)
+        self.forwards = 0
+
+    def on_batch(self, batch: Batch) -> Output:
+        self.forwards += 1
+        return super().on_batch(batch)
+
+
+def test_processes_share_the_work_of_the_reference(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tiny_model("qwen3")
+    model, run = load_model(folder), Run(tmp_path, "align", "preferred", Config(), 1)
+    ids = torch.randint(0, model.config.vocab_size, (10, 8))
+    batches = [Batch(ids=part, targets=part.roll(-1, 1)) for part in ids.split(2)]
+    whole = reference_logps(model, batches, run)
+    assert whole.shape == (10,)
+    assert (whole < 0).all()
+    for readers in (2, 3, 7):
+        processes = [Reader(model, place, readers) for place in range(readers)]
+        parts: list[Tensor] = [reference_logps(process, batches, run) for process in processes]
+        assert torch.equal(sum(parts, torch.zeros(10)), whole)
+        assert {process.forwards for process in processes} == {-(-len(batches) // readers)}, "one went ahead"
+    run.close()

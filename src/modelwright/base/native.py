@@ -2,7 +2,8 @@
 
 Fast paths are C++ beside a plain version in Python. The file is built by GCC at its first use, in
 seconds, into a folder of the user's cache whose name holds a hash of source, flags and compiler. Where
-that cannot be done `load` says why, and callers take their plain path, which gives the same results.
+that cannot be done `load` says why, `find` gives nothing, and callers take their plain path, which gives the
+same results.
 """
 
 from __future__ import annotations
@@ -65,6 +66,14 @@ def load(source: Path, signatures: Mapping[str, str], flags: tuple[str, ...] = (
         raise Unavailable(f"the C++ compiler failed: {(error.stderr or b'')[-200:]!r}") from error
     except (OSError, subprocess.SubprocessError, RuntimeError, ValueError, AttributeError) as error:
         raise Unavailable(str(error)) from error
+
+
+def find(source: Path, signatures: Mapping[str, str], flags: tuple[str, ...] = ()) -> ctypes.CDLL | None:
+    """As `load`; None where it cannot be had, and callers take their plain path."""
+    try:
+        return load(source, signatures, flags)
+    except Unavailable:
+        return None
 
 
 def _compiler() -> tuple[str, ...]:

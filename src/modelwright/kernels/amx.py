@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelwright.base.native import Unavailable, load
+from modelwright.base.native import find
 
 SOURCE = Path(__file__).with_name("amx.cpp")
 
@@ -31,11 +31,8 @@ _SIGNATURES = {
 @cache
 def library() -> ctypes.CDLL | None:
     """The functions, if this machine can have them. Asks the system for the matrix unit, once a process."""
-    try:
-        found = load(SOURCE, _SIGNATURES, ("-fopenmp",))
-    except Unavailable:
-        return None
-    return found if found.allowed() else None
+    found = find(SOURCE, _SIGNATURES, ("-fopenmp",))
+    return found if found and found.allowed() else None
 
 
 def serves(device: str, dtype: torch.dtype) -> bool:

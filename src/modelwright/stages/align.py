@@ -48,8 +48,8 @@ def run(config: Config, run: Run) -> Artifact:
     model = load_model(parent)
     model.compute_dtype = device.dtype
     spread = spread_model(model, config.compute, device, run)
-    batches = config.pair_up("train", model, tokenizer, run, run.seed)
-    validate = config.measure(spread, model, tokenizer, run, run.seed)
+    batches = config.pair_up("train", spread, tokenizer, run, run.seed)
+    validate = config.measure(spread, tokenizer, run, run.seed)
     plan = config.plan(len(batches))
     per_token = training_flops_per_token(model.config, batches.length)
     flops = per_token * batches.num_tokens * 4 / 3  # the reference's forward pass is a third of a step

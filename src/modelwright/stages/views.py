@@ -8,7 +8,7 @@ the settings in the manifest, so that its candidates are judged as training judg
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import compress
+from itertools import accumulate, compress
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -34,10 +34,10 @@ from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.chat import render
 from modelwright.training.batches import Example, Packed, Pairs
 from modelwright.training.loop import mean_loss
+from modelwright.training.spread import Spread
 
 if TYPE_CHECKING:
     from modelwright.training.loop import Validate
-    from modelwright.training.spread import Spread
 
 ATLAS = (Source(path="atlas"),)
 
@@ -121,9 +121,10 @@ class PairView(Config):
         return objectives.build(self.objective)
 
     def pair_up(
-        self, side: Side, reference: Transformer, tokenizer: BPETokenizer, run: Run, seed: int
+        self, side: Side, reference: Transformer | Spread, tokenizer: BPETokenizer, run: Run, seed: int
     ) -> Pairs:
-        """One side's pairs; `reference` is the policy as it was at the start."""
+        """One side's pairs; `reference` is the policy as it was at the start. Several processes that hold it
+        together call this together."""
         training, faults = side == "train", Faults()
         fitting, kept, left_out = self.fitting(side, tokenizer, seed, faults)
         if training:
@@ -150,16 +151,10 @@ class PairView(Config):
             )
         return list(compress(pairs, fits)), list(compress(found, fits)), fits.count(False)
 
-    def measure(
-        self,
-        model: Transformer | Spread,
-        reference: Transformer,
-        tokenizer: BPETokenizer,
-        run: Run,
-        seed: int,
-    ) -> Validate:
-        """Loss on held-out pairs, and how many of them are ranked right, shared as above."""
-        held_out = self.pair_up("validation", reference, tokenizer, run, seed)
+    def measure(self, model: Transformer | Spread, tokenizer: BPETokenizer, run: Run, seed: int) -> Validate:
+        """Loss on held-out pairs, and how many of them are ranked right, shared as above; what the model is
+        now is the reference."""
+        held_out = self.pair_up("validation", model, tokenizer, run, seed)
 
         def validate() -> dict[str, float]:
             found = mean_loss(model, self.loss(), held_out)
@@ -193,13 +188,19 @@ def answers(tokenizer: BPETokenizer, preference: Preference) -> tuple[Example, E
 
 
 @torch.no_grad()
-def reference_logps(reference: Transformer, batches: Sequence[Batch], run: Run) -> Tensor:
-    """(2P,) log-probability of each answer under the reference."""
-    device = next(reference.parameters()).device
-    found: list[Tensor] = []
+def reference_logps(reference: Transformer | Spread, batches: Sequence[Batch], run: Run) -> Tensor:
+    """(2P,) log-probability of each answer under the reference. Processes that hold it together take a batch
+    each; where none is left for one, it runs the last again, so that it takes part in all exchanges."""
+    spread = reference if isinstance(reference, Spread) else Spread(reference)
+    place, readers = spread.place
+    ends = list(accumulate(len(batch.ids) for batch in batches))
+    found = torch.zeros(ends[-1], device=spread.device)
     with run.progress("reference", len(batches)) as bar:
-        for batch in batches:
-            placed = batch.to(device)
-            found.append(sequence_logps(reference.on_batch(placed), placed.targets).cpu())
-            bar.advance()
-    return torch.cat(found)
+        for first in range(0, len(batches), readers):
+            mine = min(first + place, len(batches) - 1)
+            batch = batches[mine].to(spread.device)
+            logps = sequence_logps(spread.on_batch(batch), batch.targets)
+            if first + place < len(batches):
+                found[ends[mine] - len(logps) : ends[mine]] = logps
+            bar.advance(min(readers, len(batches) - first))
+    return spread.add_up(found).cpu()

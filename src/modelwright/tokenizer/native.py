@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tokenizers import Regex, pre_tokenizers
 
 from modelwright.base.files import atomic_path
-from modelwright.base.native import Unavailable, cache_folder, load
+from modelwright.base.native import cache_folder, find
 from modelwright.tokenizer.patterns import PATTERN_NAMES, Cut, PatternName, bytes_of
 
 SOURCE = Path(__file__).with_name("native.cpp")
@@ -48,10 +48,7 @@ _REGEX_OF_CLASS = {1: r"\p{L}+", 2: r"\p{N}+", 3: r"\s+", _LINE_BREAK: "[\r\n]"}
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled functions; None where they cannot be had."""
-    try:
-        return load(SOURCE, _SIGNATURES)
-    except Unavailable:
-        return None
+    return find(SOURCE, _SIGNATURES)
 
 
 @cache

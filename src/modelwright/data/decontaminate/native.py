@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from modelwright.base.native import Unavailable, load
+from modelwright.base.native import find
 from modelwright.data.decontaminate.arrays import Arrays
 from modelwright.data.decontaminate.plain import Found, search
 from modelwright.data.decontaminate.words import classes, fold
@@ -25,10 +25,7 @@ Searcher = Callable[[str, int, int, int], list[Found]]
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled search; None where it cannot be built."""
-    try:
-        return load(SOURCE, {"search": "ppsiiii>i", "fetch": "p"})
-    except Unavailable:
-        return None
+    return find(SOURCE, {"search": "ppsiiii>i", "fetch": "p"})
 
 
 def searcher(arrays: Arrays) -> Searcher:

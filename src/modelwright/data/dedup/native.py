@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from modelwright.base.native import Unavailable, load
+from modelwright.base.native import find
 
 _SIGNATURES = {
     "signatures": "ppippipip>i",
@@ -27,10 +27,7 @@ _SIGNATURES = {
 @cache
 def library() -> ctypes.CDLL | None:
     """The functions; None where they cannot be built."""
-    try:
-        return load(Path(__file__).with_name("native.cpp"), _SIGNATURES)
-    except Unavailable:
-        return None
+    return find(Path(__file__).with_name("native.cpp"), _SIGNATURES)
 
 
 def call(name: str, *arguments: NDArray[Any] | int) -> int:

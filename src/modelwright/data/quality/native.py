@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from modelwright.base.native import Unavailable, load
+from modelwright.base.native import find
 
 _SPACE, _WORD, _MARK = 0, 1, 2
 _ASSIGNED = 0x32400
@@ -22,10 +22,7 @@ _ASSIGNED = 0x32400
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled function; None where it cannot be built."""
-    try:
-        return load(Path(__file__).with_name("features.cpp"), {"count_ngrams": "sipiipi>i"})
-    except Unavailable:
-        return None
+    return find(Path(__file__).with_name("features.cpp"), {"count_ngrams": "sipiipi>i"})
 
 
 @cache

@@ -15,7 +15,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from modelwright.base.native import Unavailable, load
+from modelwright.base.native import find
 from modelwright.data.words import kinds, plain
 from modelwright.data.words.exceptions import exceptions
 
@@ -36,10 +36,7 @@ _MOST_CHARACTERS = (1 << 31) - 1
 def _library(name: str) -> ctypes.CDLL | None:
     flags = tuple(f"-D{bit}={value}" for bit, value in kinds.BITS.items())
     signatures = _WORDS if name == "words" else _MEASURES
-    try:
-        return load(Path(__file__).with_name(f"{name}.cpp"), signatures, flags)
-    except Unavailable:
-        return None
+    return find(Path(__file__).with_name(f"{name}.cpp"), signatures, flags)
 
 
 def _loaded(name: str) -> ctypes.CDLL:
