@@ -190,12 +190,17 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
             raise DamagedFile(f"{index} names '{name}', which lies outside of {folder}")
         if not path.exists():
             raise UserError(f"{path} is missing")
-        try:
-            with safe_open(path, framework="pt") as file:
-                state |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-        except (SafetensorError, json.JSONDecodeError, OSError) as error:
-            raise DamagedFile(f"{path} is truncated or no safetensors file: {error}") from error
+        state |= load_tensors(path)
     return state
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of one file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise DamagedFile(f"{path} is truncated or no safetensors file: {error}") from error
 
 
 def _check_names(folder: Path, model: Transformer, state: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,140 @@
+"""LoRA adapters as folders of PEFT: adapter_config.json beside adapter_model.safetensors.
+
+    base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight    (r, in)
+    base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight    (out, r)
+
+The tensors say which layers are changed; the configuration, how they are scaled. What we would compute
+otherwise than PEFT is refused by name, and so is every tensor that is no such A or B.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from modelwright.base.errors import DamagedFile, UserError
+from modelwright.base.files import read_json, write_json
+from modelwright.formats.huggingface import load_tensors, save_weights
+from modelwright.model.adapters import Adapter, LowRank, adaptable_layers
+from modelwright.model.transformer import Transformer
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+_TENSOR = re.compile(re.escape(PREFIX) + r"(.+)\.lora_(A|B)\.weight")
+_NOT_HONOURED = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "fan_in_fan_out",
+    "layer_replication",
+    "lora_bias",
+    "modules_to_save",
+    "monteclora_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+    "use_qalora",
+)
+"""Settings of PEFT that change what an adapted layer computes, or change more than linear layers."""
+_MERGE = "merge it into its model with PEFT's merge_and_unload, and load that model"
+
+
+def load_adapter(folder: Path) -> Adapter:
+    """Read a folder that PEFT (or `save_adapter`) wrote."""
+    folder = Path(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} has no {name}: expected a LoRA adapter as PEFT saves it")
+    config = read_json(folder / CONFIG)
+    _check_kind(folder, config)
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in load_tensors(folder / WEIGHTS).items():
+        found = _TENSOR.fullmatch(name)
+        if found is None or tensor.dim() != 2:
+            raise UserError(
+                f"{folder / WEIGHTS}: {name} {tuple(tensor.shape)} is no A or B of a linear layer. Train the"
+                f" adapter with target_modules that are linear layers only, or {_MERGE}."
+            )
+        pairs.setdefault(found[1], {})[found[2]] = tensor
+    if not pairs:
+        raise DamagedFile(f"{folder / WEIGHTS} holds no tensors: expected lora_A and lora_B of some layers")
+    return Adapter({layer: _low_rank(folder, config, layer, pair) for layer, pair in pairs.items()})
+
+
+def _check_kind(folder: Path, config: Any) -> None:
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        kind = config.get("peft_type") if isinstance(config, dict) else config
+        raise UserError(f"{folder / CONFIG} describes an adapter of kind {kind}: expected LORA")
+    refused = [f"{name}: {config[name]}" for name in _NOT_HONOURED if config.get(name)]
+    if config.get("bias", "none") != "none":
+        refused.append(f"bias: {config['bias']}")
+    if refused:
+        raise UserError(f"{folder / CONFIG} asks for {', '.join(refused)}, which is not supported: {_MERGE}.")
+
+
+def _low_rank(folder: Path, config: Mapping[str, Any], layer: str, pair: Mapping[str, Tensor]) -> LowRank:
+    if pair.keys() != {"A", "B"}:
+        raise DamagedFile(f"{folder / WEIGHTS}: of {layer} there is only lora_{'/'.join(pair)}")
+    rank = _setting(config, "rank_pattern", "r", layer)
+    ranks = pair["A"].shape[0], pair["B"].shape[1]
+    if ranks != (rank, rank):
+        raise DamagedFile(f"{folder}: A and B of {layer} have ranks {ranks}, {CONFIG} says {rank}")
+    stabilised = bool(config.get("use_rslora"))
+    scale = _setting(config, "alpha_pattern", "lora_alpha", layer) / (rank**0.5 if stabilised else rank)
+    return LowRank(pair["A"], pair["B"], scale)
+
+
+def _setting(config: Mapping[str, Any], pattern: str, default: str, layer: str) -> float:
+    """A layer's rank or alpha: of the first pattern that matches the end of its name, or that of all."""
+    patterns = config.get(pattern) or {}
+    try:
+        found = [value for key, value in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", layer)]
+    except re.error as error:
+        raise DamagedFile(f"{CONFIG}: {pattern} is no regular expression: {error}") from error
+    value = found[0] if found else config.get(default)
+    if not isinstance(value, int | float) or value <= 0:
+        raise UserError(f"{CONFIG}: {default} of {layer} is {value!r}, expected a positive number")
+    return value
+
+
+def save_adapter(folder: Path, adapter: Adapter, model: Transformer, base: str = "") -> None:
+    """Write an adapter of `model` as PEFT reads it; `base` is where it finds that model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    changes = adapter.layers
+    tensors = {f"{PREFIX}{layer}.lora_A.weight": change.a for layer, change in changes.items()}
+    tensors |= {f"{PREFIX}{layer}.lora_B.weight": change.b for layer, change in changes.items()}
+    save_weights(folder / WEIGHTS, tensors)
+    ranks = {layer: change.a.shape[0] for layer, change in changes.items()}
+    alphas = {layer: change.scale * ranks[layer] for layer, change in changes.items()}
+    rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": _whole(alpha),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "use_rslora": False,
+        "target_modules": _targets(adapter, model),
+        "rank_pattern": {re.escape(layer): r for layer, r in ranks.items() if r != rank},
+        "alpha_pattern": {re.escape(layer): _whole(a) for layer, a in alphas.items() if a != alpha},
+    }
+    write_json(folder / CONFIG, config)
+
+
+def _whole(value: float) -> float:
+    """PEFT's alpha is a whole number, where it is one."""
+    return round(value) if abs(value - round(value)) < 1e-9 else value
+
+
+def _targets(adapter: Adapter, model: Transformer) -> list[str]:
+    """The kinds of layers ("q_proj"), if all of each kind are changed; else every one by its whole name."""
+    kinds = {layer.rpartition(".")[2] for layer in adapter.layers}
+    all_of_them = {layer for layer in adaptable_layers(model) if layer.rpartition(".")[2] in kinds}
+    return sorted(kinds if all_of_them == set(adapter.layers) else adapter.layers)
