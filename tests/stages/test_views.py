@@ -1,5 +1,5 @@
-"""Views of data: what they learn from counts in a training stage's manifest, and what a reference says of pairs
-does not depend on how many processes share the work."""
+"""Views of data: what they learn from counts in the manifest, and what a reference says of pairs does not
+depend on how many processes share the work."""
 
 from __future__ import annotations
 
