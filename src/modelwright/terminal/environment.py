@@ -15,6 +15,7 @@ EXTRAS = {
     "pdf": "reading PDF",
     "trafilatura": "another extractor of pages' main text",
     "ray": "preparing data on a cluster",
+    "structured": "answers that fit a JSON schema, a regular expression or a grammar",
     "tokenizers": "taking over tokenizers of tiktoken and sentencepiece",
     "verify": "reading exported models back with transformers",
     "judges": "reading exported GGUF files back with llama.cpp",

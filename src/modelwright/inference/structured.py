@@ -1,0 +1,193 @@
+"""Structured output: an answer that is as a schema, a regular expression or a grammar says, by construction.
+
+A `Matcher` follows the text of one sequence and says, before each draw, which tokens may come next: those
+whose bytes keep the text a beginning of something that fits, and an end token exactly where the text is
+whole. The parsing is done by llguidance (an Earley parser over a lexer of derivatives, tens of microseconds
+a token), an optional dependency.
+
+Structures come from clients, so nothing in them is trusted: their size and depth are bounded, they are
+compiled on trial (`inference.trial`), each step has limits after which the library gives up, and what cannot
+be enforced (a keyword that is not implemented, a schema elsewhere on the network) is refused, never left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modelwright.base.errors import UserError
+from modelwright.base.schema import Json, Structure
+from modelwright.inference import trial
+from modelwright.inference.text import ByteTokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+MAX_CHARACTERS = 100_000
+"""The longest text of a structure (OpenAI allows 120,000 in the names and values of a schema)."""
+MAX_DEPTH = 50
+"""How deep a schema may be nested, braces and brackets counted. The library itself stops at 128."""
+KEPT = 64
+"""How many compiled structures an engine keeps: most requests repeat a few."""
+WHITE_SPACE = r"( |\n{1,2}[ \t]{0,20})"
+"""What may stand between the parts of JSON: a space, or a line break with an indent. Without a bound a small
+model can go on with spaces for ever (llama.cpp bounds it likewise)."""
+NAMES = {
+    "json_schema": "the JSON schema",
+    "json_object": "a JSON object",
+    "regex": "the regular expression",
+    "grammar": "the grammar",
+}
+
+
+class Vocabulary:
+    """A tokenizer as the library sees it, and the structures compiled for it. One per engine.
+
+    `size` is the number of rows of the model's output; those beyond the tokenizer's ids are never allowed.
+    `stop_ids` end an answer. Nothing is built before the first structure comes. May be used from several
+    threads: a server compiles in one of its own, so that a big schema does not hold up who is decoding.
+    """
+
+    def __init__(self, tokenizer: ByteTokenizer, size: int, stop_ids: Sequence[int]) -> None:
+        self._tokenizer, self._size = tokenizer, size
+        self._ends = sorted(end for end in stop_ids if end < tokenizer.vocab_size)
+        self._compiled = lru_cache(maxsize=KEPT)(self._compile)
+        self._one_at_a_time = Lock()
+
+    def matcher(self, structure: Structure) -> Matcher:
+        """A matcher at the beginning of a text. A `UserError` where the structure is malformed, too large or
+        too complex, uses what is not implemented, or fits no text at all."""
+        return Matcher(self._compiled(structure).deep_copy(), self._size, frozenset(self._ends))
+
+    def _compile(self, structure: Structure) -> LLMatcher:
+        grammar = _grammar(structure)
+        try:
+            with self._one_at_a_time:
+                trial.try_out(grammar)
+                return trial.compiled(self._tokens, grammar)
+        except trial.Refused as error:
+            raise UserError(f"{NAMES[structure.kind]} cannot be enforced: {error}") from None
+
+    @cached_property
+    def _tokens(self) -> LLTokenizer:
+        """The trie of all tokens' bytes: half a second for 32,000 tokens."""
+        if not self._ends:
+            raise UserError("a structured answer ends with an end token, and this engine has no stop_ids")
+        library = trial.library()
+        return library.LLTokenizer(
+            library.TokenizerWrapper(_Spelled(self._tokenizer, self._ends[0])),
+            n_vocab=self._tokenizer.vocab_size,
+            eos_token=self._ends,
+        )
+
+
+class _Spelled:
+    """What the library asks of a tokenizer."""
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: ByteTokenizer, end: int) -> None:
+        self.eos_token_id = end
+        self.tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
+        self.special_token_ids = sorted(tokenizer.special_ids.values())
+        self._encode = tokenizer.encode
+
+    def __call__(self, text: str) -> list[int]:
+        return self._encode(text)
+
+
+class Matcher:
+    """How far the text of one sequence has come, and what may follow."""
+
+    def __init__(self, state: LLMatcher, size: int, ends: frozenset[int]) -> None:
+        self._state, self._size, self._ends = state, size, ends
+        self._ended = 0
+        """End tokens accepted. The library is not told of them, so that steps back are its own steps."""
+
+    def allowed(self) -> Tensor:
+        """(V,) bool: the tokens that may come next; there is always one. On the host."""
+        row = np.zeros(self._size, dtype=np.bool_)
+        bias = np.frombuffer(self._state.compute_logit_bias(), dtype=np.uint8)
+        np.not_equal(bias, 0, out=row[: len(bias)])
+        return torch.from_numpy(row)
+
+    def accept(self, token: int) -> None:
+        """Take a drawn token, which must have been allowed."""
+        if token in self._ends:
+            self._ended += 1
+        elif not self.error:
+            self._state.consume_token(token)
+
+    def rollback(self, count: int) -> None:
+        """Take back the last `count` accepted tokens."""
+        ends = min(self._ended, count)
+        self._ended -= ends
+        if count > ends:
+            self._state.rollback(count - ends)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing but an end token may follow."""
+        return self._state.is_stopped()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the text so far is what was asked for: an end token may follow."""
+        return self._state.is_accepting()
+
+    @property
+    def error(self) -> str:
+        """Why the matcher gave up in the middle of a text, where it did: a step went beyond its limits. Only
+        end tokens are allowed then, and the text is not whole. Empty as a rule."""
+        return trial.brief(self._state.get_error()) if self._state.is_error() else ""
+
+
+def _grammar(structure: Structure) -> str:
+    """The structure in the library's own form."""
+    form = trial.library().LLMatcher
+    if len(structure.text) > MAX_CHARACTERS:
+        raise UserError(
+            f"{NAMES[structure.kind]} has {len(structure.text):,} characters, at most {MAX_CHARACTERS:,} "
+            "are taken"
+        )
+    if structure.kind == "regex":
+        return form.grammar_from_regex(structure.text)
+    if structure.kind == "grammar":
+        return form.grammar_from_lark(structure.text)
+    schema = {"type": "object"} if structure.kind == "json_object" else _schema(structure.text)
+    if not isinstance(schema, dict | bool):
+        raise UserError(f"the JSON schema is {schema!r:.40}, expected an object")
+    options = {"whitespace_pattern": WHITE_SPACE}
+    try:
+        return form.grammar_from_json_schema(json.dumps(schema), defaults=options)
+    except ValueError as error:  # a number that is none for the library
+        raise UserError(f"the JSON schema cannot be enforced: {trial.brief(str(error))}") from None
+
+
+def _schema(text: str) -> Json:
+    """The JSON schema, read with care: deep nesting would end in the recursion of whoever reads it next."""
+    try:
+        schema: Json = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the JSON schema is not JSON: {error}") from None
+    level, depth = [schema], 0
+    while level := [child for value in level for child in _children(value)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise UserError(f"the JSON schema is nested more than {MAX_DEPTH} deep")
+    return schema
+
+
+def _children(value: Json) -> Sequence[Json]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")

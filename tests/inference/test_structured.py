@@ -1,0 +1,244 @@
+"""Structures: what is drawn under one always fits it, and what fits it can always be drawn."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelwright.base.errors import UserError
+from modelwright.base.schema import Structure
+from modelwright.inference import structured, trial
+from modelwright.inference.structured import MAX_CHARACTERS, Matcher, Vocabulary
+
+pytest.importorskip("llguidance")
+
+VERBS = Structure(kind="regex", text="(go|come) (home|away)[.!]?")
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tokenizer) -> Vocabulary:
+    return Vocabulary(tokenizer, 352, (2, 0))  # as many rows as a padded model has
+
+
+@pytest.fixture(scope="module")
+def trusting(tokenizer) -> Vocabulary:
+    """Without the trial in a child process, for tests of many structures."""
+    made = Vocabulary(tokenizer, 352, (2, 0))
+    made._compiled = lambda structure: trial.compiled(made._tokens, structured._grammar(structure))
+    return made
+
+
+def schema(content: Any) -> Structure:
+    return Structure(kind="json_schema", text=json.dumps(content))
+
+
+def choices(matcher: Matcher) -> list[int]:
+    return matcher.allowed().nonzero().flatten().tolist()
+
+
+def draw(matcher: Matcher, tokenizer, seed: int) -> str:
+    """A text of tokens drawn evenly from all that are allowed, up to an end token."""
+    drawn, pieces = random.Random(seed), list[bytes]()
+    while (token := drawn.choice(choices(matcher))) not in (0, 2):
+        matcher.accept(token)
+        pieces.append(tokenizer.token_bytes(token))
+        assert len(pieces) < 3000
+    assert matcher.whole and not matcher.error
+    matcher.accept(token)
+    return b"".join(pieces).decode()
+
+
+def fits(matcher: Matcher, tokenizer, text: str) -> bool:
+    """Whether all tokens of a text may be drawn, and then an end."""
+    for token in [*tokenizer.encode(text), 2]:
+        if not matcher.allowed()[token]:
+            return False
+        matcher.accept(token)
+    return True
+
+
+# --- schemas and what fits them, side by side
+
+WORDS = st.text('abc é"\\\n東', max_size=5)
+
+
+def leaf() -> st.SearchStrategy[tuple[Any, Any]]:
+    return st.one_of(
+        st.tuples(st.just({"type": "string", "maxLength": 8}), WORDS),
+        st.integers(-50, 50).flatmap(
+            lambda low: st.tuples(
+                st.just({"type": "integer", "minimum": low, "maximum": low + 30}), st.integers(low, low + 30)
+            )
+        ),
+        st.tuples(st.just({"type": "number"}), st.sampled_from([0, -1, 2.5, 1e30])),
+        st.tuples(st.just({"type": ["boolean", "null"]}), st.sampled_from([True, False, None])),
+        st.lists(st.one_of(WORDS, st.integers(-9, 9)), min_size=1, max_size=4, unique_by=repr).flatmap(
+            lambda values: st.tuples(st.just({"enum": values}), st.sampled_from(values))
+        ),
+    )
+
+
+def nested(inner: st.SearchStrategy[tuple[Any, Any]]) -> st.SearchStrategy[tuple[Any, Any]]:
+    arrays = st.tuples(inner, st.integers(0, 3), st.integers(0, 2)).map(
+        lambda drawn: (
+            {"type": "array", "items": drawn[0][0], "minItems": drawn[1], "maxItems": drawn[1] + drawn[2]},
+            [drawn[0][1]] * drawn[1],
+        )
+    )
+    fields = st.dictionaries(
+        st.sampled_from(["a", "b c", "é", 'x"']), st.tuples(inner, st.booleans()), max_size=3
+    )
+    objects = fields.map(
+        lambda drawn: (
+            {
+                "type": "object",
+                "properties": {name: field[0] for name, (field, _) in drawn.items()},
+                "required": [name for name, (_, required) in drawn.items() if required],
+                "additionalProperties": False,
+            },
+            {name: field[1] for name, (field, required) in drawn.items() if required},
+        )
+    )
+    either = st.tuples(inner, inner).map(lambda two: ({"anyOf": [two[0][0], two[1][0]]}, two[1][1]))
+    return st.one_of(arrays, objects, either)
+
+
+SCHEMAS = st.recursive(leaf(), nested, max_leaves=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SCHEMAS, st.integers(0, 2**32))
+def test_what_is_drawn_is_valid(trusting, tokenizer, pair, seed):
+    text = draw(trusting.matcher(schema(pair[0])), tokenizer, seed)
+    jsonschema.validate(json.loads(text), pair[0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(SCHEMAS, st.sampled_from([None, 1]))
+def test_what_is_valid_can_be_drawn(trusting, tokenizer, pair, indent):
+    text = json.dumps(pair[1], indent=indent, ensure_ascii=False)
+    assert fits(trusting.matcher(schema(pair[0])), tokenizer, text)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_object(vocabulary, tokenizer, seed):
+    text = draw(vocabulary.matcher(Structure(kind="json_object", text="")), tokenizer, seed)
+    assert isinstance(json.loads(text), dict)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_regular_expressions_and_grammars(vocabulary, tokenizer, seed):
+    assert draw(vocabulary.matcher(VERBS), tokenizer, seed).rstrip(".!").split()[1] in ("home", "away")
+    sums = Structure(kind="grammar", text='start: NUMBER ("+" NUMBER)~0..3\nNUMBER: /[1-9][0-9]?/')
+    assert 1 <= sum(map(int, draw(vocabulary.matcher(sums), tokenizer, seed).split("+"))) <= 400
+
+
+# --- ends, and steps back
+
+
+def test_an_end_is_allowed_where_the_text_is_whole(vocabulary, tokenizer):
+    matcher = vocabulary.matcher(VERBS)
+    for token in tokenizer.encode("go home"):
+        assert not matcher.whole and not {0, 2} & set(choices(matcher))
+        matcher.accept(token)
+    assert matcher.whole and not matcher.finished and {0, 2} < set(choices(matcher))
+    for token in tokenizer.encode("!"):
+        matcher.accept(token)
+    assert matcher.finished and choices(matcher) == [0, 2]
+
+
+def test_rows_beyond_the_tokenizer_and_special_tokens_are_never_allowed(vocabulary, tokenizer):
+    row = vocabulary.matcher(Structure(kind="regex", text="(?s:.)*")).allowed()
+    assert row.shape == (352,) and not row[tokenizer.vocab_size :].any()
+    assert row[2] and not row[1]
+
+
+@pytest.mark.parametrize("back", [1, 2, 3, 5, 9])
+def test_a_step_back_undoes_steps(vocabulary, tokenizer, back):
+    matcher, before = vocabulary.matcher(VERBS), []
+    for token in [*tokenizer.encode("come away!"), 2, 2]:
+        before.append(choices(matcher))
+        matcher.accept(token)
+    back = min(back, len(before))
+    matcher.rollback(back)
+    assert choices(matcher) == before[-back]
+    matcher.rollback(len(before) - back)
+    assert choices(matcher) == before[0] and not matcher.whole
+
+
+def test_matchers_of_one_structure_do_not_meet(vocabulary, tokenizer):
+    first, second = vocabulary.matcher(VERBS), vocabulary.matcher(VERBS)
+    before = choices(second)
+    for token in tokenizer.encode("go ho"):
+        first.accept(token)
+    assert choices(second) == before != choices(first)
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("structure", "says"),
+    [
+        (Structure(kind="json_schema", text='{"type": '), "is not JSON"),
+        (Structure(kind="json_schema", text='{"const": NaN}'), "NaN is not a number"),
+        (Structure(kind="json_schema", text="[1]"), "expected an object"),
+        (Structure(kind="json_schema", text="[" * 100_000), "is not JSON|nested"),
+        (Structure(kind="json_schema", text='{"items": ' * 60 + "{}" + "}" * 60), "more than 50 deep"),
+        (Structure(kind="json_schema", text=json.dumps({"maximum": -(10**400)})), "cannot be enforced"),
+        (schema({"type": "frob"}), "Invalid type: frob"),
+        (schema({"type": "array", "uniqueItems": True}), "Unimplemented.*uniqueItems"),
+        (schema({"not": {"type": "string"}}), "Unimplemented.*not"),
+        (schema({"$ref": "https://example.org/schema.json"}), "does not fetch"),
+        (schema({"$ref": "#/$defs/absent"}), "does not exist"),
+        (schema({"$ref": "#"}), "fits no text|NoExtension"),
+        (schema({"required": ["a"], "type": "object", "properties": {"a": False}}), "unsatisfiable"),
+        (schema({"type": "string", "pattern": "(?=a)b"}), "look-around"),
+        (schema({"type": "string", "description": "a" * MAX_CHARACTERS}), "at most 100,000"),
+        (schema({"allOf": [{"pattern": f"a{{0,{i}}}b.*c"} for i in range(25)]}), "more than 2 seconds"),
+        (Structure(kind="regex", text="(a"), "regular expression.*unclosed"),
+        (Structure(kind="regex", text=r"\bword"), "cannot be enforced"),
+        (Structure(kind="regex", text="(" * 5000 + ")" * 5000), "cannot be enforced"),
+        (Structure(kind="regex", text="(a{1000}){1000}"), "too many expressions"),
+        (Structure(kind="grammar", text="start: nowhere"), "grammar.*nowhere"),
+        (Structure(kind="grammar", text="start: x\nx: x"), "cannot be enforced"),
+        (Structure(kind="grammar", text="start: " + "(" * 40_000), "deeply nested"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.kind,
+)
+def test_what_cannot_be_enforced_is_refused_at_once(vocabulary, structure, says):
+    began = time.monotonic()
+    with pytest.raises(UserError, match=f"(?s){says}") as error:
+        vocabulary.matcher(structure)
+    assert time.monotonic() - began < 10 and len(str(error.value)) < 500
+
+
+def test_a_step_that_costs_too_much_ends_the_text(vocabulary, tokenizer):
+    """The blow-up waits where the trial does not meet it."""
+    blowing_up = "start: BEFORE BIG\nBEFORE: /[a-w]+y/\nBIG: /(a{1000}){1000}/"
+    matcher = vocabulary.matcher(Structure(kind="grammar", text=blowing_up))
+    began = time.monotonic()
+    for token in tokenizer.encode("onwardyaa"):
+        matcher.accept(token)
+        left = choices(matcher)
+    assert time.monotonic() - began < 3
+    assert left == [0, 2] and not matcher.whole and "too many" in matcher.error
+
+
+def test_an_engine_without_end_tokens_cannot_end_a_structure(tokenizer):
+    with pytest.raises(UserError, match="no stop_ids"):
+        Vocabulary(tokenizer, 320, ()).matcher(VERBS)
+
+
+def test_without_the_library_the_error_says_what_to_install(tokenizer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(UserError, match=r"pip install 'modelwright\[structured\]'"):
+        Vocabulary(tokenizer, 320, (2,)).matcher(VERBS)
