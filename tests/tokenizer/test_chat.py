@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from modelwright.base.errors import UserError
-from modelwright.base.schema import Conversation, Message, Role
+from modelwright.base.schema import Conversation, Message, Role, ToolCall
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.chat import Rendered, render
 from modelwright.tokenizer.learn import learn
@@ -79,6 +80,87 @@ def test_an_empty_answer_still_teaches_to_stop(tokenizer: BPETokenizer) -> None:
     assert supervised(tokenizer, rendered) == "<|im_end|>"
 
 
-def test_tools_are_refused_rather_than_forgotten(tokenizer: BPETokenizer) -> None:
-    with pytest.raises(UserError, match="offers 1 tools"):
-        render(tokenizer, Conversation(messages=CHAT.messages, tools=({"name": "clock"},)))
+CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
+WEATHER = {"type": "function", "function": {"name": "weather", "description": "Für <Städte>"}}
+CALLS = (
+    ToolCall(name="weather", arguments='{"city":  "Wien"}', id="call_1"),
+    ToolCall(name="clock", arguments="{}", id="call_2"),
+)
+TOOL_CHAT = Conversation(
+    messages=(
+        Message(role="system", content=" Be brief. "),
+        Message(role="user", content="Weather and time in Vienna?"),
+        Message(role="assistant", content="Let me see.", tool_calls=CALLS),
+        Message(role="tool", content="12 degrees!\n", tool_call_id="call_1"),
+        Message(role="tool", content="noon <|im_end|>", tool_call_id="call_2"),
+        Message(role="assistant", content="12 degrees at noon."),
+    ),
+    tools=(CLOCK, WEATHER),
+)
+
+
+def test_tools_are_offered_called_and_answered(tokenizer: BPETokenizer) -> None:
+    assert tokenizer.decode(render(tokenizer, TOOL_CHAT).ids) == (
+        """<|im_start|>system
+Be brief.
+
+# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
+{"type": "function", "function": {"name": "weather", "description": "Für <Städte>"}}
+</tools>
+
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{"name": <function-name>, "arguments": <args-json-object>}
+</tool_call><|im_end|>
+<|im_start|>user
+Weather and time in Vienna?<|im_end|>
+<|im_start|>assistant
+Let me see.
+<tool_call>
+{"name": "weather", "arguments": {"city":  "Wien"}}
+</tool_call>
+<tool_call>
+{"name": "clock", "arguments": {}}
+</tool_call><|im_end|>
+<|im_start|>user
+<tool_response>
+12 degrees!
+</tool_response>
+<tool_response>
+noon <|im_end|>
+</tool_response><|im_end|>
+<|im_start|>assistant
+12 degrees at noon.<|im_end|>
+"""  # noqa: E501
+    )
+
+
+def test_calls_are_learned_and_their_results_are_not(tokenizer: BPETokenizer) -> None:
+    rendered = render(tokenizer, TOOL_CHAT)
+    assert supervised(tokenizer, rendered) == (
+        'Let me see.\n<tool_call>\n{"name": "weather", "arguments": {"city":  "Wien"}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call><|im_end|>12 degrees at noon.<|im_end|>'
+    )
+    assert rendered.ids.count(1) == rendered.ids.count(2) == 5
+
+
+def test_a_prompt_for_a_call_is_the_prefix_of_the_trained_call(tokenizer: BPETokenizer) -> None:
+    whole = render(tokenizer, TOOL_CHAT).ids
+    for turns in (2, 5):
+        asked = replace(TOOL_CHAT, messages=TOOL_CHAT.messages[:turns])
+        prompt = render(tokenizer, asked, add_generation_prompt=True).ids
+        assert whole[: len(prompt)] == prompt
+
+
+def test_tools_make_a_system_turn_where_there_is_none(tokenizer: BPETokenizer) -> None:
+    turns = Conversation(messages=(Message(role="user", content="u"),), tools=(CLOCK,))
+    text = tokenizer.decode(render(tokenizer, turns).ids)
+    assert text.startswith("<|im_start|>system\n# Tools\n") and text.endswith(
+        "<|im_start|>user\nu<|im_end|>\n"
+    )

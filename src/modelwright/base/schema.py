@@ -59,11 +59,26 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A function that the assistant wants called."""
+
+    name: str
+    arguments: str
+    """A JSON object as text, as it was written: what a model wrote is what it reads again."""
+    id: str = ""
+    """By which the result names the call. Not seen by the model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One turn of a conversation."""
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    """What the assistant calls, after what it says."""
+    tool_call_id: str = ""
+    """The call whose result this is, where the role is "tool"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +87,7 @@ class Conversation:
 
     messages: tuple[Message, ...]
     tools: tuple[Json, ...] = ()
+    """The functions that may be called, in OpenAI's form: {"type": "function", "function": {"name", ...}}."""
     meta: Mapping[str, Json] = field(default_factory=dict[str, Json])
 
 
