@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pytest
@@ -70,11 +69,7 @@ def test_weights_in_several_files_are_a_model_too(tmp_path, model):
 
 def test_a_configuration_that_is_none_is_said(tmp_path, model):
     folder = shutil.copytree(model, tmp_path / "model")
-    settings = json.loads((folder / "config.json").read_text())
     for content, message in (("[]", "no model's configuration"), ("{}", "no model's configuration")):
         (folder / "config.json").write_text(content)
         with pytest.raises(DamagedFile, match=message):
             load_model(folder)
-    (folder / "config.json").write_text(json.dumps(settings | {"use_sliding_window": True}))
-    with pytest.raises(UserError, match="sliding window is not supported"):
-        load_model(folder)

@@ -28,11 +28,16 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=12), st.integers(0, 200), st.integers(1, 4))
-def test_no_pair_is_lost_and_whole_blocks_are_whole(lengths, padding, blocks):
+@given(
+    st.lists(st.integers(1, 300), min_size=1, max_size=12),
+    st.integers(0, 200),
+    st.integers(1, 4),
+    st.integers(1, 520),
+)
+def test_no_pair_is_lost_and_whole_blocks_are_whole(lengths, padding, blocks, window):
     segments = documents(lengths, flex.BLOCK * blocks, min(padding, flex.BLOCK * blocks))
-    pairs = segment_mask(segments)[0, 0].unflatten(0, (blocks, -1)).unflatten(2, (blocks, -1))
-    some, whole = flex.block_table(segments)
+    pairs = segment_mask(segments, window)[0, 0].unflatten(0, (blocks, -1)).unflatten(2, (blocks, -1))
+    some, whole = flex.block_table(segments, window)
     assert (some[0, 0] | ~pairs.any(3).any(1)).all(), "a block with a pair in it is looked at"
     assert (pairs.all(3).all(1) | ~whole[0, 0]).all(), "in a whole block every pair is looked at"
     assert (some | ~whole).all()
@@ -50,14 +55,26 @@ def test_of_documents_in_order_the_blocks_are_torch_s_own():
     assert torch.equal(ours.full_kv_num_blocks, wanted.full_kv_num_blocks)
 
 
+@pytest.mark.parametrize("window", [1, 2, 127, 128, 129, 256, 300, 1024])
+def test_of_windows_too(window):
+    def may_see(row, head, query, key):
+        return (query >= key) & (query - key < window)
+
+    wanted = create_block_mask(may_see, 1, None, 1024, 1024, device="cpu")
+    ours = flex.block_mask(torch.zeros(1, 1024, dtype=torch.int64), window)
+    assert torch.equal(ours.to_dense(), wanted.to_dense())
+    assert torch.equal(ours.full_kv_num_blocks, wanted.full_kv_num_blocks)
+
+
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("window", [None, 40])
 @pytest.mark.parametrize("heads", [2, 4])
-def test_documents_by_blocks_attend_as_by_an_added_mask(heads):
+def test_documents_by_blocks_attend_as_by_an_added_mask(heads, window):
     segments = torch.cat([documents([100, 30, 80], 256), documents([3, 250], 256, padding=3)])
     q, k, v = random(2, heads, 256, 16), random(2, 2, 256, 16, seed=1), random(2, 2, 256, 16, seed=2)
     with torch.no_grad():
-        ours = attend(q, k, v, flex.block_mask(segments), causal=False)
-        plain = attend(q, k, v, additive(segment_mask(segments), q.dtype), causal=False)
+        ours = attend(q, k, v, flex.block_mask(segments, window), causal=False)
+        plain = attend(q, k, v, additive(segment_mask(segments, window), q.dtype), causal=False)
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
 
 

@@ -23,6 +23,7 @@ SHAPES = [
     ("qwen3", {"head_dim": 32}),
     ("llama", {"head_dim": 32, "tie_word_embeddings": False, "rope_theta": 5e5}),
     ("qwen2", {}),
+    ("mistral", {"head_dim": 32, "sliding_window": 128}),
     (
         "qwen3_moe",
         {"head_dim": 32, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},

@@ -12,10 +12,10 @@ from modelwright.model.transformer import Transformer
 
 transformers = pytest.importorskip("transformers", reason="the independent reader is not installed")
 
-ARCHITECTURES = ("qwen3", "qwen2", "llama")
+ARCHITECTURES = ("qwen3", "qwen2", "llama", "mistral")
 
 
-def tiny(architecture: str, tied: bool, **changes: int) -> ModelConfig:
+def tiny(architecture: str, tied: bool, **changes: int | None) -> ModelConfig:
     settings = {
         "vocab_size": 96,
         "hidden_size": 32,
@@ -61,7 +61,7 @@ def test_transformers_reads_our_folder(architecture, tied, tmp_path):
 @pytest.mark.parametrize("tied", [True, False])
 def test_we_read_their_folder(architecture, tied, tmp_path):
     ours = tiny(architecture, tied, head_dim=16)
-    kind = {"qwen3": "Qwen3", "qwen2": "Qwen2", "llama": "Llama"}[architecture]
+    kind = {"qwen3": "Qwen3", "qwen2": "Qwen2", "llama": "Llama", "mistral": "Mistral"}[architecture]
     settings = ours.model_dump(exclude={"architecture"})
     if architecture == "qwen2":
         settings |= {"head_dim": 8}  # Qwen2 has no head_dim of its own: hidden_size / heads

@@ -7,8 +7,8 @@ easy to get silently wrong, and what we do about it:
 - The pre-tokenizer is declared by name. The name is looked up from the text of the split regex in
   `tokenizer.json`; a regex we do not know is an error, never a guess.
 - A missing `add_bos_token` or BOS id makes readers add one. Both are always written.
-- llama.cpp rotates neighbouring pairs for the architecture `llama`, and halves for `qwen2` and
-  `qwen3`. Only for `llama` the rows of the query and key projections are reordered.
+- llama.cpp rotates neighbouring pairs for the architecture `llama` (which Mistral's models are of), and
+  halves for `qwen2` and `qwen3`. Only for `llama` the rows of query and key projections are reordered.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _TENSORS = {
     "mlp.experts.down_proj": "ffn_down_exps",
 }
 """Module -> GGUF name; those inside a layer without their layer's prefix. Experts are stacked in both."""
-_ARCHITECTURES = {"qwen3_moe": "qwen3moe"}
+_ARCHITECTURES = {"qwen3_moe": "qwen3moe", "mistral": "llama"}
 """Where llama.cpp's name differs from Hugging Face's."""
 
 
@@ -95,6 +95,7 @@ def write_gguf(model_folder: Path, out: Path, file_type: FileType, about: About 
             f" {config.head_dim}) is hidden_size ({config.hidden_size}). Use the architecture qwen3 or llama."
         )
     _refuse_other_mixtures(config)
+    _refuse_windows(config)
     vocabulary = Vocabulary.read(model_folder, rows=config.vocab_size)
     state = as_held(load_weights(model_folder))
     if config.tie_word_embeddings:
@@ -122,6 +123,16 @@ def _refuse_other_mixtures(config: ModelConfig) -> None:
         raise UserError(
             f"llama.cpp's qwen3moe has experts in every layer; this model in {len(config.mixture_layers)} of"
             f" {config.num_hidden_layers} (decoder_sparse_step, mlp_only_layers)."
+        )
+
+
+def _refuse_windows(config: ModelConfig) -> None:
+    """llama.cpp's llama, qwen2 and qwen3 have no window: they compute the same only where it is no limit."""
+    if config.sliding_window and config.sliding_window < config.max_position_embeddings:
+        raise UserError(
+            f"llama.cpp would let this model attend to all of its context ({config.max_position_embeddings}"
+            f" tokens), not to {config.sliding_window} (sliding_window), and answer long texts as this model"
+            " does not. For a file of short contexts, set max_position_embeddings to the window."
         )
 
 
@@ -275,7 +286,7 @@ def _converted(
     """The tensor as it is stored: reordered where llama.cpp wants it so, then rounded."""
     if not weight.is_floating_point():
         raise UserError(f"'{name}' holds {weight.dtype}: export the model before it was quantized.")
-    if config.architecture == "llama" and ".self_attn." in name:
+    if config.architecture in ("llama", "mistral") and ".self_attn." in name:
         if "q_proj" in name:
             weight = interleave_rotary(weight, config.num_attention_heads)
         elif "k_proj" in name:

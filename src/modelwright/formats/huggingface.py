@@ -31,9 +31,12 @@ ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
 }
 WEIGHTS = "model.safetensors"
+DEFAULT_WINDOW = 4096
+"""What transformers takes where a windowed model does not say how wide."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -99,8 +102,6 @@ def load_config(folder: Path) -> ModelConfig:
     rope = raw.get("rope_parameters") or {}
     if rope.get("rope_type", "default") != "default" or raw.get("rope_scaling"):
         raise UserError(f"{path}: rope scaling {rope or raw['rope_scaling']} is not supported yet")
-    if raw.get("use_sliding_window"):
-        raise UserError(f"{path}: attention in a sliding window is not supported, all layers attend in full")
     if raw.get("hidden_act", "silu") != "silu":
         raise UserError(f"{path}: activation {raw['hidden_act']} is not supported, expected silu")
     heads = raw["num_attention_heads"]
@@ -113,8 +114,27 @@ def load_config(folder: Path) -> ModelConfig:
         "num_key_value_heads": raw.get("num_key_value_heads") or heads,
         "rope_theta": rope.get("rope_theta", raw.get("rope_theta", 10_000.0)),
         "tie_word_embeddings": raw.get("tie_word_embeddings", False),
+        "sliding_window": _window_of(names[stated], raw, path),
     }
     return validate(ModelConfig, settings, str(path))
+
+
+def _window_of(architecture: str, raw: Mapping[str, Any], path: Path) -> int | None:
+    """The window of all layers. Mistral states it; Qwen also states whether it is used, and from which layer
+    on. Models whose layers differ in it are refused."""
+    if architecture == "llama" or (architecture != "mistral" and not raw.get("use_sliding_window")):
+        return None
+    layers = range(raw["num_hidden_layers"])
+    first = raw.get("max_window_layers", 28) if architecture in ("qwen2", "qwen3") else 0
+    sliding = {layer >= first for layer in layers}
+    if kinds := raw.get("layer_types"):
+        sliding = {kind == "sliding_attention" for kind in kinds}
+    window = raw.get("sliding_window", DEFAULT_WINDOW)
+    if len(sliding) > 1 and window:
+        raise UserError(
+            f"{path}: only some layers attend in a sliding window ({window}), which is not supported"
+        )
+    return window if True in sliding else None
 
 
 def _experts_of(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +151,8 @@ def config_to_json(config: ModelConfig, dtype: torch.dtype, special: Mapping[str
     return {
         "architectures": [ARCHITECTURES[config.architecture]],
         "model_type": config.architecture,
-        **config.model_dump(mode="json", exclude={"architecture", *EXPERT_FIELDS}),
+        **config.model_dump(mode="json", exclude={"architecture", "sliding_window", *EXPERT_FIELDS}),
+        **_window_to_json(config),
         **_experts_to_json(config),
         "rope_scaling": None,
         "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
@@ -139,12 +160,20 @@ def config_to_json(config: ModelConfig, dtype: torch.dtype, special: Mapping[str
         "attention_bias": config.qkv_bias,
         "attention_dropout": 0.0,
         "mlp_bias": False,
-        "use_sliding_window": False,
         "use_cache": True,
         "torch_dtype": dtype_name,
         "dtype": dtype_name,
         **special,
     }
+
+
+def _window_to_json(config: ModelConfig) -> dict[str, Any]:
+    """For Mistral always, whose readers take 4,096 where nothing is said."""
+    if config.architecture == "mistral":
+        return {"sliding_window": config.sliding_window}
+    if config.sliding_window is None:
+        return {"use_sliding_window": False}
+    return {"use_sliding_window": True, "sliding_window": config.sliding_window, "max_window_layers": 0}
 
 
 def _experts_to_json(config: ModelConfig) -> dict[str, Any]:

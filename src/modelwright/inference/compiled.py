@@ -28,7 +28,7 @@ MODES = {torch.float32: False, torch.bfloat16: True}
 
 def serves(model: Transformer) -> bool:
     """Whether there is compiled code for this model, here."""
-    dense = not model.config.mixture_layers
+    dense = not (model.config.mixture_layers or model.config.sliding_window)
     return (
         dense
         and model.compute_dtype in MODES

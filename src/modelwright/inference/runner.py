@@ -114,6 +114,8 @@ class PlainRunner:
         blocks = torch.where(real, tables.gather(1, places // SIZE), self._waste)
         view = CacheView(self._cache, tables, blocks, positions % SIZE, used)
         visible = torch.arange(used, device=self.device) <= positions[:, None, :, None]
+        if window := self.model.config.sliding_window:
+            visible &= torch.arange(used, device=self.device) > positions[:, None, :, None] - window
         output = self.model(ids, positions=positions, mask=visible, cache=view)
         return [rows[: len(piece.ids)] for rows, piece in zip(output.hidden, pieces, strict=True)]
 

@@ -34,14 +34,16 @@ def usable(segments: Tensor) -> bool:
     return segments.device.type == "cuda" and segments.shape[1] % BLOCK == 0 and can_compile_for_gpu()
 
 
-def block_mask(segments: Tensor) -> BlockMask:
-    """(B, T) document numbers -> which blocks are looked at: causal, and only within a document."""
+def block_mask(segments: Tensor, window: int | None = None) -> BlockMask:
+    """(B, T) document numbers -> which blocks are looked at: causal, only within a document, and no further
+    back than `window` positions, one's own included."""
     from torch.nn.attention.flex_attention import BlockMask
 
     def may_see(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (query >= key) & (segments[row, query] == segments[row, key])
+        seen = (query >= key) & (segments[row, query] == segments[row, key])
+        return seen if window is None else seen & (query - key < window)
 
-    some, whole = block_table(segments)
+    some, whole = block_table(segments, window or segments.shape[1])
     length = segments.shape[1]
     return BlockMask.from_kv_blocks(
         *_listed(some & ~whole),
@@ -52,14 +54,17 @@ def block_mask(segments: Tensor) -> BlockMask:
     )
 
 
-def block_table(segments: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 1, n, n) blocks that may hold pairs to look at, and those of them in which every pair is."""
+def block_table(segments: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """(B, 1, n, n) blocks that may hold pairs to look at, and those of them in which every pair is. Pairs in
+    blocks d apart are more than (d - 1) and less than (d + 1) blocks of tokens apart."""
     blocks = segments.unflatten(1, (-1, BLOCK))
     low, high = blocks.amin(-1), blocks.amax(-1)
     meet = (low[:, :, None] <= high[:, None]) & (low[:, None] <= high[:, :, None])
     one = (low == high)[:, :, None] & (low == high)[:, None] & (low[:, :, None] == low[:, None])
     causal = torch.ones(meet.shape[-2:], dtype=torch.bool, device=segments.device).tril()
-    return (meet & causal)[:, None], (one & causal.tril(-1))[:, None]
+    near = causal.triu(-((window + BLOCK - 2) // BLOCK))
+    within = causal.tril(-1).triu(1 - window // BLOCK)
+    return (meet & near)[:, None], (one & within)[:, None]
 
 
 def _listed(table: Tensor) -> tuple[Tensor, Tensor]:

@@ -44,15 +44,18 @@ class Rope(nn.Module):
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def document_mask(segments: Tensor) -> Tensor | BlockMask:
+def document_mask(segments: Tensor, window: int | None = None) -> Tensor | BlockMask:
     """`segment_mask`, or on CUDA the blocks of it that hold anything."""
-    return flex.block_mask(segments) if flex.usable(segments) else segment_mask(segments)
+    make = flex.block_mask if flex.usable(segments) else segment_mask
+    return make(segments, window)
 
 
-def segment_mask(segments: Tensor) -> Tensor:
-    """(B, T) document numbers -> (B, 1, T, T) mask: causal, and only within a document."""
+def segment_mask(segments: Tensor, window: int | None = None) -> Tensor:
+    """(B, T) document numbers -> (B, 1, T, T) mask: causal, only within a document, and no further back than
+    `window` positions, one's own included."""
     same = segments[:, None, :, None] == segments[:, None, None, :]
-    return same & torch.ones(same.shape[-2:], dtype=torch.bool, device=segments.device).tril()
+    near = torch.ones(same.shape[-2:], dtype=torch.bool, device=segments.device).tril()
+    return same & (near if window is None else near.triu(1 - window))
 
 
 class Attention(nn.Module):

@@ -14,7 +14,7 @@ from modelwright.base.config import Config
 from modelwright.base.errors import ConfigError
 from modelwright.model.balance import BalanceConfig
 
-Architecture = Literal["qwen3", "qwen2", "llama", "qwen3_moe"]
+Architecture = Literal["qwen3", "qwen2", "llama", "mistral", "qwen3_moe"]
 EXPERT_FIELDS = frozenset(
     {
         "num_experts",
@@ -35,7 +35,8 @@ class ModelConfig(Config):
     """A decoder-only transformer: RMSNorm, RoPE, grouped-query attention, SwiGLU.
 
     qwen3 normalises queries and keys per head (QK-norm), qwen2 has biases on the query, key and value
-    projections, llama has neither. qwen3_moe is qwen3 with a mixture of experts as feed-forward network.
+    projections, llama and mistral have neither. qwen3_moe is qwen3 with a mixture of experts as feed-forward
+    network.
     """
 
     architecture: Architecture = "qwen3"
@@ -50,6 +51,9 @@ class ModelConfig(Config):
     rope_theta: float = 10_000.0
     max_position_embeddings: int = 2048
     tie_word_embeddings: bool = True
+    sliding_window: int | None = Field(default=None, gt=0)
+    """A position sees itself and the ones before it, this many in all; None: everything before. What lies
+    further back still arrives, a window a layer."""
     num_experts: int = Field(default=0, ge=0)
     """Experts in each mixture; 0 in a dense network."""
     num_experts_per_tok: int = Field(default=0, ge=0)
@@ -74,6 +78,14 @@ class ModelConfig(Config):
             raise ValueError(
                 "qwen3_moe needs num_experts, num_experts_per_tok (no more) and moe_intermediate_size,"
                 f" received {sizes[0]}, {sizes[1]} and {sizes[2]}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> ModelConfig:
+        if self.sliding_window and self.architecture == "llama":
+            raise ValueError(
+                "the architecture llama has no sliding_window: expected mistral, its like with one"
             )
         return self
 
@@ -125,6 +137,8 @@ class ModelChoice(Config):
     rope_theta: float = 10_000.0
     tie_word_embeddings: bool = True
     max_position_embeddings: int = 1024
+    sliding_window: int | None = None
+    """How many positions one sees, itself included; None: all before it."""
     experts: int = Field(default=0, ge=0)
     """Experts in each layer; 0: a dense network."""
     experts_per_token: int = Field(default=2, gt=0)
@@ -158,6 +172,7 @@ class ModelChoice(Config):
             rope_theta=self.rope_theta,
             max_position_embeddings=self.max_position_embeddings,
             tie_word_embeddings=self.tie_word_embeddings,
+            sliding_window=self.sliding_window,
         )
 
     def _mixture(self, intermediate: int) -> dict[str, Any]:

@@ -151,16 +151,19 @@ class Transformer(nn.Module):
         """Run the network on (B, T) ids.
 
         `positions` (B, T) default to 0..T-1. `mask` (B, 1, T, S), True = may attend; without one,
-        attention is causal. With a `cache`, a mask over all S stored tokens is required. `favour`
-        (mixture layers, E) sways the choice of experts, in training only.
+        attention is causal, within the model's window. With a `cache`, a mask over all S stored tokens is
+        required. `favour` (mixture layers, E) sways the choice of experts, in training only.
         """
+        window = self.config.sliding_window
+        if mask is None and window is not None and window < ids.shape[1]:
+            mask = document_mask(torch.zeros_like(ids), window)
         hidden, routings = self.model(ids, positions, mask, cache, self.compute_dtype, favour)
         return ModelOutput(hidden, self.head, routings=routings)
 
     def on_batch(self, batch: Batch) -> ModelOutput:
         """Run the network on a micro-batch; documents packed in one row do not see each other. While a
         mixture is trained, each expert's tokens are counted, and the output carries the auxiliary loss."""
-        mask = None if batch.segments is None else document_mask(batch.segments)
+        mask = None if batch.segments is None else document_mask(batch.segments, self.config.sliding_window)
         balancer = self._balancer
         output = self(batch.ids, batch.positions, mask, favour=balancer.favour if balancer else None)
         if not (output.routings and self.training and torch.is_grad_enabled()):
