@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from modelwright.formats.huggingface import save_model
+from modelwright.kernels import native
 from modelwright.model.config import ModelConfig
 from modelwright.model.transformer import Transformer
 from modelwright.tokenizer.bpe import BPETokenizer
@@ -71,3 +72,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -
         return folder
 
     return make
+
+
+@pytest.fixture(params=["native", "plain"])
+def each_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to compute: with the compiled kernels, where they can be built, and without."""
+    if request.param == "plain":
+        monkeypatch.setattr(native, "usable", lambda *tensors: False)
+    elif native.library(torch.float32) is None:
+        pytest.skip("no C++ compiler here")
