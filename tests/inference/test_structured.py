@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.base.errors import UserError
-from modelwright.base.schema import Structure
+from modelwright.base.schema import Structure, ToolCall
 from modelwright.inference import structured, trial
 from modelwright.inference.structured import MAX_CHARACTERS, Matcher, Vocabulary
+from modelwright.tokenizer.chat import written
+from modelwright.tokenizer.tool_calls import split, structure_for
 
 pytest.importorskip("llguidance")
 
@@ -180,6 +182,61 @@ def test_matchers_of_one_structure_do_not_meet(vocabulary, tokenizer):
     for token in tokenizer.encode("go ho"):
         first.accept(token)
     assert choices(second) == before != choices(first)
+
+
+# --- calls of tools
+
+
+def tool(name: str, strict: bool, **parameters: Any) -> Any:
+    return {"type": "function", "function": {"name": name, "strict": strict, "parameters": parameters}}
+
+
+CITY = {"properties": {"city": {"$ref": "#/$defs/city"}}, "required": ["city"], "additionalProperties": False}
+TOOLS = [
+    tool("get", True, **CITY, **{"$defs": {"city": {"enum": ["Wien", "Rom"]}}}),
+    tool("get_time", False, properties={"n": {"type": "array", "uniqueItems": True, "maxItems": 2}}),
+    {"type": "function", "function": {"name": "now"}},
+]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("choice", ["required", "get", "get_time", "now"])
+def test_a_forced_call_is_a_call(trusting, tokenizer, choice, seed):
+    """And one of several is drawn for "required", as often as the model likes."""
+    structure = structure_for(TOOLS, choice, parallel=seed % 2 == 0)
+    words, calls = split(draw(trusting.matcher(structure), tokenizer, seed))
+    assert not words and calls and (len(calls) == 1 or (choice == "required" and seed % 2 == 0))
+    for call in calls:
+        arguments = json.loads(call.arguments)
+        assert call.name == choice or choice == "required"
+        if call.name == "get":
+            assert arguments["city"] in ("Wien", "Rom") and len(arguments) == 1
+        assert isinstance(arguments, dict) and (call.name != "now" or arguments == {})
+
+
+@pytest.mark.parametrize(
+    ("parallel", "text", "fitting"),
+    [
+        (True, "Just words, and <tool", True),
+        (True, written(ToolCall(name="get", arguments='{"city": "Rom"}')), True),
+        (True, "Hm.\n" + "\n".join([written(ToolCall(name="now", arguments="{}"))] * 2) + "\nWell.", True),
+        (True, written(ToolCall(name="get", arguments='{"city": "Ulm"}')), False),
+        (True, written(ToolCall(name="other", arguments="{}")), False),
+        (True, "The tag <tool_call> in words", False),
+        (False, "Just words", True),
+        (False, "Hm.\n" + written(ToolCall(name="now", arguments="{}")), True),
+        (False, "\n".join([written(ToolCall(name="now", arguments="{}"))] * 2), False),
+    ],
+)
+def test_a_free_answer_may_call_only_what_there_is(trusting, tokenizer, parallel, text, fitting):
+    matcher = trusting.matcher(structure_for(TOOLS, "auto", parallel))
+    assert fits(matcher, tokenizer, text) == fitting
+
+
+def test_a_strict_function_asks_for_what_can_be_enforced(trusting):
+    strict = tool("f", True, properties={"n": {"type": "array", "uniqueItems": True}})
+    with pytest.raises(trial.Refused, match="uniqueItems"):
+        trusting.matcher(structure_for([strict], "f"))
 
 
 # --- refusals

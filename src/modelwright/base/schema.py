@@ -197,6 +197,11 @@ class Structure:
     """The schema (JSON), the regular expression or the grammar (Lark); not read for "json_object"."""
 
 
+JSON_SPACE = r"( |\n{1,2}[ \t]{0,20})"
+"""What may stand between the parts of JSON in a structure: a space, or a line break with an indent. Without a
+bound a small model can go on with spaces for ever (llama.cpp bounds it likewise)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """How the next token is drawn. `temperature` 0 is greedy. Applied in the order repetition penalty,

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from modelwright.base.errors import UserError
-from modelwright.base.schema import Json, Structure
+from modelwright.base.schema import JSON_SPACE, Json, Structure
 from modelwright.inference import trial
 from modelwright.inference.text import ByteTokenizer
 
@@ -36,9 +36,6 @@ MAX_DEPTH = 50
 """How deep a schema may be nested, braces and brackets counted. The library itself stops at 128."""
 KEPT = 64
 """How many compiled structures an engine keeps: most requests repeat a few."""
-WHITE_SPACE = r"( |\n{1,2}[ \t]{0,20})"
-"""What may stand between the parts of JSON: a space, or a line break with an indent. Without a bound a small
-model can go on with spaces for ever (llama.cpp bounds it likewise)."""
 NAMES = {
     "json_schema": "the JSON schema",
     "json_object": "a JSON object",
@@ -164,7 +161,7 @@ def _grammar(structure: Structure) -> str:
     schema = {"type": "object"} if structure.kind == "json_object" else _schema(structure.text)
     if not isinstance(schema, dict | bool):
         raise UserError(f"the JSON schema is {schema!r:.40}, expected an object")
-    options = {"whitespace_pattern": WHITE_SPACE}
+    options = {"whitespace_pattern": JSON_SPACE}
     try:
         return form.grammar_from_json_schema(json.dumps(schema), defaults=options)
     except ValueError as error:  # a number that is none for the library
