@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from modelwright.base.errors import DamagedFile, UserError
-from modelwright.base.schema import Message
+from modelwright.base.schema import Message, ToolCall
 from modelwright.data.conversations import read_conversations, read_preferences
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.source import Source
@@ -39,6 +39,25 @@ def test_conversations_in_openai_form(tmp_path: Path) -> None:
     assert two.messages == (Message(role="assistant", content="Hello."),)
 
 
+def test_calls_of_tools(tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}]
+    inner = {"name": "clock", "arguments": {"zone": "Österreich"}}
+    full = {"id": "call_1", "type": "function", "function": inner | {"arguments": '{"zone":  "UTC"}'}}
+    result = {"role": "tool", "content": "", "tool_call_id": "call_1"}
+    asking = {"role": "assistant", "content": None, "tool_calls": [full, inner]}
+    (read,) = read_conversations(put(tmp_path, {"messages": [USER, asking, result, ANSWER], "tools": tools}))
+    assert read.tools == tuple(tools)
+    assert read.messages[1] == Message(
+        role="assistant",
+        content="",
+        tool_calls=(
+            ToolCall(name="clock", arguments='{"zone":  "UTC"}', id="call_1"),
+            ToolCall(name="clock", arguments='{"zone": "Österreich"}'),
+        ),
+    )
+    assert read.messages[2] == Message(role="tool", content="", tool_call_id="call_1")
+
+
 def test_parquet_and_gzip_read_alike(tmp_path: Path) -> None:
     rows = [{"messages": [USER, ANSWER]}] * 3
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
@@ -57,6 +76,19 @@ WRONG_CONVERSATIONS = [
         {"messages": [USER, {"role": "asistant", "content": "x"}]},
         r"messages\[1\]: unknown role 'asistant'\. Did you mean",
     ),
+    (
+        {"messages": [USER, {**ANSWER, "tool_calls": {"name": "f"}}]},
+        r"tool_calls is an object .* expected a list",
+    ),
+    (
+        {"messages": [USER, {**ANSWER, "tool_calls": [{"id": "f"}]}]},
+        r"tool_calls\[0\] is an object with .id.",
+    ),
+    (
+        {"messages": [USER, {**ANSWER, "tool_calls": [{"name": "f", "arguments": "{a"}]}]},
+        r"arguments is '\{a', expected a JSON object",
+    ),
+    ({"messages": [{**USER, "tool_calls": [{"name": "f"}]}, ANSWER]}, "the role 'user' calls a tool"),
     ({"messages": [USER, {"role": ["user"], "content": "x"}]}, r"messages\[1\]: unknown role"),
     ({"messages": [{"from": "human", "value": "x"}]}, r'messages\[0\] is an object with "from", "value"'),
     ({"messages": [USER, {"role": "assistant", "content": None}]}, r"messages\[1\]\.content is null"),

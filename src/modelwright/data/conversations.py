@@ -1,12 +1,14 @@
 """Conversations and preference pairs from JSON Lines and Parquet.
 
-Conversations are rows in OpenAI's form, `{"messages": [{"role": ..., "content": ...}, ...]}`.
+Conversations are rows in OpenAI's form, `{"messages": [{"role": ..., "content": ...}, ...]}`, with `tools`
+and calls of them (`tool_calls`) where there are any.
 Preferences are rows in TRL's: `{"prompt", "chosen", "rejected"}`, each a string or messages, or only
 `chosen` and `rejected` as whole conversations that begin alike.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, cast, get_args
@@ -14,7 +16,7 @@ from typing import Any, TypeVar, cast, get_args
 from modelwright.base.errors import UserError, did_you_mean
 from modelwright.base.policy import ANYTHING, Policy, judge_texts
 from modelwright.base.provenance import personal_data_flag
-from modelwright.base.schema import Conversation, Json, Message, Preference, Role
+from modelwright.base.schema import Conversation, Json, Message, Preference, Role, ToolCall
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.files import find_files
 from modelwright.data.readers.records import read_rows
@@ -86,6 +88,7 @@ def _conversation(row: Row) -> Conversation:
     tools = row.fields.get("tools") or []
     if not isinstance(tools, list):
         raise _WrongRow("wrong tools", f"tools is {type(tools).__name__}, expected a list")
+    _check_text(json.dumps(tools, ensure_ascii=False), "tools")
     return Conversation(messages=messages, tools=tuple(tools), meta=_meta(row, "messages", "tools"))
 
 
@@ -145,19 +148,50 @@ def _messages(value: Json, name: str) -> tuple[Message, ...]:
 
 
 def _message(value: Json, name: str) -> Message:
-    if not isinstance(value, dict) or "role" not in value or "content" not in value:
+    if not isinstance(value, dict) or "role" not in value or not {"content", "tool_calls"} & set(value):
         raise _WrongRow("wrong messages", f'{name} is {_shape(value)}, expected {{"role", "content"}}')
-    role, content = value["role"], value["content"]
+    role, content = value["role"], cast(Any, value.get("content"))
     if role not in ROLES:
         raise _WrongRow("unknown role", f"{name}: unknown role '{role}'.{did_you_mean(str(role), ROLES)}")
-    _check_text(content, f"{name}.content")
-    return Message(role=role, content=content)
+    calls = _tool_calls(value.get("tool_calls") or [], f"{name}.tool_calls")
+    if calls and role != "assistant":
+        raise _WrongRow("wrong tool calls", f"{name}: the role '{role}' calls a tool; only the assistant may")
+    if calls or role == "tool":
+        content = content or ""  # a call needs no words, and a tool may find nothing
+    _check_text(content, f"{name}.content", empty=bool(calls) or role == "tool")
+    found = value.get("tool_call_id")
+    return Message(
+        role=role, content=content, tool_calls=calls, tool_call_id="" if found is None else str(found)
+    )
 
 
-def _check_text(value: Json, name: str) -> None:
+def _tool_calls(value: Json, name: str) -> tuple[ToolCall, ...]:
+    """OpenAI's form, `{"function": {"name", "arguments"}}`, or its inner half alone, as in many data sets."""
+    if not isinstance(value, list):
+        raise _WrongRow("wrong tool calls", f"{name} is {_shape(value)}, expected a list")
+    return tuple(_tool_call(item, f"{name}[{index}]") for index, item in enumerate(cast(list[Any], value)))
+
+
+def _tool_call(value: Json, name: str) -> ToolCall:
+    function = value.get("function") or value if isinstance(value, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise _WrongRow("wrong tool calls", f'{name} is {_shape(value)}, expected {{"name", "arguments"}}')
+    given = function.get("arguments")
+    arguments = given if isinstance(given, str) else json.dumps(given or {}, ensure_ascii=False)
+    _check_text(arguments, f"{name}.arguments")
+    try:
+        parsed = json.loads(arguments)
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise _WrongRow("wrong tool calls", f"{name}.arguments is {arguments[:80]!r}, expected a JSON object")
+    return ToolCall(name=function["name"], arguments=arguments, id=str(value.get("id") or ""))
+
+
+def _check_text(value: Json, name: str, empty: bool = False) -> None:
     if not isinstance(value, str):
         raise _WrongRow("text is no string", f"{name} is {_shape(value)}, expected a string")
-    if not value.strip():
+    if not empty and not value.strip():
         raise _WrongRow("empty text", f"{name} is empty")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
         raise _WrongRow("not Unicode", f"{name} holds half a surrogate pair: not valid Unicode")

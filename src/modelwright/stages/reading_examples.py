@@ -18,6 +18,7 @@ from modelwright.data.readers.faults import Faults
 from modelwright.data.sources import mark
 from modelwright.stages import align, finetune
 from modelwright.tokenizer.bpe import BPETokenizer
+from modelwright.tokenizer.chat import written
 from modelwright.training.batches import Pairs
 
 Row = dict[str, Any]
@@ -69,7 +70,7 @@ def _micro_batches(config: finetune.Config | align.Config, count: int, made: Art
 
 def _row(row: int, text: Conversation | Preference, messages: Sequence[Message]) -> Row:
     """The id is a hash of all that the text says: it has no other name."""
-    said: list[Any] = [[message.role, message.content] for message in messages]
+    said: list[Any] = [[each.role, each.content, *map(written, each.tool_calls)] for each in messages]
     if isinstance(text, Preference):
         said += [text.chosen, text.rejected]
     opening = next((each.content for each in messages if each.role == "user"), messages[0].content)
