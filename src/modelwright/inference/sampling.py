@@ -1,18 +1,18 @@
 """How the next token is drawn, for a whole batch at once.
 
-The filters come in a documented order: temperature, top_k, top_p, min_p. A filter that sets tokens
-aside works on what the one before it left, renormalised. The draw inverts the cumulative
-distribution in the order of token ids, with a number from the request's own stream. That stream is
-counter-based (SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
-2014): number t depends on the seed and t alone. So a request gets the same text whatever else is in
-the batch.
+In a documented order: penalties and bias (penalties.py), the mask of a structure, then temperature, top_k,
+top_p and min_p (kernels/draw.py). A filter that sets tokens aside works on what the one before it left,
+renormalised. The draw takes a number from the request's own stream, which is counter-based (SplitMix64:
+Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014): number t depends on the seed
+and t alone. So a request gets the same text whatever else is in the batch.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,13 +21,18 @@ from torch import Tensor
 from modelwright.base.errors import UserError
 from modelwright.base.schema import Sampling
 from modelwright.base.seeding import derive
+from modelwright.inference.penalties import Penalties, penalise
+from modelwright.kernels.draw import Filters, draw, weights, wide
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _MASK = (1 << 64) - 1
-LIKELY = 256
-"""How many of the likeliest tokens the filters look at before they look at all."""
+_COLDEST, _HOTTEST = float(np.finfo(np.float32).max), 1e-38
+"""Bounds of 1 / temperature in fp32: neither 0 nor infinite."""
+
+TopTokens = list[tuple[int, float]]
+"""(id, log-probability) pairs, best first."""
 
 
 def check(sampling: Sampling, vocab_size: int) -> None:
@@ -45,10 +50,23 @@ def check(sampling: Sampling, vocab_size: int) -> None:
             sampling.top_logprobs,
         ),
         (all(sampling.stop), "stop", "strings that are not empty", sampling.stop),
+        (
+            0 < sampling.repetition_penalty < float("inf"),
+            "repetition_penalty",
+            "above 0 (1 changes nothing)",
+            sampling.repetition_penalty,
+        ),
+        (-2 <= sampling.presence_penalty <= 2, "presence_penalty", "-2 to 2", sampling.presence_penalty),
+        (-2 <= sampling.frequency_penalty <= 2, "frequency_penalty", "-2 to 2", sampling.frequency_penalty),
     )
     for good, name, expected, received in rules:
         if not good:
             raise UserError(f"{name} is {received!r}, expected {expected}")
+    for token, bias in sampling.logit_bias:
+        if not 0 <= token < vocab_size:
+            raise UserError(f"logit_bias names token {token}, expected 0 to {vocab_size - 1}")
+        if not -100 <= bias <= 100:
+            raise UserError(f"logit_bias of token {token} is {bias!r}, expected -100 to 100")
 
 
 def seed_of_copy(seed: int | None, copy: int) -> int:
@@ -64,111 +82,121 @@ def _mix(state: np.ndarray) -> np.ndarray:
     return state ^ (state >> np.uint64(31))
 
 
-def uniforms(seeds: np.ndarray, counts: np.ndarray) -> Tensor:
-    """(B,) fp64 numbers in [0, 1): the `counts`-th of each seed's stream (both uint64)."""
-    with np.errstate(over="ignore"):
-        start = _mix(seeds + _GOLDEN)
-        bits = _mix(start + (counts + np.uint64(1)) * _GOLDEN)
+def streams(seeds: Sequence[int]) -> np.ndarray:
+    """(B,) uint64: where the stream of each seed starts."""
+    return _mix(np.array([seed & _MASK for seed in seeds], dtype=np.uint64) + _GOLDEN)
+
+
+def uniforms(streams: np.ndarray, counts: np.ndarray) -> Tensor:
+    """(B,) fp64 numbers in [0, 1): the `counts`-th (uint64) of each stream."""
+    bits = _mix(streams + (counts + np.uint64(1)) * _GOLDEN)
     return torch.from_numpy((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The sampling settings of a batch as columns, made once per change of the batch."""
+    """The sampling settings of a batch, made once per change of the batch."""
 
-    temperature: Tensor
-    """(B, 1) fp32; 1 where the row is greedy."""
-    greedy: Tensor
-    """(B,) bool."""
-    top_k: Tensor
-    """(B, 1) int64; the vocabulary's size keeps all."""
-    top_p: Tensor
-    """(B, 1) fp32."""
-    min_p: Tensor
-    """(B, 1) fp32."""
-    seeds: np.ndarray
+    filters: Filters
+    streams: np.ndarray
     """(B,) uint64."""
-    sorted_rows: Tensor
-    """Indices of the rows whose filters need a sort."""
-    all_greedy: bool
-    any_greedy: bool
-    any_min_p: bool
-    top_logprobs: int
-    """The most alternatives that any row asks for."""
+    penalties: tuple[tuple[int, Penalties], ...]
+    """(row, its penalties), for rows that have any."""
+    listed: tuple[tuple[int, int], ...]
+    """(row, how many alternatives it wants to see), for rows that want any."""
+    vocab_size: int
 
     @classmethod
     def of(
-        cls, samplings: Sequence[Sampling], seeds: Sequence[int], vocab_size: int, device: str
+        cls,
+        samplings: Sequence[Sampling],
+        seeds: Sequence[int],
+        vocab_size: int,
+        device: str,
+        penalties: Sequence[Penalties | None] = (),
     ) -> Settings:
-        """Columns of a list of settings; `seeds` are those actually used."""
-        greedy = [s.temperature == 0 for s in samplings]
-        top_k = [min(s.top_k, vocab_size) or vocab_size for s in samplings]
-        sort = [
-            row
-            for row, s in enumerate(samplings)
-            if not greedy[row] and (top_k[row] < vocab_size or s.top_p < 1)
-        ]
+        """Of a list of settings; `seeds` are those actually used, and `penalties` may grow later."""
+        # Greedy is a top_k of 1, whatever the other filters say: the likeliest passes them all.
+        top_k = [1 if s.temperature == 0 else min(s.top_k, vocab_size) or vocab_size for s in samplings]
+        cuts = [k > 1 and (k < vocab_size or s.top_p < 1) for k, s in zip(top_k, samplings, strict=True)]
+        inverse = [1 / s.temperature if s.temperature > 1 / _COLDEST else _COLDEST for s in samplings]
 
-        def column(values: list[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
+        def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=device)
 
         return cls(
-            temperature=column([s.temperature or 1.0 for s in samplings]),
-            greedy=torch.tensor(greedy, device=device),
-            top_k=torch.tensor(top_k, device=device)[:, None],
-            top_p=column([s.top_p for s in samplings]),
-            min_p=column([s.min_p for s in samplings]),
-            seeds=np.array([seed & _MASK for seed in seeds], dtype=np.uint64),
-            sorted_rows=torch.tensor(sort, dtype=torch.int64, device=device),
-            all_greedy=all(greedy),
-            any_greedy=any(greedy),
-            any_min_p=any(s.min_p > 0 for s in samplings),
-            top_logprobs=max((s.top_logprobs for s in samplings), default=0),
+            filters=Filters(
+                inverse_temperature=column([max(value, _HOTTEST) for value in inverse], torch.float32),
+                top_k=column(top_k, torch.int64),
+                top_p=column([s.top_p for s in samplings], wide(device)),
+                min_p=column([s.min_p for s in samplings], torch.float32),
+                greedy=column([row for row, k in enumerate(top_k) if k == 1], torch.int64),
+                ranked=column([row for row, cut in enumerate(cuts) if cut], torch.int64),
+            ),
+            streams=streams(seeds),
+            penalties=tuple((row, found) for row, found in enumerate(penalties) if found is not None),
+            listed=tuple((row, s.top_logprobs) for row, s in enumerate(samplings) if s.top_logprobs),
+            vocab_size=vocab_size,
         )
 
-
-def filtered(logits: Tensor, settings: Settings) -> Tensor:
-    """(B, V) fp32 distribution after temperature and filters; a greedy row is one-hot."""
-    scaled = (logits - logits.amax(-1, keepdim=True)) / settings.temperature
-    probabilities = torch.softmax(scaled, -1)
-    rows = settings.sorted_rows
-    if len(rows):
-        some = probabilities[rows]
-        keep = _kept_by_rank(some, settings.top_k[rows], settings.top_p[rows])
-        probabilities[rows] = some.masked_fill_(~keep, 0.0)
-    if settings.any_min_p:
-        floor = settings.min_p * probabilities.amax(-1, keepdim=True)
-        probabilities.masked_fill_(probabilities < floor, 0.0)
-    if settings.any_greedy:
-        best = torch.zeros_like(probabilities).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
-        probabilities = torch.where(settings.greedy[:, None], best, probabilities)
-    return probabilities / probabilities.sum(-1, keepdim=True)
+    def edited(self, logits: Tensor, masks: Mapping[int, Tensor] | None = None) -> Tensor:
+        """(B, V) logits after penalties, bias and `masks` (row -> (V,) bool, the tokens that are allowed);
+        the same tensor where nothing is to be done."""
+        if not self.penalties and not masks:
+            return logits
+        edited = logits.clone(memory_format=torch.contiguous_format)
+        if self.penalties:
+            penalise(edited, self.penalties)
+        for row, allowed in (masks or {}).items():
+            edited[row].masked_fill_(~allowed.to(edited.device), -torch.inf)
+        return edited
 
 
-def _wide(tensor: Tensor) -> torch.dtype:
-    """fp64 for sums over a vocabulary, where the device has it."""
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
+def filtered(logits: Tensor, settings: Settings, masks: Mapping[int, Tensor] | None = None) -> Tensor:
+    """(B, V) fp32 distribution that `choose` draws from; a greedy row is one-hot."""
+    heavy = weights(settings.edited(logits, masks), settings.filters)
+    return heavy / heavy.sum(-1, keepdim=True)
 
 
-def _kept_by_rank(probabilities: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """(B, V) bool: the k most likely, and of these the fewest whose share reaches top_p.
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The distribution after one of the steps that lead from a model's logits to a draw."""
 
-    Sorting a vocabulary costs more than a small model's forward pass. So the best few are tried first;
-    they settle every row that keeps no more than them.
-    """
-    vocab = probabilities.shape[-1]
-    whole = probabilities.sum(-1, keepdim=True)
-    for width in (min(LIKELY, vocab), vocab):
-        ordered, order = probabilities.topk(width, dim=-1)
-        ordered = ordered.masked_fill(torch.arange(width, device=ordered.device) >= top_k, 0.0)
-        cumulative = ordered.cumsum(-1, dtype=_wide(ordered))
-        reached = cumulative[:, -1:]
-        settled = (top_k <= width) | ((top_k >= vocab) & (reached >= top_p * whole))
-        if width == vocab or bool(settled.all()):
-            break
-    total = torch.where(top_k >= vocab, whole, reached)
-    keep = (ordered > 0) & (cumulative - ordered < top_p * total)
-    return torch.zeros_like(probabilities, dtype=torch.bool).scatter_(1, order, keep)
+    name: str
+    probabilities: Tensor
+    """(V,) fp32, renormalised."""
+
+
+def stages(
+    logits: Tensor, sampling: Sampling, prompt: Sequence[int], answer: Sequence[int] = ()
+) -> list[Stage]:
+    """From the model's own distribution, of `logits` (V,), to what is drawn from: one step after the other,
+    those without effect left out. A greedy draw is one step."""
+    penalised = replace(
+        Sampling(temperature=1.0),
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        logit_bias=sampling.logit_bias,
+    )
+    warm = replace(penalised, temperature=sampling.temperature)
+    steps = [
+        ("model", Sampling(temperature=1.0)),
+        ("penalties and bias", penalised),
+        ("temperature", warm),
+        ("top-k", replace(warm, top_k=sampling.top_k)),
+        ("top-p", replace(warm, top_k=sampling.top_k, top_p=sampling.top_p)),
+        ("min-p", replace(warm, top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p)),
+    ]
+    if sampling.temperature == 0:
+        del steps[3:]  # filters leave the likeliest in any case
+    found: list[Stage] = []
+    for place, (name, step) in enumerate(steps):
+        if place == 0 or step != steps[place - 1][1]:
+            own = Penalties.of(step, prompt, answer)
+            settings = Settings.of([step], [0], len(logits), str(logits.device), [own])
+            found.append(Stage(name, filtered(logits[None], settings)[0]))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,45 +205,47 @@ class Choice:
 
     ids: list[int]
     logprobs: list[float]
-    top: list[list[tuple[int, float]]] | None
-    """For each row the most likely (id, log-probability) pairs, best first."""
+    """Under the model."""
+    sampler_logprobs: list[float]
+    """Under what it was drawn from."""
+    top: list[TopTokens] | None
+    """For each row the most likely tokens under the model, as many as it asks for; None if no row asks."""
+    top_sampler: list[TopTokens] | None
+    """The same under what was drawn from: only tokens that could be drawn."""
 
 
-def choose(logits: Tensor, settings: Settings, counts: Sequence[int]) -> Choice:
+def choose(
+    logits: Tensor,
+    settings: Settings,
+    counts: Sequence[int],
+    masks: Mapping[int, Tensor] | None = None,
+) -> Choice:
     """Draw one token per row of `logits` (B, V) fp32; `counts` is how many each row has drawn.
 
-    The log-probabilities reported are the model's own, before temperature and filters.
+    `masks` has a (V,) bool of allowed tokens for rows that are not free to draw any.
     """
-    normaliser = logits.logsumexp(-1, keepdim=True)
-    if not bool(normaliser.isfinite().all()):
+    numbers = uniforms(settings.streams, np.array(counts, dtype=np.uint64)).to(settings.filters.top_p)
+    edited = settings.edited(logits, masks)
+    drawn = draw(logits, edited, settings.filters, numbers, keep=bool(settings.listed))
+    ids = drawn.ids.tolist()
+    pairs = drawn.logprobs.tolist()
+    logprobs, sampler_logprobs = [own for own, _ in pairs], [sampler for _, sampler in pairs]
+    if not all(map(math.isfinite, logprobs)):
         raise UserError("the model's logits are not finite (NaN or infinity): its weights are broken")
-    if settings.all_greedy:
-        ids = logits.argmax(-1, keepdim=True)
-    else:
-        ids = _draw(filtered(logits, settings), settings.seeds, np.array(counts, dtype=np.uint64))
-    logprobs = logits.gather(1, ids) - normaliser
-    top = None
-    if settings.top_logprobs:
-        top = best_tokens(logits - normaliser, settings.top_logprobs)
-    return Choice(ids[:, 0].tolist(), logprobs[:, 0].tolist(), top)
+    if not all(map(math.isfinite, sampler_logprobs)):
+        raise UserError("structure and bias leave no token that could be drawn")
+    top = top_sampler = None
+    if drawn.weights is not None:
+        top, top_sampler = [[TopTokens()] * len(ids) for _ in range(2)]
+        for row, count in settings.listed:
+            heavy = drawn.weights[row]
+            [top[row]] = best_tokens(logits[row][None].log_softmax(-1), count)
+            [best] = best_tokens((heavy / heavy.sum()).log()[None], count)
+            top_sampler[row] = [pair for pair in best if pair[1] > -math.inf]
+    return Choice(ids, logprobs, sampler_logprobs, top, top_sampler)
 
 
-def _draw(probabilities: Tensor, seeds: np.ndarray, counts: np.ndarray) -> Tensor:
-    """(B, 1) ids drawn from each row of (B, V), with the `counts`-th number of each seed's stream."""
-    cumulative = probabilities.cumsum(-1, dtype=_wide(probabilities))
-    number = uniforms(seeds, counts).to(cumulative)
-    # The total may miss 1 by rounding: scaled by it, a number below 1 always meets a kept token.
-    target = number[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).clamp_(max=probabilities.shape[-1] - 1)
-
-
-def draw_one(probabilities: Tensor, seed: int, count: int) -> int:
-    """The token that a request with this seed draws as its `count`-th (from 0) out of (V,)."""
-    seeds = np.array([seed & _MASK], dtype=np.uint64)
-    return int(_draw(probabilities[None], seeds, np.array([count], dtype=np.uint64)))
-
-
-def best_tokens(logprobs: Tensor, count: int) -> list[list[tuple[int, float]]]:
+def best_tokens(logprobs: Tensor, count: int) -> list[TopTokens]:
     """For each row of (N, V) the `count` most likely (id, log-probability) pairs, best first."""
     values, ids = logprobs.topk(min(count, logprobs.shape[-1]), dim=-1)
     pairs = zip(ids.tolist(), values.tolist(), strict=True)

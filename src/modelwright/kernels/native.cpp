@@ -3,11 +3,13 @@
 // Every function computes in fp32 and stores in the element type T, fp32 or bf16 (the file is compiled once for
 // each). Rows are shared out among threads in fixed blocks, so the result does not depend on how
 // many threads there are. The plain torch versions that each is tested against stand in rms_norm.py,
-// rotary.py, swiglu.py, attention.py and cross_entropy.py; native.py compiles and loads this file.
+// rotary.py, swiglu.py, attention.py, cross_entropy.py and draw.py; native.py compiles and loads this file.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 namespace {
@@ -94,6 +96,165 @@ constexpr int64_t SMALL = 16384;  // elements below which waking a second thread
 inline int team(int64_t elements, int threads) { return elements < SMALL ? 1 : threads; }
 
 constexpr int64_t BLOCKS = 32;  // partial sums over rows: a fixed number, whatever the number of threads
+
+// --- drawing a token: weights are exp((logit - highest) / temperature), so that the likeliest has 1
+
+inline float highest(const T* row, int64_t size) {
+    float top = -INFINITY;
+#pragma omp simd reduction(max : top)
+    for (int64_t j = 0; j < size; ++j) {
+        const float x = load(row[j]);
+        top = x > top ? x : top;
+    }
+    return top;
+}
+
+// The weights of a row; returns their sum.
+inline float weigh(const T* row, float* weights, int64_t size, float top, float inverse_temperature) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < size; ++j) {
+        weights[j] = exponential((load(row[j]) - top) * inverse_temperature);
+        sum += weights[j];
+    }
+    return sum;
+}
+
+inline int64_t first_at(const T* row, int64_t size, float top) {
+    int64_t j = 0;
+    while (j + 256 < size && highest(row + j, 256) < top) j += 256;
+    while (load(row[j]) < top) ++j;
+    return j;
+}
+
+// A token by its weight, then its id, as one number: more is heavier, and equal weights go to the lower id. Floats
+// that are not negative are in the order of their bits.
+using Token = uint64_t;
+
+inline uint32_t bits_of(float weight) {
+    uint32_t bits;
+    std::memcpy(&bits, &weight, 4);
+    return bits;
+}
+
+inline Token token(float weight, int64_t id) { return uint64_t(bits_of(weight)) << 32 | (UINT32_MAX - uint32_t(id)); }
+
+inline float weight_of(Token token) {
+    const uint32_t bits = uint32_t(token >> 32);
+    float weight;
+    std::memcpy(&weight, &bits, 4);
+    return weight;
+}
+
+// The tokens that weigh `least` or more and less than `above`, written from `out` on; returns their end. Most blocks
+// hold none, and in the others it is cheaper to write every token and to advance only after the right ones.
+Token* between(const float* weights, int64_t size, float least, float above, Token* out) {
+    constexpr int64_t BLOCK = 16;
+    const uint32_t low = bits_of(least), range = bits_of(above) - low;
+    for (int64_t first = 0; first < size; first += BLOCK) {
+        const bool whole = first + BLOCK <= size;
+        uint32_t any = !whole;
+        if (whole)
+#pragma omp simd reduction(| : any)
+            for (int64_t j = first; j < first + BLOCK; ++j) any |= bits_of(weights[j]) - low < range;
+        if (!any) continue;
+        for (int64_t j = first; j < (whole ? first + BLOCK : size); ++j) {
+            *out = token(weights[j], j);
+            out += bits_of(weights[j]) - low < range;
+        }
+    }
+    return out;
+}
+
+// What a token counts for: 1 towards top_k, its weight towards top_p.
+template <bool BY_NUMBER>
+inline float worth(float weight) {
+    return BY_NUMBER ? 1.f : weight;
+}
+
+template <bool BY_NUMBER>
+inline double worth_from(const float* weights, int64_t size, float least) {
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < size; ++j) sum += weights[j] >= least ? worth<BY_NUMBER>(weights[j]) : 0.f;
+    return sum;
+}
+
+// The lightest of those that it takes, heaviest first, for their worth to reach `wanted`. The tokens, from `low` on
+// and below `high`, are halved by value until one is left: neither sorted nor parted, which mispredicted branches
+// would make five times slower.
+template <bool BY_NUMBER>
+Token lightest_taken(Token* tokens, Token* end, Token low, Token high, double wanted) {
+    while (end - tokens > 1) {
+        const Token middle = low + (high - low) / 2;
+        double sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (const Token* t = tokens; t < end; ++t) sum += *t >= middle ? worth<BY_NUMBER>(weight_of(*t)) : 0.f;
+        const bool enough = sum >= wanted;
+        low = enough ? middle : low;
+        high = enough ? high : middle;
+        wanted -= enough ? 0 : sum;
+        Token* out = tokens;
+        for (const Token* t = tokens; t < end; ++t) {
+            const Token found = *t;
+            *out = found;
+            out += found - low < high - low;
+        }
+        end = out;
+    }
+    return end > tokens ? *tokens : high;
+}
+
+// The same among all tokens. Those that weigh an eighth or more are tried first, then an eighth of that and so on:
+// only those between the last two need be looked at one by one.
+template <bool BY_NUMBER>
+Token border(const float* weights, int64_t size, double wanted) {
+    float least = 2.f, above;
+    double worth_above, worth_here = 0;
+    do {
+        above = least, worth_above = worth_here;
+        least /= 8.f;
+        worth_here = worth_from<BY_NUMBER>(weights, size, least);
+    } while (worth_here < wanted && least > 0);
+    const std::unique_ptr<Token[]> tokens(new Token[size]);
+    Token* end = between(weights, size, least, above, tokens.get());
+    const Token low = Token(bits_of(least)) << 32, high = Token(bits_of(above)) << 32;
+    return lightest_taken<BY_NUMBER>(tokens.get(), end, low, high, wanted - worth_above);
+}
+
+// Zeroes what is lighter than the border.
+void cut(float* weights, int64_t size, Token border) {
+    for (int64_t j = 0; j < size; ++j) weights[j] = token(weights[j], j) >= border ? weights[j] : 0.f;
+}
+
+// One filter after the other, on what the one before it left.
+void filter(float* weights, int64_t size, int64_t top_k, double top_p, float min_p) {
+    constexpr float POSITIVE = 1e-38f;  // exp(-87), the least that `exponential` gives, is more
+    if (top_k < size && double(top_k) < worth_from<true>(weights, size, POSITIVE))
+        cut(weights, size, border<true>(weights, size, double(top_k)));
+    if (top_p < 1) cut(weights, size, border<false>(weights, size, top_p * worth_from<false>(weights, size, 0.f)));
+    if (min_p > 0) cut(weights, size, token(min_p, size));
+}
+
+// The first id at which the running sum of the weights exceeds `number` (below 1) times their total. Sums of parts
+// are taken first, so that only one part is gone through one by one.
+int64_t at_share(const float* weights, int64_t size, double number, double& total) {
+    constexpr int64_t PARTS = 256, LINE = 64;
+    double sums[PARTS];
+    const int64_t part = (size + PARTS * LINE - 1) / (PARTS * LINE) * LINE, parts = (size + part - 1) / part;
+    total = 0;
+    for (int64_t i = 0; i < parts; ++i)
+        total += sums[i] = worth_from<false>(weights + i * part, std::min(part, size - i * part), 0.f);
+    double ahead = number * total;
+    int64_t i = 0, last = 0;
+    while (i + 1 < parts && sums[i] <= ahead) ahead -= sums[i++];
+    for (int64_t j = i * part; j < size; ++j) {
+        if (weights[j] > ahead) return j;
+        if (weights[j] > 0) last = j;  // takes what rounding leaves over
+        ahead -= weights[j];
+    }
+    return last;
+}
 
 }  // namespace
 
@@ -265,6 +426,42 @@ void cross_entropy(T* logits, const int64_t* targets, const float* weights, int6
             for (int64_t j = 0; j < size; ++j) row[j] = store(wide[j] * share);
             const float p = std::exp(logprobs[i]);
             row[targets[i]] = store(weight * (1.f - p - p * pull));
+        }
+    }
+}
+
+// Draws a token for each row of `edited` logits: the first at which the running sum of the weights, in the order of
+// ids, exceeds numbers[i] of their total. A top_k of 1 takes the likeliest. `logprobs` has two for each: the
+// token's under `logits` (which may be the same rows), and under the weights it was drawn from, NaN where no token
+// can be drawn. Where `kept` is not null it gets these weights.
+void draw(const T* logits, const T* edited, const float* inverse_temperature, const int64_t* top_k,
+          const double* top_p, const float* min_p, const double* numbers, int64_t* ids, double* logprobs,
+          float* kept, int64_t rows, int64_t size, int threads) {
+#pragma omp parallel num_threads(rows == 1 ? 1 : team(rows* size, threads))
+    {
+        const std::unique_ptr<float[]> buffer(new float[size]);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < rows; ++i) {
+            float* weights = kept == nullptr ? buffer.get() : kept + i * size;
+            const T *own = logits + i * size, *row = edited + i * size;
+            const float own_top = highest(own, size), top = row == own ? own_top : highest(row, size);
+            const float normalizer = own_top + std::log(weigh(own, weights, size, own_top, 1.f));
+            double total = 1;
+            if (!std::isfinite(normalizer) || !std::isfinite(top)) {
+                ids[i] = 0;
+                total = NAN;
+            } else if (top_k[i] == 1) {
+                ids[i] = first_at(row, size, top);
+                if (kept != nullptr) std::memset(weights, 0, size_t(size) * sizeof(float));
+                weights[ids[i]] = 1.f;
+            } else {
+                if (row != own || inverse_temperature[i] != 1.f)
+                    weigh(row, weights, size, top, inverse_temperature[i]);
+                filter(weights, size, top_k[i], top_p[i], min_p[i]);
+                ids[i] = at_share(weights, size, numbers[i], total);
+            }
+            logprobs[2 * i] = std::isfinite(normalizer) ? load(own[ids[i]]) - normalizer : NAN;
+            logprobs[2 * i + 1] = std::log(weights[ids[i]] / total);
         }
     }
 }

@@ -30,6 +30,7 @@ _SIGNATURES = {
     "softmax": "ppiiiifn",
     "softmax_backward": "pppiiiifn",
     "cross_entropy": "pppippfiin",
+    "draw": "ppppppppppiin",
 }
 """The last argument of each is the number of threads."""
 

@@ -1,0 +1,140 @@
+"""One token for each row of logits: temperature, filters and the draw, for a whole batch at once.
+
+A token's weight is exp((logit - highest logit) / temperature), so that the likeliest weighs 1. The filters
+set tokens aside one after the other: all but the `top_k` heaviest; of those left the fewest whose share
+reaches `top_p` (equal weights go by id); those that weigh less than `min_p`. The draw inverts the
+cumulative weights in the order of ids.
+
+`reference` is the plain version that the fused one (`draw` in native.cpp) is tested against, and what runs
+where the fused one cannot. Both sum in fp64 and differ in the last bits of exp alone: about one draw in a
+hundred thousand falls between, and takes a neighbour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modelwright.kernels import native
+
+LIKELY = 256
+"""How many of the likeliest tokens the filters look at before they look at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """How each row of a batch is drawn, as columns on the logits' device."""
+
+    inverse_temperature: Tensor
+    """(B,) fp32, positive."""
+    top_k: Tensor
+    """(B,) int64, 1 (the likeliest, whatever the rest says) to V (all)."""
+    top_p: Tensor
+    """(B,) of `wide` type; 1 keeps all."""
+    min_p: Tensor
+    """(B,) fp32; 0 keeps all."""
+    greedy: Tensor
+    """Indices of the rows with a top_k of 1."""
+    ranked: Tensor
+    """Indices of the others that top_k or top_p cuts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What was drawn for each row."""
+
+    ids: Tensor
+    """(B,) int64."""
+    logprobs: Tensor
+    """(B, 2) of `wide` type: of the id under the model and under what it was drawn from. NaN where logits
+    are broken, or no token can be drawn."""
+    weights: Tensor | None
+    """(B, V) fp32, 0 for what was set aside; None where it was not asked for."""
+
+
+def wide(device: torch.device | str) -> torch.dtype:
+    """fp64 for sums over a vocabulary, where the device has it."""
+    return torch.float32 if str(device).startswith("mps") else torch.float64
+
+
+def draw(logits: Tensor, edited: Tensor, filters: Filters, numbers: Tensor, *, keep: bool = False) -> Drawn:
+    """Draw from `edited` (B, V) with `numbers` (B,) of `wide` type in [0, 1), one for each row.
+
+    `logits` (B, V), which may be the same tensor, are the model's own. Both are fp32. `keep` also asks for
+    the weights.
+    """
+    if not native.usable(logits, edited):
+        return reference(logits, edited, filters, numbers, keep=keep)
+    same = edited is logits
+    logits = logits.contiguous()
+    edited = logits if same else edited.contiguous()
+    rows, vocab = logits.shape
+    drawn = Drawn(
+        ids=torch.empty(rows, dtype=torch.int64),
+        logprobs=torch.empty(rows, 2, dtype=torch.float64),
+        weights=torch.empty(rows, vocab) if keep else None,
+    )
+    columns = (filters.inverse_temperature, filters.top_k, filters.top_p, filters.min_p, numbers)
+    out = (drawn.ids, drawn.logprobs, drawn.weights)
+    native.call("draw", logits.dtype, logits, edited, *columns, *out, rows, vocab)
+    return drawn
+
+
+def reference(
+    logits: Tensor, edited: Tensor, filters: Filters, numbers: Tensor, *, keep: bool = False
+) -> Drawn:
+    """The same as `draw`, in plain torch."""
+    heavy = weights(edited, filters)
+    cumulative = heavy.cumsum(-1, dtype=wide(heavy.device))
+    total = cumulative[:, -1:]
+    # A number below 1, times the total, stays below the total: it always meets a token that is kept.
+    ids = torch.searchsorted(cumulative, numbers[:, None] * total, right=True)
+    ids.clamp_(max=heavy.shape[-1] - 1)  # NaN is beyond all
+    own = logits.gather(1, ids) - logits.logsumexp(-1, keepdim=True)
+    drawn_from = (heavy.gather(1, ids) / total).log()
+    return Drawn(ids[:, 0], torch.cat([own.to(total.dtype), drawn_from], 1), heavy if keep else None)
+
+
+def weights(logits: Tensor, filters: Filters) -> Tensor:
+    """(B, V) fp32: what each token weighs in the draw, 0 where a filter set it aside."""
+    top = logits.amax(-1, keepdim=True)
+    heavy = (logits - top).mul_(filters.inverse_temperature[:, None]).exp_()
+    rows = filters.ranked
+    if len(rows):
+        some = heavy[rows]
+        heavy[rows] = some * _kept_by_rank(some, filters.top_k[rows, None], filters.top_p[rows, None])
+    heavy.masked_fill_(heavy < filters.min_p[:, None], 0.0)
+    rows = filters.greedy
+    if len(rows):
+        best = logits[rows].argmax(-1, keepdim=True)
+        one = torch.zeros_like(logits[rows]).scatter_(1, best, 1.0)
+        heavy[rows] = one.masked_fill_(~top[rows].isfinite(), torch.nan)
+    return heavy
+
+
+def _kept_by_rank(heavy: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """(B, V) bool: the k heaviest, and of these the fewest whose share reaches top_p.
+
+    Sorting a vocabulary costs more than a small model's forward pass. So the best few are tried first;
+    they settle every row that keeps no more than them.
+    """
+    vocab = heavy.shape[-1]
+    precise = wide(heavy.device)
+    whole = heavy.sum(-1, keepdim=True, dtype=precise)
+    for width in (min(LIKELY, vocab), vocab):
+        ordered = heavy.topk(width, dim=-1).values
+        places = torch.arange(width, device=heavy.device)
+        cumulative = ordered.masked_fill(places >= top_k, 0.0).cumsum(-1, dtype=precise)
+        reached = cumulative[:, -1:]
+        settled = (top_k <= width) | ((top_k >= vocab) & (reached >= top_p * whole))
+        if width == vocab or bool(settled.all()):
+            break
+    total = torch.where(top_k >= vocab, whole, reached)
+    reach = (cumulative < top_p * total).sum(-1, keepdim=True) + 1  # how many it takes to reach the share
+    kept = torch.where(top_p < 1, torch.minimum(reach, top_k), top_k).clamp_(max=width)
+    border = ordered.gather(1, kept - 1)
+    heavier, equal = heavy > border, heavy == border
+    room = kept - heavier.sum(-1, keepdim=True)
+    return heavier | (equal & (equal.cumsum(-1) <= room))
