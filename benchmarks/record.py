@@ -52,13 +52,14 @@ class Pace:
         os.dup2(2, 1)  # whatever a library prints goes to standard error
         self._start = 0.0
 
-    def __call__(self) -> None:
-        """A step has ended."""
+    def __call__(self, figures: Mapping[str, float] | None = None) -> None:
+        """A step has ended; `figures`, where given, are reported in the place of its seconds."""
         elapsed = time.perf_counter() - self._start
         self._left -= 1
         if self._left > 0:
             return
-        print("ready" if self._left == 0 else elapsed, file=self._report, flush=True)
+        answer = "ready" if self._left == 0 else json.dumps(figures or elapsed)
+        print(answer, file=self._report, flush=True)
         if not sys.stdin.readline():
             sys.exit()
         self._start = time.perf_counter()
@@ -85,12 +86,12 @@ class Paced(Generic[T_co]):
         return self._batches[index]
 
 
-def interleave(workers: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each worker's steps. Each is a process (the command given); they take turns step by
-    step, `rounds` times over, so that a machine that drifts drifts for all."""
+def interleave(workers: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[Any]]:
+    """Seconds of each worker's steps, or what else it told its `Pace`. Each is a process (the command given);
+    they take turns step by step, `rounds` times over, so that a machine that drifts drifts for all."""
     console = Console(stderr=True)
     running: dict[str, subprocess.Popen[str]] = {}
-    found: dict[str, list[float]] = {name: [] for name in workers}
+    found: dict[str, list[Any]] = {name: [] for name in workers}
     try:
         for name, command in workers.items():
             console.print(f"  warming up: {name}")
@@ -105,7 +106,7 @@ def interleave(workers: Mapping[str, Sequence[str]], rounds: int) -> dict[str, l
                 process = running[name]
                 assert process.stdin is not None
                 print("go", file=process.stdin, flush=True)
-                found[name].append(float(_answer(process, name)))
+                found[name].append(json.loads(_answer(process, name)))
             if (number + 1) % 10 == 0:
                 console.print(f"  {number + 1}/{rounds} rounds")
     finally:
@@ -125,6 +126,31 @@ def _answer(process: subprocess.Popen[str], name: str) -> str:
     if not line:
         raise SystemExit(f"{name}: the worker ended with status {process.wait()}; its message is above")
     return line
+
+
+def answer_in_time(
+    command: Sequence[str], label: str, seconds: float, *, least: float, most: float
+) -> dict[str, Any]:
+    """What a process says in the last line of its output, as JSON; {"failed": why} where it fails, or where
+    `seconds` are left and it needs at `least` more than that. It is ended after `most`."""
+    if seconds < least:
+        return failed(label, f"left out: {seconds:.0f} s are nearly over")
+    seconds = min(seconds, most)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return failed(label, f"ended after {seconds:.0f} s")
+    if done.returncode:
+        print(done.stderr[-4000:], file=sys.stderr)
+        lines = done.stderr.strip().splitlines()
+        return failed(label, f"status {done.returncode}: {lines[-1] if lines else 'it said nothing'}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def failed(label: str, reason: str) -> dict[str, Any]:
+    """What stands in the place of figures."""
+    print(f"{label}: {reason}")
+    return {"failed": reason}
 
 
 def known(file: Path) -> dict[str, float]:

@@ -30,7 +30,6 @@ import argparse
 import gc
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -69,7 +68,7 @@ from modelwright.training.loop import LoopConfig, train
 from modelwright.training.optimizer import OptimizerConfig
 from modelwright.training.recompute import recompute
 from plain_loop import PlainLlama, PlainLoop
-from record import Row, compare, publish
+from record import Row, answer_in_time, compare, publish
 
 WARM_UP, STEPS = 6, 12
 LIMIT = 470.0
@@ -239,24 +238,7 @@ def in_process(name: str, peer: bool, seconds: float) -> dict[str, Any]:
     does not crowd the next one, and where it fails, the reason is what comes back."""
     command = [sys.executable, __file__, "--case", name, *(["--peer"] if peer else [])]
     label = f"{name}{', peer' if peer else ''}"
-    if seconds < RESERVE:
-        return failed(label, f"left out: the {LIMIT:.0f} s are nearly over")
-    seconds = min(seconds, LONGEST)
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return failed(label, f"ended after {seconds:.0f} s")
-    if done.returncode:
-        print(done.stderr[-4000:], file=sys.stderr)
-        lines = done.stderr.strip().splitlines()
-        return failed(label, f"status {done.returncode}: {lines[-1] if lines else 'it said nothing'}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def failed(label: str, reason: str) -> dict[str, Any]:
-    """What stands in the place of figures."""
-    print(f"{label}: {reason}")
-    return {"failed": reason}
+    return answer_in_time(command, label, seconds, least=RESERVE, most=LONGEST)
 
 
 def peak_of(name: str) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -141,6 +142,6 @@ def test_a_process_that_hangs_is_ended(benchmark, monkeypatch):
     monkeypatch.setattr(benchmark, "__file__", "20")
     monkeypatch.setattr(benchmark, "LONGEST", 0.2)
     monkeypatch.setattr(benchmark, "RESERVE", 0.0)
-    command = benchmark.subprocess.run
-    monkeypatch.setattr(benchmark.subprocess, "run", lambda c, **k: command(c[:2], **k))
+    command = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda c, **k: command(c[:2], **k))
     assert benchmark.in_process("1B", False, 100.0) == {"failed": "ended after 0 s"}

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -216,6 +216,20 @@ def _bandwidth(device: str) -> float:
     size = 2**24 * (16 if device == "cuda" else 1)
     a, b, c = (torch.ones(size, device=device) for _ in range(3))
     return 3 * 4 * size / _best_seconds(lambda: torch.add(a, b, out=c), device)
+
+
+def read_bandwidth(size: int, device: str = "cpu") -> float:
+    """Bytes per second of reading a buffer of `size` bytes over and over, as decoding reads its weights: from
+    memory, and from a cache where one holds it. It is read as a matrix that multiplies a vector, in the
+    format in which torch does that faster."""
+    found = 0.0
+    for dtype in (torch.float32, torch.bfloat16):
+        columns = 2**14 // dtype.itemsize
+        matrix = torch.ones(max(1, size // 2**14), columns, dtype=dtype, device=device)
+        vector = torch.ones(columns, dtype=dtype, device=device)
+        seconds = _best_seconds(partial(torch.mv, matrix, vector), device)
+        found = max(found, matrix.numel() * dtype.itemsize / seconds)
+    return found
 
 
 def _best_seconds(work: Any, device: str) -> float:

@@ -1,0 +1,47 @@
+"""`modelwright bench`: figures that add up, for people and for programs."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from modelwright.base.errors import UserError
+from modelwright.terminal import bench as terminal
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_model):
+    return tiny_model()
+
+
+def shown(folder, **settings) -> str:
+    console = Console(file=(out := io.StringIO()), width=120)
+    terminal.bench(folder, prompt=12, tokens=6, repeats=1, batches=(1, 4), console=console, **settings)
+    return out.getvalue()
+
+
+def test_figures_for_programs(folder):
+    found = json.loads(shown(folder, as_json=True))
+    assert [row["batch"] for row in found["rows"]] == [1, 4]
+    assert found["device"] == "cpu" and found["bandwidth"] > 0 and found["peak_bytes"] > found["weight_bytes"]
+    for row in found["rows"]:
+        assert row["prefill"] == pytest.approx(row["batch"] * 12 / row["first_token_seconds"])
+        assert row["token_seconds"] == pytest.approx(row["batch"] / row["decode"])
+        reads = found["weight_bytes"] + row["batch"] * 15 * found["cache_bytes_per_token"]
+        assert row["limit"] == pytest.approx(row["batch"] * found["bandwidth"] / reads)
+        assert row["share"] == pytest.approx(row["decode"] / row["limit"])
+
+
+def test_a_table_for_people(folder):
+    text = shown(folder)
+    assert "parameters" in text and "GB/s" in text
+    assert "first token" in text and "limit of decode" in text
+    assert [line.split()[0] for line in text.splitlines() if line.rstrip().endswith("%")] == ["1", "4"]
+
+
+def test_what_does_not_fit_the_context_is_refused(folder):
+    with pytest.raises(UserError, match="do not fit into the model's context of 128 tokens"):
+        terminal.bench(folder, prompt=100, tokens=60)
