@@ -1,9 +1,9 @@
 """Time to a validation loss on a CPU: our defaults against a tuned plain loop.
 
 One Llama shape, one text (novels, in a vocabulary learned from them), the same batches of tokens a step. The
-plain loop (plain_loop.py: AdamW, compiled, bf16) is tuned for its horizon: from one setting to the better of
-its neighbours in learning rate, warm-up and schedule, until none is better. Its final loss on held-out novels
-is the one to reach, seed by seed. Ours trains with the defaults of every recipe (Muon, WSD) to other
+plain loop (plain_loop.py: AdamW, compiled, bf16) is tuned for its horizon: from one setting to a better one
+among its neighbours in learning rate, warm-up and schedule, until none is better. Its final loss on held-out
+novels is the one to reach, seed by seed. Ours trains with the defaults of every recipe (Muon, WSD) to other
 horizons, each a run with a schedule of its own, and the shortest that reaches the loss counts (bisection:
 losses fall with the horizon).
 
@@ -186,8 +186,8 @@ def tuned(study: Study) -> tuple[Setting, dict[str, float]]:
         return tried[setting]
 
     best = Setting()
-    while better := [setting for setting in best.neighbours() if loss(setting) < loss(best)]:
-        best = min(better, key=loss)
+    while better := next((each for each in best.neighbours() if loss(each) < loss(best)), None):
+        best = better
     return best, {str(setting): found for setting, found in tried.items()}
 
 

@@ -180,9 +180,11 @@ def aligned() -> Parts:
 @torch.no_grad()
 def _against(reference: Transformer, found: list[tuple[Example, Example]]) -> Pairs:
     """Pairs with a reference's log-probabilities."""
-    in_order = Pairs(found, ROWS, 11, END).in_order(ROWS)
-    logps = torch.cat([sequence_logps(reference.on_batch(batch), batch.targets) for batch in in_order])
-    return Pairs(found, ROWS, 11, END, logps, epochs=STEPS)
+    plain, logps = Pairs(found, ROWS, 11, END), torch.empty(len(found), 2)
+    for index in range(len(plain)):
+        batch = plain[index]
+        logps[plain.members(index)] = sequence_logps(reference.on_batch(batch), batch.targets).view(-1, 2)
+    return Pairs(found, ROWS, 11, END, logps.flatten(), epochs=STEPS)
 
 
 CONFIGURATIONS = {

@@ -88,3 +88,8 @@ def test_a_forecast_that_cannot_be_made_is_a_line_of_the_log(
     assert said == ["no forecast: ValueError: no such machine"]
     (tmp_path / "plan.json").write_text("torn")
     assert planning.outcome(recipe, tmp_path, "pretrain").startswith("no comparison with the forecast: ")
+
+
+@pytest.mark.parametrize(("share", "mean"), [(1.0, 64), (0.5, 48), (0.25, 48), (1e-9, 48)])
+def test_rows_of_like_length_share_a_batch_and_its_padding(share: float, mean: float) -> None:
+    assert stage._mean_padded([10, 20, 40, 40], share) == mean

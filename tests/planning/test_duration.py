@@ -18,6 +18,7 @@ from modelwright.planning.duration import (
     interpolate,
     muon_flops,
     step_seconds,
+    update_seconds,
 )
 from modelwright.planning.machines import GIB, Machine, find_machine
 from modelwright.planning.memory import Training
@@ -55,6 +56,20 @@ def test_a_rehearsal_replaces_the_formula() -> None:
     found = forecast_duration(SHAPE, TRAINING, work, MACHINE, rehearsed=0.5)
     assert found.steps == 50 and found.measuring == pytest.approx(5120 / 512 * 0.5 / 3)
     assert found.source == "rehearsal"
+
+
+def test_shorter_rows_make_arithmetic_shorter_and_updates_not() -> None:
+    update = update_seconds(SHAPE, TRAINING, MACHINE)
+    found = forecast_duration(SHAPE, TRAINING, Work(steps=10, share=0.5), MACHINE)
+    step = step_seconds(SHAPE, TRAINING, MACHINE)
+    assert found.steps == pytest.approx(10 * (0.5 * (step - update) + update))
+
+
+def test_reading_is_part_of_the_start() -> None:
+    plain, read = (
+        forecast_duration(SHAPE, TRAINING, Work(steps=10, reading=seconds), MACHINE) for seconds in (0.0, 2.5)
+    )
+    assert read.total == pytest.approx(plain.total + 2.5)
 
 
 @given(st.integers(1, 5000))

@@ -15,8 +15,10 @@ from modelwright.base.schema import Batch
 from modelwright.base.seams import Output
 from modelwright.formats.huggingface import load_model
 from modelwright.model.transformer import Transformer
+from modelwright.objectives.preference import sequence_logps
 from modelwright.stages.views import ConversationView, PairView, reference_logps
 from modelwright.tokenizer.bpe import BPETokenizer
+from modelwright.training.batches import Example, Pairs, padded
 from modelwright.training.spread import Spread
 
 
@@ -52,14 +54,18 @@ class Reader(Spread):
 def test_processes_share_the_work_of_the_reference(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     folder = tiny_model("qwen3")
     model, run = load_model(folder), Run(tmp_path, "align", "preferred", Config(), 1)
-    ids = torch.randint(0, model.config.vocab_size, (10, 8))
-    batches = [Batch(ids=part, targets=part.roll(-1, 1)) for part in ids.split(2)]
-    whole = reference_logps(model, batches, run)
-    assert whole.shape == (10,)
-    assert (whole < 0).all()
+    random = torch.Generator().manual_seed(0)
+    rows = [torch.randint(0, model.config.vocab_size, (9 - n % 5,), generator=random) for n in range(18)]
+    examples = [Example(ids.tolist(), [False, False, *[True] * (len(ids) - 2)]) for ids in rows]
+    answers = list(zip(examples[::2], examples[1::2], strict=True))
+    pairs = Pairs(answers, 2, seed=3, padding=0)
+    whole = reference_logps(model, pairs, run)
+    for example, logp in zip(examples, whole, strict=True):
+        batch = padded([example], 0)
+        torch.testing.assert_close(sequence_logps(model.on_batch(batch), batch.targets)[0], logp)
     for readers in (2, 3, 7):
         processes = [Reader(model, place, readers) for place in range(readers)]
-        parts: list[Tensor] = [reference_logps(process, batches, run) for process in processes]
-        assert torch.equal(sum(parts, torch.zeros(10)), whole)
-        assert {process.forwards for process in processes} == {-(-len(batches) // readers)}, "one went ahead"
+        parts: list[Tensor] = [reference_logps(process, pairs, run) for process in processes]
+        assert torch.equal(sum(parts, torch.zeros(18)), whole)
+        assert {process.forwards for process in processes} == {-(-len(pairs) // readers)}, "one went ahead"
     run.close()

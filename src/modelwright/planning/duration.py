@@ -34,6 +34,8 @@ MAC_EFFICIENCY = ((768, 0.30),)
 MUON_ITERATIONS = 5
 STEP_CONSTANT = 0.01
 """Seconds a step for what does not grow with it: batches, metrics, the progress bar."""
+START = 1.0
+"""Seconds of opening inputs, of the forecast itself, and of what the first step builds once."""
 DISK = 5e8
 """Bytes per second of writing and hashing checkpoints: a usual SSD."""
 FORWARD_SHARE = 1 / 3
@@ -46,14 +48,15 @@ class Work:
 
     steps: int
     share: float = 1.0
-    """Of the largest micro-batch that the usual one is: rows of unequal length are padded to their
-    longest."""
+    """Of the largest micro-batch that the mean one is: rows of unequal length are padded to their longest."""
     measured_tokens: int = 0
     """Held-out tokens that are read, over all measurements."""
     reference_tokens: int = 0
     """Tokens of a frozen reference's forward pass."""
     checkpoints: int = 0
     """Checkpoints that are written."""
+    reading: float = 0.0
+    """Seconds of reading and tokenizing what is learned from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +146,13 @@ def forecast_duration(
         share = flops / (machine.rate(training.dtype) * max(rehearsed, 1e-9))
     per_token = FORWARD_SHARE * step / training.step_tokens
     read = work.measured_tokens + work.reference_tokens
+    update = min(step, update_seconds(shape, training, machine))  # no shorter where rows are
     saved = FP32 * shape.parameters * (1 + training.averages) + optimizer_bytes(shape, training.optimizer)
     return Duration(
-        steps=work.steps * step * work.share,
+        steps=work.steps * ((step - update) * work.share + update),
         measuring=read * per_token,
         checkpoints=work.checkpoints * saved / DISK,
-        start=1.0 + FP32 * shape.parameters / 1e9,
+        start=START + FP32 * shape.parameters / 1e9 + work.reading,
         efficiency=share,
         source="rehearsal" if rehearsed is not None else "table" if machine.kind == "cpu" else "assumption",
     )

@@ -7,8 +7,7 @@ the settings in the manifest, so that its candidates are judged as training judg
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate, compress
+from itertools import compress
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -20,7 +19,7 @@ from modelwright.base.config import Config, Settings
 from modelwright.base.errors import UserError
 from modelwright.base.policy import Policy
 from modelwright.base.run import Run
-from modelwright.base.schema import Batch, Conversation, Message, Preference
+from modelwright.base.schema import Conversation, Message, Preference
 from modelwright.base.seams import Objective
 from modelwright.base.seeding import derive
 from modelwright.data.readers.faults import Faults
@@ -132,8 +131,7 @@ class PairView(Config):
         passed, found = passed_over(faults), len(kept) + left_out
         run.log(f"{side}: {found:,} pairs; left out: {left_out:,} over {self.context} tokens{passed}")
         order, epochs = derive(seed, "batches"), self.epochs if training else 1
-        in_order = Pairs(fitting, self.rows, order, tokenizer.pad_id).in_order(self.rows)
-        logps = reference_logps(reference, in_order, run)
+        logps = reference_logps(reference, Pairs(fitting, self.rows, order, tokenizer.pad_id), run)
         return Pairs(fitting, self.rows, order, tokenizer.pad_id, logps, epochs)
 
     def fitting(
@@ -188,19 +186,20 @@ def answers(tokenizer: BPETokenizer, preference: Preference) -> tuple[Example, E
 
 
 @torch.no_grad()
-def reference_logps(reference: Transformer | Spread, batches: Sequence[Batch], run: Run) -> Tensor:
-    """(2P,) log-probability of each answer under the reference. Processes that hold it together take a batch
-    each; where none is left for one, it runs the last again, so that it takes part in all exchanges."""
+def reference_logps(reference: Transformer | Spread, pairs: Pairs, run: Run) -> Tensor:
+    """(2P,) log-probability of each answer under the reference. Processes that hold it together take a
+    micro-batch each; where none is left for one, it runs the last again, so that it takes part in all
+    exchanges."""
     spread = reference if isinstance(reference, Spread) else Spread(reference)
     place, readers = spread.place
-    ends = list(accumulate(len(batch.ids) for batch in batches))
-    found = torch.zeros(ends[-1], device=spread.device)
-    with run.progress("reference", len(batches)) as bar:
-        for first in range(0, len(batches), readers):
-            mine = min(first + place, len(batches) - 1)
-            batch = batches[mine].to(spread.device)
+    count = sum(len(pairs.members(index)) for index in range(len(pairs)))
+    found = torch.zeros(count, 2, device=spread.device)
+    with run.progress("reference", len(pairs)) as bar:
+        for first in range(0, len(pairs), readers):
+            mine = min(first + place, len(pairs) - 1)
+            batch = pairs[mine].to(spread.device)
             logps = sequence_logps(spread.on_batch(batch), batch.targets)
-            if first + place < len(batches):
-                found[ends[mine] - len(logps) : ends[mine]] = logps
-            bar.advance(min(readers, len(batches) - first))
-    return spread.add_up(found).cpu()
+            if first + place < len(pairs):
+                found[pairs.members(mine)] = logps.view(-1, 2)
+            bar.advance(min(readers, len(pairs) - first))
+    return spread.add_up(found).flatten().cpu()

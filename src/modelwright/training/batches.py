@@ -268,14 +268,6 @@ class Pairs:
         sizes = [sum(len(example.ids) for example in pair) for pair in self._pairs]
         return sum(sizes[member] for batch in self._plan for member in batch)
 
-    def in_order(self, size: int) -> list[Batch]:
-        """All pairs in their given order, `size` at a time: for computing the reference's values."""
-        rows = [example for pair in self._pairs for example in pair]
-        return [
-            padded(rows[start : start + 2 * size], self._padding, self.MULTIPLE)
-            for start in range(0, len(rows), 2 * size)
-        ]
-
 
 def shifted_targets(example: Example) -> Tensor:
     """(n - 1,) the target of each position but the last: the next id where it is learned, else IGNORE."""
