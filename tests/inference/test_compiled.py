@@ -11,13 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelwright.base.schema import Sampling
 from modelwright.compression.quantize import quantize
 from modelwright.inference.compiled import CompiledRunner, serves
 from modelwright.inference.engine import Engine
 from modelwright.inference.runner import Piece, PlainRunner
 from modelwright.kernels import decoder
+from modelwright.model.adapters import Adaptable, Adapter, AdapterSet, LowRank, adaptable_layers
 from modelwright.model.config import ModelConfig
 from modelwright.model.init import initialize
+from modelwright.model.quantized import Scheme
 from modelwright.model.transformer import Transformer
 
 pytestmark = pytest.mark.skipif(decoder.library() is None, reason="no compiler: there is only the plain path")
@@ -166,3 +169,80 @@ def test_groups_of_more_heads_than_a_pass_has_rows():
 
 def replace_heads(config: ModelConfig, heads: int, kv_heads: int) -> ModelConfig:
     return config.model_copy(update={"num_attention_heads": heads, "num_key_value_heads": kv_heads})
+
+
+@pytest.mark.parametrize("group", [32, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_four_bits_equal_the_plain_layers(dtype: torch.dtype, group: int, unit: str):
+    config = model_of("qwen3", dtype).config.model_copy(update={"intermediate_size": 128})
+    torch.manual_seed(2)
+    whole = Transformer(config, dtype)
+    initialize(whole, seed=2)
+    model = quantize(whole, Scheme(bits=4, group=group), kept_dtype=dtype).eval()
+    pieces = [Piece(ids_of(70, 1), 0, [3, 5, 7], 70)]
+    wide = quantize(whole, Scheme(bits=4, group=group), kept_dtype=dtype).eval()
+    wide.compute_dtype = torch.float32
+    exact_logits = PlainRunner(wide, 12).logits(pieces)
+    error = (CompiledRunner(model, 12).logits(pieces) - exact_logits).square().mean().sqrt()
+    plain = (PlainRunner(model, 12).logits(pieces) - exact_logits).square().mean().sqrt()
+    assert error < (1e-6 if dtype == torch.float32 else 1.05 * plain)
+
+
+def adapter_of(model: Transformer, seed: int, rank: int, only: str = "") -> Adapter:
+    generator = torch.Generator().manual_seed(seed)
+
+    def low_rank(layer: Adaptable) -> LowRank:
+        a = torch.randn(rank, layer.in_features, generator=generator) / layer.in_features**0.5
+        return LowRank(a, torch.randn(layer.out_features, rank, generator=generator), scale=0.3)
+
+    layers = adaptable_layers(model)
+    return Adapter({name: low_rank(layer) for name, layer in layers.items() if only in name})
+
+
+@pytest.mark.parametrize("architecture", SHAPES)
+def test_each_row_answers_with_its_own_adapter(architecture: str):
+    model = copy.deepcopy(model_of(architecture, torch.float32))
+    adapters = AdapterSet(model)
+    plain, compiled = PlainRunner(model, 30, adapters=adapters), CompiledRunner(model, 30, adapters=adapters)
+    adapters.add("all", adapter_of(model, 1, 4))
+    adapters.add("queries", adapter_of(model, 2, 40, "q_proj"))
+    adapters.add("ups", adapter_of(model, 3, 8, "up_proj"))
+    compiled.adapters_changed()
+    names = [None, "all", "queries", "ups", None]
+    pieces = [
+        Piece(ids_of(3 + 20 * n, n), 0, [5 * n + k for k in range(4)], 2, adapter=name)
+        for n, name in enumerate(names)
+    ]
+    together = compiled.logits(pieces)
+    assert torch.allclose(together, plain.logits(pieces), atol=2e-5)
+    alone = torch.cat([compiled.logits([piece]) for piece in pieces])
+    assert torch.equal(together, alone)
+    bare = CompiledRunner(model_of(architecture, torch.float32), 30)
+    assert torch.equal(bare.logits([pieces[0]]), together[:2])
+
+
+def test_an_adapter_of_the_same_name_is_another_one(tokenizer):  # type: ignore[no-untyped-def]
+    model = copy.deepcopy(model_of("qwen3", torch.float32))
+    engine = Engine(model, tokenizer, stop_ids=())
+    asked = Sampling(max_tokens=4, adapter="voice")
+    prompt = ids_of(70, 4)
+    engine.add_adapter("voice", adapter_of(model, 1, 4))
+    first = engine.sample([prompt], asked)[0]
+    engine.remove_adapter("voice")
+    engine.add_adapter("voice", adapter_of(model, 5, 4))
+    second = engine.sample([prompt], asked)[0]
+    fresh = Engine(model, tokenizer, stop_ids=())
+    fresh.add_adapter("voice", adapter_of(model, 5, 4))
+    assert second.logprobs == fresh.sample([prompt], asked)[0].logprobs != first.logprobs
+
+
+def test_a_window_hides_what_lies_before_it():
+    config = model_of("llama", torch.float32).config.model_copy(
+        update={"architecture": "mistral", "sliding_window": 20}
+    )
+    model = Transformer(config).eval()
+    initialize(model, seed=4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2) if parameter.dim() > 1 else None
+    assert errors(model, CompiledRunner(model, 12)).abs().max() < 1e-5

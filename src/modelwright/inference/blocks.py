@@ -114,6 +114,10 @@ class BlockPool:
                 else:
                     self._free.append(block)
 
+    def forget_adapter(self, adapter: str) -> None:
+        """What was computed with an adapter of that name is not found any more."""
+        self._roots.pop(adapter, None)
+
     def forget(self) -> None:
         """Drop all knowledge: the weights have changed, and what blocks hold is of the old ones."""
         self._free.extend(self._idle)

@@ -9,7 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modelwright.inference.blocks import SIZE
+from modelwright.base.errors import UserError
+from modelwright.inference.blocks import SIZE, blocks_for
+from modelwright.model.config import ModelConfig
+from modelwright.model.transformer import Transformer
+
+DEFAULT_BYTES = 2 << 30
+"""How large the cache may be where nobody says."""
 
 
 class PagedCache:
@@ -79,3 +85,27 @@ class CacheView:
         self._cache.write(layer, self._blocks, self._offsets, k, v)
         keys, values = self._cache.read(layer, self._tables, k.dtype)
         return keys[:, :, : self._used], values[:, :, : self._used]
+
+
+def blocks_of_cache(
+    model: Transformer, cache: str, cache_tokens: int | None, max_slots: int, max_length: int
+) -> int:
+    """How many blocks the cache has: as asked, or enough for all slots within a bound; always enough for
+    one."""
+    least = blocks_for(max_length)
+    if cache_tokens is not None:
+        if cache_tokens < least * SIZE:
+            raise UserError(
+                f"cache_tokens is {cache_tokens}; one sequence may need {max_length} positions, so at least "
+                f"{least * SIZE} are expected (or a smaller max_length)"
+            )
+        return cache_tokens // SIZE
+    element = 1 if cache == "int8" else model.compute_dtype.itemsize
+    return max(
+        least, min(max_slots * least, DEFAULT_BYTES // (_numbers_of_position(model.config) * SIZE * element))
+    )
+
+
+def _numbers_of_position(config: ModelConfig) -> int:
+    """Keys and values of one position in all layers."""
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim

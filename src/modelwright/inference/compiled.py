@@ -6,6 +6,7 @@ model itself is kept for what the compiled code does not do.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -17,13 +18,22 @@ from torch import Tensor
 from modelwright.inference.runner import Piece
 from modelwright.kernels import decoder
 from modelwright.kernels.decoder import Packed
+from modelwright.model.adapters import AdapterSet, LowRank
 from modelwright.model.attention import Attention
 from modelwright.model.layers import Linear, SwiGLU
-from modelwright.model.quantized import Int8Linear
+from modelwright.model.quantized import Int4Linear, Int8Linear
 from modelwright.model.transformer import Block, Transformer
 
 MODES = {torch.float32: False, torch.bfloat16: True}
 """Format of products -> whether it is the narrow one."""
+GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
+GROUPS = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.o_proj",),
+    GATE_UP,
+    ("mlp.down_proj",),
+)
+"""Layers of a block that share their input, in the order of decoder.cpp's places."""
 
 
 def serves(model: Transformer) -> bool:
@@ -40,8 +50,12 @@ def serves(model: Transformer) -> bool:
 class CompiledRunner:
     """The model in compiled code, with its cache."""
 
-    def __init__(self, model: Transformer, blocks: int, cache: str = "auto") -> None:
+    def __init__(
+        self, model: Transformer, blocks: int, cache: str = "auto", adapters: AdapterSet | None = None
+    ) -> None:
         self.model = model.eval()
+        self._adapters = adapters or AdapterSet(model)
+        self._packed_adapters: tuple[str, ...] = ()
         self.device = torch.device("cpu")
         self._narrow = MODES[model.compute_dtype]
         self._blocks = blocks
@@ -83,6 +97,7 @@ class CompiledRunner:
             head_dim=config.head_dim,
             inner=config.intermediate_size,
             vocabulary=config.vocab_size,
+            window=config.sliding_window or 0,
             epsilon=config.rms_norm_eps,
             layer=layers,
             embedding=embedding,
@@ -98,6 +113,48 @@ class CompiledRunner:
             cache_kind=decoder.INT8 if self._eight_bits else kind,
         )
         self._held.append(layers)
+        self._pack_adapters()
+
+    def _pack_adapters(self) -> None:
+        """The adapters that there are now, each as what it adds to the four matrices of every layer."""
+        names = self._packed_adapters = self._adapters.names
+        self._held_adapters: list[Any] = []
+        largest = 0
+        for number in range(self.model.config.num_hidden_layers):
+            described = (decoder.AdapterStruct * (4 * len(names)))()
+            for place, group in enumerate(GROUPS):
+                for index, name in enumerate(names):
+                    found = self._adapters[name].layers
+                    parts = [found.get(f"model.layers.{number}.{layer}") for layer in group]
+                    if not any(parts):
+                        continue
+                    pair = self._low_rank(number, group, parts)
+                    self._held_adapters.append(pair)
+                    target = described[4 * index + place]
+                    target.down, target.up = (packed.described() for packed in pair)
+                    largest = max(largest, pair[0].shape[0])
+            self._held_adapters.append(described)
+            self._struct.layer[number].adapters = ctypes.addressof(described) if names else None
+        self._struct.rank = largest
+
+    def _low_rank(
+        self, number: int, group: tuple[str, ...], parts: Sequence[LowRank | None]
+    ) -> tuple[Packed, Packed]:
+        """Both halves of what is added to the layers of a group, as one: ranks one under another, and each
+        layer's outputs made of its own ranks alone."""
+        dtype = self.model.compute_dtype
+        down = torch.cat([part.a for part in parts if part is not None]).to(dtype)
+        outs: list[Tensor] = []
+        before = 0
+        for layer, part in zip(group, parts, strict=True):
+            module = self.model.get_submodule(f"model.layers.{number}.{layer}")
+            out = torch.zeros(int(module.out_features), len(down))  # type: ignore[arg-type]
+            if part is not None:
+                out[:, before : before + len(part.a)] = part.b.float() * part.scale
+                before += len(part.a)
+            outs.append(out.to(dtype))
+        up = decoder.interleaved(*outs) if group == GATE_UP else torch.cat(outs)
+        return decoder.pack_floats(down), decoder.pack_floats(up)
 
     def _describe_layer(self, layer: decoder.LayerStruct, block: Block) -> None:
         attention, feed_forward = block.self_attn, block.mlp
@@ -156,7 +213,10 @@ class CompiledRunner:
         tables = np.zeros((len(pieces), width), dtype=np.int32)
         for number, piece in enumerate(pieces):
             tables[number, : len(piece.blocks)] = piece.blocks
-        adapters = np.full(len(pieces), -1, dtype=np.int64)
+        numbers = {name: number for number, name in enumerate(self._packed_adapters)}
+        adapters = np.array(
+            [-1 if piece.adapter is None else numbers[piece.adapter] for piece in pieces], dtype=np.int64
+        )
         wanted = np.empty(0, dtype=np.int64)
         if logits is not None:
             outputs = np.array([piece.outputs for piece in pieces], dtype=np.int64)
@@ -184,6 +244,10 @@ class CompiledRunner:
         self.model.load_state_dict(dict(state))
         self._pack()
 
+    def adapters_changed(self) -> None:
+        """Pack the adapters again."""
+        self._pack_adapters()
+
     def clear(self) -> None:
         """Empty the cache."""
         for tensor in self._cache:
@@ -198,10 +262,14 @@ def _pack(layers: Sequence[torch.nn.Module], dtype: torch.dtype, *, in_turns: bo
 
     biases = [getattr(layer, "bias", None) for layer in layers]
     bias = joined([each for each in biases if each is not None]) if biases[0] is not None else None
-    if all(isinstance(layer, Int8Linear) for layer in layers):
-        levels = joined([layer.weight for layer in layers if isinstance(layer, Int8Linear)])
-        scales = joined([layer.weight_scale.float() for layer in layers if isinstance(layer, Int8Linear)])
-        return decoder.pack_bytes(levels, scales, bias)
+    if all(isinstance(layer, Int8Linear | Int4Linear) for layer in layers):
+        quantized = [layer for layer in layers if isinstance(layer, Int8Linear | Int4Linear)]
+        levels = joined([layer.levels() for layer in quantized])
+        scales = joined([layer.scales().float() for layer in quantized])
+        if isinstance(layers[0], Int4Linear):
+            return decoder.pack_nibbles(levels, scales, bias)
+        fours = dtype == torch.bfloat16 and decoder.has_unit()
+        return decoder.pack_bytes(levels, scales, bias, fours=fours)
     weights = [layer.weight.to(dtype) for layer in layers if isinstance(layer, Linear)]
     assert len(weights) == len(layers), "layers that share their input are of one kind"
     return decoder.pack_floats(joined(weights), bias)

@@ -21,16 +21,17 @@ from modelwright.base.schema import Completion, Sampling
 from modelwright.inference import compiled, scoring
 from modelwright.inference import sampling as draws
 from modelwright.inference import scheduler as schedule
-from modelwright.inference.blocks import SIZE, BlockPool, blocks_for
+from modelwright.inference.blocks import BlockPool, blocks_for
+from modelwright.inference.cache import blocks_of_cache
+from modelwright.inference.penalties import Penalties
 from modelwright.inference.runner import Piece, PlainRunner, Runner
+from modelwright.inference.structured import Vocabulary
 from modelwright.inference.text import ByteTokenizer, TextStream, text_of
-from modelwright.model.config import ModelConfig
+from modelwright.model.adapters import Adapter, AdapterSet
 from modelwright.model.transformer import Transformer
 
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 """What ends a completion by default: the end of a turn and the end of a text."""
-CACHE_BYTES = 2 << 30
-"""How large the cache may be where nobody says."""
 SCRATCH = 64
 """Blocks kept for texts that are scored, at the least."""
 
@@ -53,25 +54,6 @@ class Delta:
     """The whole answer, when this is the end of it."""
     timing: schedule.Timing | None = None
     """When what happened, when this is the end of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """How busy an engine is, and what it has done since it was made. Counts of tokens but for the first
-    two."""
-
-    running: int
-    waiting: int
-    cache_usage: float
-    """Share of the cache's blocks that somebody uses, 0 to 1."""
-    prefix_queries: int
-    """Tokens of prompts, and how many of these were found in the cache:"""
-    prefix_hits: int
-    prompt_tokens: int
-    generation_tokens: int
-    preemptions: int
-    drafted: int = 0
-    accepted: int = 0
 
 
 class Engine:
@@ -110,11 +92,14 @@ class Engine:
         ends = [special[name] for name in END_TOKENS if name in special] if stop_ids is None else stop_ids
         self.stop_ids = frozenset(ends)
         self.policy_version = 0
-        blocks = _cache_blocks(model, cache, cache_tokens, max_slots, self.max_length)
+        blocks = blocks_of_cache(model, cache, cache_tokens, max_slots, self.max_length)
         scratch = max(SCRATCH, blocks_for(self.max_length))
         self._scratch = range(blocks, blocks + scratch)
         made = compiled.CompiledRunner if use_compiled and compiled.serves(model) else PlainRunner
-        self._runner: Runner = made(model, blocks + scratch, cache)
+        self._adapters = AdapterSet(model)
+        self._runner: Runner = made(model, blocks + scratch, cache, self._adapters)
+        self.structures = Vocabulary(tokenizer, self.vocab_size, sorted(self.stop_ids))
+        """Compiles structures; safe to call from any thread, so that a long one holds up nobody."""
         self._scheduler = schedule.Scheduler(BlockPool(blocks), max_slots, step_tokens)
         self._settings: tuple[list[schedule.Sequence], draws.Settings] | None = None
         self._undelivered: list[Delta] = []
@@ -122,14 +107,33 @@ class Engine:
         self._prompt_tokens = self._generation_tokens = 0
 
     @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the LoRA adapters that requests may ask for."""
+        return self._adapters.names
+
+    def add_adapter(self, name: str, adapter: Adapter) -> None:
+        """Let requests ask for an adapter. `UserError` where it does not fit the model."""
+        self._adapters.add(name, adapter)
+        self._runner.adapters_changed()
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget an adapter that nobody is being answered with."""
+        scheduler = self._scheduler
+        if any(each.sampling.adapter == name for each in (*scheduler.running, *scheduler.waiting)):
+            raise RuntimeError(f"requests with adapter '{name}' are not done yet")
+        self._adapters.remove(name)
+        scheduler.pool.forget_adapter(name)
+        self._runner.adapters_changed()
+
+    @property
     def is_compiled(self) -> bool:
         """Whether steps run in compiled code."""
         return isinstance(self._runner, compiled.CompiledRunner)
 
-    def stats(self) -> EngineStats:
+    def stats(self) -> schedule.EngineStats:
         """How busy it is, and what it has done (safe to call from any thread)."""
         scheduler = self._scheduler
-        return EngineStats(
+        return schedule.EngineStats(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
             cache_usage=scheduler.pool.used / scheduler.pool.total,
@@ -203,6 +207,9 @@ class Engine:
         ids = tuple(prompt)
         self.check_prompt(ids)
         draws.check(sampling, self.vocab_size)
+        if sampling.adapter is not None:
+            self._adapters.check(sampling.adapter)
+        matcher = None if sampling.structure is None else self.structures.matcher(sampling.structure)
         needs_text = streaming or bool(sampling.stop)
         sequence = schedule.Sequence(
             id=self._next_id,
@@ -213,6 +220,8 @@ class Engine:
             limit=min(sampling.max_tokens, self.max_length - len(ids)),
             streaming=streaming,
             text=TextStream(self.tokenizer, sampling.stop) if needs_text else None,
+            matcher=matcher,
+            penalties=Penalties.of(sampling, ids),
         )
         self._next_id += 1
         self._scheduler.add(sequence)
@@ -261,16 +270,19 @@ class Engine:
         finally:
             self.cancel(request)
 
-    def next_token_distribution(self, prompt: Sequence[int], sampling: Sampling | None = None) -> Tensor:
-        """(V,) fp32 probabilities of the next token: the model's own, or what `sampling` draws from."""
+    def next_logits(self, prompt: Sequence[int]) -> Tensor:
+        """(V,) fp32 logits of the next token."""
         self.check_prompt(prompt)
         with torch.inference_mode():
-            logits = self._runner.logits([Piece(prompt, 0, self._scratch, outputs=1)])[0]
+            return self._runner.logits([Piece(prompt, 0, self._scratch, outputs=1)])[0]
+
+    def next_token_distribution(self, prompt: Sequence[int], sampling: Sampling | None = None) -> Tensor:
+        """(V,) fp32 probabilities of the next token: the model's own, or what `sampling` draws from."""
+        logits = self.next_logits(prompt)
         if sampling is None:
             return torch.softmax(logits, -1)
         draws.check(sampling, self.vocab_size)
-        settings = draws.Settings.of([sampling], [0], self.vocab_size, str(self._runner.device))
-        return draws.filtered(logits[None], settings)[0]
+        return draws.stages(logits, sampling, prompt)[-1].probabilities
 
     def check_prompt(self, ids: Sequence[int]) -> None:
         """Refuse a prompt that cannot be completed (safe to call from any thread)."""
@@ -306,23 +318,29 @@ class Engine:
                 [sequence.seed for sequence in sequences],
                 self.vocab_size,
                 str(self._runner.device),
+                [sequence.penalties for sequence in sequences],
             )
             self._settings = sequences, settings
         return self._settings[1]
 
     def _accept(self, sequences: list[schedule.Sequence], logits: Tensor) -> list[Delta]:
         """Draw a token for each sequence (rows of `logits`), and let go of those that end."""
-        choice = draws.choose(logits, self._columns(sequences), [len(sequence.ids) for sequence in sequences])
+        counts = [len(sequence.ids) for sequence in sequences]
+        masks = {
+            row: each.matcher.allowed() for row, each in enumerate(sequences) if each.matcher is not None
+        }
+        choice = draws.choose(logits, self._columns(sequences), counts, masks)
         self._generation_tokens += len(sequences)
         deltas: list[Delta] = []
         for row, sequence in enumerate(sequences):
             if not sequence.ids:
                 self._prompt_tokens += len(sequence.prompt)
-            piece = sequence.accept(choice.ids[row], choice.logprobs[row])
+            piece = sequence.accept(choice.ids[row], choice.logprobs[row], choice.sampler_logprobs[row])
             top: schedule.TopTokens = ()
-            if choice.top is not None and sequence.sampling.top_logprobs:
-                top = tuple(choice.top[row][: sequence.sampling.top_logprobs])
+            if choice.top is not None and choice.top_sampler is not None and sequence.sampling.top_logprobs:
+                top = tuple(choice.top[row])
                 sequence.top.append(top)
+                sequence.top_sampler.append(tuple(choice.top_sampler[row]))
             if sequence.streaming or sequence.finish_reason is not None:
                 deltas.append(self._delta(sequence, piece, top))
         for sequence in sequences:
@@ -358,6 +376,8 @@ class Engine:
             finish_reason=sequence.finish_reason,
             policy_version=self.policy_version,
             top_logprobs=tuple(sequence.top),
+            sampler_logprobs=tuple(sequence.sampler_logprobs),
+            top_sampler_logprobs=tuple(sequence.top_sampler),
         )
 
 
@@ -371,25 +391,3 @@ def _piece(chunk: schedule.Chunk) -> Piece:
         outputs=int(chunk.draws),
         adapter=sequence.sampling.adapter,
     )
-
-
-def _cache_blocks(
-    model: Transformer, cache: str, cache_tokens: int | None, max_slots: int, max_length: int
-) -> int:
-    """How many blocks the cache has: as asked, or enough for all slots within a bound; always enough for
-    one."""
-    least = blocks_for(max_length)
-    if cache_tokens is not None:
-        if cache_tokens < least * SIZE:
-            raise UserError(
-                f"cache_tokens is {cache_tokens}; one sequence may need {max_length} positions, so at least "
-                f"{least * SIZE} are expected (or a smaller max_length)"
-            )
-        return cache_tokens // SIZE
-    element = 1 if cache == "int8" else model.compute_dtype.itemsize
-    return max(least, min(max_slots * least, CACHE_BYTES // (_cache_numbers(model.config) * SIZE * element)))
-
-
-def _cache_numbers(config: ModelConfig) -> int:
-    """Keys and values of one position in all layers."""
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim

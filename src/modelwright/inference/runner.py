@@ -17,6 +17,7 @@ from torch import Tensor
 
 from modelwright.inference.blocks import SIZE, blocks_for
 from modelwright.inference.cache import CacheView, PagedCache
+from modelwright.model.adapters import AdapterSet
 from modelwright.model.transformer import ModelOutput, Transformer
 
 CacheDtype = str
@@ -58,6 +59,10 @@ class Runner(Protocol):
         """Take new weights."""
         ...
 
+    def adapters_changed(self) -> None:
+        """There are other adapters now."""
+        ...
+
     def clear(self) -> None:
         """Empty the cache, whatever is in it (a number that is none would stay in a block for ever)."""
         ...
@@ -66,8 +71,15 @@ class Runner(Protocol):
 class PlainRunner:
     """The model as it is. Pieces of one token are one batch, longer ones another, padded to the longest."""
 
-    def __init__(self, model: Transformer, blocks: int, cache: CacheDtype = "auto") -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        blocks: int,
+        cache: CacheDtype = "auto",
+        adapters: AdapterSet | None = None,
+    ) -> None:
         self.model = model.eval()
+        self._adapters = adapters or AdapterSet(model)
         config = model.config
         self.device = model.head.device
         self._cache = PagedCache(
@@ -116,12 +128,16 @@ class PlainRunner:
         visible = torch.arange(used, device=self.device) <= positions[:, None, :, None]
         if window := self.model.config.sliding_window:
             visible &= torch.arange(used, device=self.device) > positions[:, None, :, None] - window
-        output = self.model(ids, positions=positions, mask=visible, cache=view)
+        with self._adapters.rows([piece.adapter for piece in pieces]):
+            output = self.model(ids, positions=positions, mask=visible, cache=view)
         return [rows[: len(piece.ids)] for rows, piece in zip(output.hidden, pieces, strict=True)]
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Copy new weights in place."""
         self.model.load_state_dict(dict(state))
+
+    def adapters_changed(self) -> None:
+        """Nothing to do: every pass looks for its adapters anew."""
 
     def clear(self) -> None:
         """Empty the cache."""

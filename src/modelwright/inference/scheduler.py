@@ -15,6 +15,8 @@ from typing import Literal
 
 from modelwright.base.schema import Sampling
 from modelwright.inference.blocks import SIZE, BlockPool, blocks_for
+from modelwright.inference.penalties import Penalties
+from modelwright.inference.structured import Matcher
 from modelwright.inference.text import TextStream
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -33,6 +35,25 @@ class Timing:
     """How much of the prompt was found in the cache."""
 
 
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """How busy an engine is, and what it has done since it was made. Counts of tokens but for the first
+    two."""
+
+    running: int
+    waiting: int
+    cache_usage: float
+    """Share of the cache's blocks that somebody uses, 0 to 1."""
+    prefix_queries: int
+    """Tokens of prompts, and how many of these were found in the cache:"""
+    prefix_hits: int
+    prompt_tokens: int
+    generation_tokens: int
+    preemptions: int
+    drafted: int = 0
+    accepted: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """One request while it lives."""
@@ -47,9 +68,14 @@ class Sequence:
     streaming: bool = False
     text: TextStream | None = None
     """Kept only by those who need text while they run: streams, and requests with stop strings."""
+    matcher: Matcher | None = None
+    """What the answer has to keep to."""
+    penalties: Penalties | None = None
     ids: list[int] = field(default_factory=list[int])
     logprobs: list[float] = field(default_factory=list[float])
+    sampler_logprobs: list[float] = field(default_factory=list[float])
     top: list[TopTokens] = field(default_factory=list[TopTokens])
+    top_sampler: list[TopTokens] = field(default_factory=list[TopTokens])
     pieces: list[str] = field(default_factory=list[str])
     finish_reason: FinishReason | None = None
     tokens: list[int] = field(default_factory=list[int])
@@ -74,13 +100,16 @@ class Sequence:
         """Tokens so far, the prompt included."""
         return len(self.tokens)
 
-    def accept(self, token: int, logprob: float) -> str:
+    def accept(self, token: int, logprob: float, sampler_logprob: float = 0.0) -> str:
         """Take a drawn token; set the finish reason if it ends here; return the new text."""
         if not self.ids:
             self.first_token = time.monotonic()
         self.ids.append(token)
         self.tokens.append(token)
         self.logprobs.append(logprob)
+        self.sampler_logprobs.append(sampler_logprob)
+        if self.penalties is not None:
+            self.penalties.add(token)
         piece = ""
         if token in self.stop_ids:
             self.finish_reason = "stop"
@@ -88,6 +117,10 @@ class Sequence:
             piece = self.text.push(token)
             if self.text.stopped:
                 self.finish_reason = "stop"
+        if self.matcher is not None:
+            self.matcher.accept(token)
+            if self.matcher.error and self.finish_reason is not None:
+                self.finish_reason = "length"  # it was cut, not finished
         if self.finish_reason is None and len(self.ids) >= self.limit:
             self.finish_reason = "length"
         if self.text is not None:

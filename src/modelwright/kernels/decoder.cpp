@@ -26,9 +26,12 @@
 #include <omp.h>
 #include <sched.h>
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
-#define MATRIX_UNIT 1
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+#define WIDE_VECTORS 1  // the same operations by name, where compilers do not find them
 #include <immintrin.h>
+#endif
+#if defined(WIDE_VECTORS) && defined(__AMX_BF16__) && defined(__linux__)
+#define MATRIX_UNIT 1
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -40,8 +43,9 @@ constexpr int64_t HALF = 16;                    // columns that one vector holds
 constexpr int64_t ELEMENTS = TILE * TILE;       // of a tile
 constexpr int64_t ROWS = 32;                    // rows that one pass of a product takes
 
-enum Kind : int64_t { FLOAT32, BFLOAT16, INT8, INT4 };
-constexpr int64_t TILE_BYTES[] = {4 * ELEMENTS, 2 * ELEMENTS, ELEMENTS, ELEMENTS / 2};
+// INT8_FOURS is int8 for the matrix unit, whose tiles are 64 of k by 32 columns, neighbours in k four by four.
+enum Kind : int64_t { FLOAT32, BFLOAT16, INT8, INT4, INT8_FOURS };
+constexpr int64_t TILE_BYTES[] = {4 * ELEMENTS, 2 * ELEMENTS, ELEMENTS, ELEMENTS / 2, 2 * ELEMENTS};
 
 using Floats = float __attribute__((vector_size(64)));
 using Ints = int32_t __attribute__((vector_size(64)));
@@ -76,6 +80,27 @@ inline uint16_t narrowed(float x) {  // to nearest, ties to even; a NaN stays on
     const uint32_t bits = at<uint32_t>(&x);
     const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     return uint16_t((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+}
+
+// 16 results as elements of a mode.
+inline void put_as(float* to, Floats x) { put(to, x); }
+
+inline void put_as(uint16_t* to, Floats x) {
+#ifdef WIDE_VECTORS
+    const __m256bh found = _mm512_cvtneps_pbh(at<__m512>(&x));
+    std::memcpy(to, &found, sizeof(found));
+#else
+    for (int j = 0; j < 16; ++j) to[j] = narrowed(x[j]);
+#endif
+}
+
+inline void put_bytes(int8_t* to, Ints x) {
+#ifdef WIDE_VECTORS
+    const __m128i found = _mm512_cvtepi32_epi8(at<__m512i>(&x));
+    std::memcpy(to, &found, sizeof(found));
+#else
+    for (int j = 0; j < 16; ++j) to[j] = int8_t(x[j]);
+#endif
 }
 
 inline float sum(Floats x) {  // in one fixed order
@@ -130,24 +155,38 @@ inline int64_t place_of_byte(int64_t k, int64_t column) {
 }
 
 inline Floats from_bytes(const int8_t* from) {
+#ifdef WIDE_VECTORS
+    const __m512 found = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+    return at<Floats>(&found);
+#endif
     return __builtin_convertvector(__builtin_convertvector(at<Bytes>(from), Ints), Floats);
 }
 
-inline void unpack_bytes(const int8_t* from, float* to) {
+__attribute__((noinline)) void unpack_bytes(const int8_t* from, float* to) {
     for (int64_t half = 0; half < 2; ++half)
         for (int64_t k = 0; k < TILE; ++k)
             put(to + half * 512 + k * HALF, from_bytes(from + half * 512 + k * HALF));
 }
 
-inline void unpack_bytes(const int8_t* from, uint16_t* to) {
+__attribute__((noinline)) void unpack_bytes(const int8_t* from, uint16_t* to) {
     for (int64_t row = 0; row < TILE; ++row) {  // integers up to 127 are exact in bf16: its upper half is all of it
         const Floats even = from_bytes(from + row * 32), odd = from_bytes(from + row * 32 + HALF);
         put(to + row * 32, (at<Words>(&even) >> 16) | (at<Words>(&odd) & 0xffff0000u));
     }
 }
 
+// For each of 32 words the value that its five lowest bits name.
+inline Shorts chosen(Shorts values, Shorts words) {
+#ifdef WIDE_VECTORS
+    const __m512i found = _mm512_permutexvar_epi16(at<__m512i>(&words), at<__m512i>(&values));
+    return at<Shorts>(&found);
+#else
+    return __builtin_shuffle(values, words);
+#endif
+}
+
 // int4: a word of 16 bits holds the levels (0 to 15, standing for -8 to 7) of four neighbouring pairs in k.
-inline void unpack_nibbles(const uint16_t* from, uint16_t* to) {
+__attribute__((noinline)) void unpack_nibbles(const uint16_t* from, uint16_t* to) {
     const Shorts values = {0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,  // -8 to 7 in bf16,
                            0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
                            0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,  // twice: the fifth bit
@@ -155,11 +194,11 @@ inline void unpack_nibbles(const uint16_t* from, uint16_t* to) {
     for (int64_t group = 0; group < 8; ++group) {
         Shorts word = at<Shorts>(from + group * 32);
         for (int64_t j = 0; j < 4; ++j, word >>= 4)
-            put(to + (group * 4 + j) * 32, __builtin_shuffle(values, word));
+            put(to + (group * 4 + j) * 32, chosen(values, word));
     }
 }
 
-inline void unpack_nibbles(const uint16_t* from, float* to) {
+__attribute__((noinline)) void unpack_nibbles(const uint16_t* from, float* to) {
     uint16_t pairs[ELEMENTS];
     unpack_nibbles(from, pairs);
     for (int64_t half = 0; half < 2; ++half)
@@ -177,13 +216,35 @@ inline const E* tile_at(const void* data, int64_t number, Kind kind, E* room) {
     return reinterpret_cast<const E*>(from);
 }
 
+// The tiles of a strip one after the other. What has to be unpacked is so one tile ahead: the matrix unit cannot
+// load what is still on its way to memory.
+template <class E>
+class Strip {
+  public:
+    Strip(const void* data, int64_t first, int64_t steps, Kind kind) : data_(data), first_(first), steps_(steps), kind_(kind) {}
+    const E* operator()(int64_t step) {
+        if (kind_ != INT8 && kind_ != INT4) return tile_at<E>(data_, first_ + step, kind_, nullptr);
+        if (ready_ != step) tile_at<E>(data_, first_ + step, kind_, rooms_[step % 2]);
+        if (step + 1 < steps_) tile_at<E>(data_, first_ + step + 1, kind_, rooms_[(step + 1) % 2]);
+        ready_ = step + 1;
+        return rooms_[step % 2];
+    }
+
+  private:
+    alignas(64) E rooms_[2][ELEMENTS];
+    const void* data_;
+    const int64_t first_, steps_;
+    const Kind kind_;
+    int64_t ready_ = -1;
+};
+
 // ---- products --------------------------------------------------------------------------------------------------
 
 bool matrix_unit = false;
 
 // Sums are made tile by tile, of even and odd k apart, and then added up: fewer roundings meet than in one long sum.
 template <int R, class Next>
-inline void product_of(const float* a, int64_t stride, Next next, int64_t steps, float* c) {
+inline void product_of(const float* a, int64_t stride, Next& next, int64_t steps, float* c, int64_t line) {
     Floats total[R][2] = {};
     for (int64_t step = 0; step < steps; ++step) {
         const float* b = next(step);
@@ -201,11 +262,11 @@ inline void product_of(const float* a, int64_t stride, Next next, int64_t steps,
             for (int r = 0; r < R; ++r) total[r][half] += even[r] + odd[r];
         }
     }
-    for (int r = 0; r < R; ++r) put(c + r * TILE, total[r][0]), put(c + r * TILE + HALF, total[r][1]);
+    for (int r = 0; r < R; ++r) put(c + r * line, total[r][0]), put(c + r * line + HALF, total[r][1]);
 }
 
 template <int R, class Next>
-inline void product_of(const uint16_t* a, int64_t stride, Next next, int64_t steps, float* c) {
+inline void product_of(const uint16_t* a, int64_t stride, Next& next, int64_t steps, float* c, int64_t line) {
     Floats total[R][2] = {};
     for (int64_t step = 0; step < steps; ++step) {
         const uint16_t* b = next(step);
@@ -223,7 +284,7 @@ inline void product_of(const uint16_t* a, int64_t stride, Next next, int64_t ste
             for (int r = 0; r < R; ++r) total[r][half] += even[r] + odd[r];
         }
     }
-    for (int r = 0; r < R; ++r) put(c + r * TILE, total[r][0]), put(c + r * TILE + HALF, total[r][1]);
+    for (int r = 0; r < R; ++r) put(c + r * line, total[r][0]), put(c + r * line + HALF, total[r][1]);
 }
 
 #ifdef MATRIX_UNIT
@@ -237,14 +298,13 @@ struct __attribute__((packed)) TileShapes {
 thread_local int64_t shaped_for = 0;
 
 // Tiles 0 to 3 are results, 4 and 5 rows of the left side, 6 and 7 the halves of a tile of the right side.
-inline void shape_tiles(int64_t rows) {
-    if (rows == shaped_for) return;
-    shaped_for = rows;
-    const uint8_t first = uint8_t(std::min(rows, HALF)), second = uint8_t(std::max<int64_t>(rows - HALF, 1));
+inline void shape_tiles(int64_t first, int64_t second) {
+    if (first * 32 + second == shaped_for) return;
+    shaped_for = first * 32 + second;
     TileShapes shapes;
     for (int i = 0; i < 8; ++i) shapes.bytes[i] = 64, shapes.rows[i] = 16;
-    shapes.rows[0] = shapes.rows[1] = shapes.rows[4] = first;
-    shapes.rows[2] = shapes.rows[3] = shapes.rows[5] = second;
+    shapes.rows[0] = shapes.rows[1] = shapes.rows[4] = uint8_t(first);
+    shapes.rows[2] = shapes.rows[3] = shapes.rows[5] = uint8_t(second);
     __asm__ volatile("" ::"m"(shapes) : "memory");  // the next call is not said to read all of it
     _tile_loadconfig(&shapes);
 }
@@ -255,8 +315,9 @@ inline void release_tiles() {
 }
 
 template <class Next>
-void product_on_unit(const uint16_t* a, int64_t stride, int64_t rows, Next next, int64_t steps, float* c) {
-    shape_tiles(rows);
+void product_on_unit(const uint16_t* a, int64_t stride, int64_t rows, Next& next, int64_t steps, float* c,
+                     int64_t line) {
+    shape_tiles(std::min(rows, HALF), std::max<int64_t>(rows - HALF, 1));
     _tile_zero(0);
     _tile_zero(1);
     if (rows <= HALF) {
@@ -282,30 +343,92 @@ void product_on_unit(const uint16_t* a, int64_t stride, int64_t rows, Next next,
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }
-        _tile_stored(2, c + HALF * TILE, 128);
-        _tile_stored(3, c + HALF * TILE + HALF, 128);
+        _tile_stored(2, c + HALF * line, line * 4);
+        _tile_stored(3, c + HALF * line + HALF, line * 4);
     }
-    _tile_stored(0, c, 128);
-    _tile_stored(1, c + HALF, 128);
+    _tile_stored(0, c, line * 4);
+    _tile_stored(1, c + HALF, line * 4);
+}
+
+// The same for int8 weights. The left side has 15 bits: whole x scale = 128 x high + low, two rows of int8, so that
+// it loses less than bf16 would; sums are whole numbers and exact. c = (128 x high + low) x scale. At most 16 rows.
+inline void product_of_bytes(const int8_t* high, const int8_t* low, int64_t stride, int64_t rows, const float* scale,
+                             const int8_t* strip, int64_t steps, float* c) {
+    alignas(64) int32_t sums[4][HALF * HALF];
+    shape_tiles(rows, rows);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t step = 0; step < steps; ++step, strip += 2 * ELEMENTS) {
+        _tile_loadd(4, high + step * 2 * TILE, stride);
+        _tile_loadd(5, low + step * 2 * TILE, stride);
+        _tile_loadd(6, strip, 64);
+        _tile_dpbssd(0, 4, 6);
+        _tile_dpbssd(2, 5, 6);
+        _tile_loadd(7, strip + ELEMENTS, 64);
+        _tile_dpbssd(1, 4, 7);
+        _tile_dpbssd(3, 5, 7);
+    }
+    _tile_stored(0, sums[0], 64);
+    _tile_stored(1, sums[1], 64);
+    _tile_stored(2, sums[2], 64);
+    _tile_stored(3, sums[3], 64);
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t half = 0; half < 2; ++half) {
+            const Floats first = __builtin_convertvector(at<Ints>(sums[half] + r * HALF), Floats);
+            const Floats second = __builtin_convertvector(at<Ints>(sums[2 + half] + r * HALF), Floats);
+            put(c + r * TILE + half * HALF, (first * 128.f + second) * scale[r]);
+        }
 }
 
 #else
 inline void release_tiles() {}
+inline void product_of_bytes(const int8_t*, const int8_t*, int64_t, int64_t, const float*, const int8_t*, int64_t,
+                             float*) {}
 #endif
 
-// c (rows, 32) = a (rows, k) times a strip, whose tiles `next` gives one after the other. At most ROWS rows.
+// A row as 15-bit whole numbers, 128 x high + low, of `scale` each: the largest is 127 x 128.
+inline float split(const uint16_t* from, int64_t size, int8_t* high, int8_t* low) {
+    Floats top{};
+    for (int64_t k = 0; k < size; k += TILE) {
+        const Words both = at<Words>(from + k);  // 16 pairs of bf16
+        const Floats even = as_floats((both << 16) & 0x7fffffffu), odd = as_floats(both & 0x7fff0000u);
+        top = even > top ? even : top;
+        top = odd > top ? odd : top;
+    }
+    float largest = 0;
+    for (int i = 0; i < 16; ++i) largest = std::max(largest, top[i]);
+    const float scale = largest > 0 ? largest / 16256.f : 1.f, inverse = 1.f / scale;
+    for (int64_t k = 0; k < size; k += HALF) {
+        Floats x;
+        for (int j = 0; j < 16; ++j) x[j] = widened(from[k + j]);
+        const Floats whole = x * inverse, shifted = whole * (1.f / 128.f);
+        const Floats half = all(0.5f);
+        const Ints h = __builtin_convertvector(shifted < 0.f ? shifted - half : shifted + half, Ints);
+        const Floats rest = whole - __builtin_convertvector(h, Floats) * 128.f;
+        const Ints l = __builtin_convertvector(rest < 0.f ? rest - half : rest + half, Ints);
+        put_bytes(high + k, h);
+        put_bytes(low + k, l);
+    }
+    return scale;
+}
+inline float split(const float*, int64_t, int8_t*, int8_t*) { return 0.f; }
+
+// c (rows, 32) = a (rows, k) times a strip, whose tiles `next` gives one after the other. At most ROWS rows; those
+// of c are `line` apart.
 template <class E, class Next>
-inline void product(const E* a, int64_t stride, int64_t rows, Next next, int64_t steps, float* c) {
+inline void product(const E* a, int64_t stride, int64_t rows, Next&& next, int64_t steps, float* c, int64_t line = TILE) {
 #ifdef MATRIX_UNIT
     if constexpr (sizeof(E) == 2)
-        if (matrix_unit) return product_on_unit(a, stride, rows, next, steps, c);
+        if (matrix_unit) return product_on_unit(a, stride, rows, next, steps, c, line);
 #endif
-    for (; rows >= 4; rows -= 4, a += 4 * stride, c += 4 * TILE) product_of<4>(a, stride, next, steps, c);
+    for (; rows >= 4; rows -= 4, a += 4 * stride, c += 4 * line) product_of<4>(a, stride, next, steps, c, line);
     if (rows >= 2) {
-        product_of<2>(a, stride, next, steps, c);
-        rows -= 2, a += 2 * stride, c += 2 * TILE;
+        product_of<2>(a, stride, next, steps, c, line);
+        rows -= 2, a += 2 * stride, c += 2 * line;
     }
-    if (rows) product_of<1>(a, stride, next, steps, c);
+    if (rows) product_of<1>(a, stride, next, steps, c, line);
 }
 
 }  // namespace
@@ -321,7 +444,8 @@ struct Matrix {
     int64_t out, in, group, kind;
 };
 
-// One LoRA adapter of one matrix: (rank, in) and (out, rank), the second with alpha / rank in it.
+// What a LoRA adapter adds to one matrix: (rank, in) and (out, rank), the second with alpha / rank in it. Matrices
+// that share their input are one here too: ranks one under another. `down.data` null: nothing.
 struct Adapter {
     Matrix down, up;
 };
@@ -330,12 +454,13 @@ struct Layer {
     const float *attention_norm, *feed_forward_norm, *query_norm, *key_norm;
     Matrix qkv, out, gate_up, down;  // gate_up: strips of 16 columns of the gate and the same 16 of the other
     const Matrix *router, *experts_gate_up, *experts_down;  // of a mixture; null in a dense layer
-    const Adapter* adapters;  // for each adapter those of qkv, out, gate_up, down; in = 0 where there is none
+    const Adapter* adapters;  // for each adapter those of qkv, out, gate_up and down
 };
 
 struct Model {
     int64_t layers, hidden, heads, kv_heads, head_dim, inner, vocabulary;
     int64_t experts, experts_per_token, normalise, window;  // window 0: none
+    int64_t rank;  // the largest of all adapters, those that share an input added up; 0 without adapters
     float epsilon;
     const Layer* layer;
     const void* embedding;  // (vocabulary, hidden) in the mode's elements; null: the columns of `head`
@@ -429,6 +554,18 @@ struct Task {
     int64_t sequence, head, first, count;
 };
 
+// What one thread works in besides.
+template <class E>
+struct Workspace {
+    float* scores;     // 16 rows over all positions
+    E* shares;         // the same
+    int8_t *high, *low;  // rows in 15 bits
+    float* scales;     // of these
+    E* ranks;          // rows through the first half of their adapter
+};
+
+enum Place { QKV, OUT, GATE_UP, DOWN, HEAD };
+
 template <class Mode>
 struct Forward {
     using E = typename Mode::Element;
@@ -469,6 +606,18 @@ struct Forward {
         chosen = arena.take<int64_t>(expanded);
         order = arena.take<int64_t>(2 * expanded + m.experts + 1);
         tasks = arena.take<Task>(s.rows * m.kv_heads * (group / HALF + 1));
+        return arena.enough();
+    }
+
+    bool workspace(Workspace<E>& mine, Arena& arena) const {
+        arena.reset();
+        const int64_t bytes = s.rows * (std::max({width, inner, mixed}) + TILE);  // rows of whole tiles of 64
+        mine.scores = arena.take<float>(HALF * padded(longest));
+        mine.shares = arena.take<E>(HALF * padded(longest));
+        mine.high = arena.take<int8_t>(bytes);
+        mine.low = arena.take<int8_t>(bytes);
+        mine.scales = arena.take<float>(s.rows);
+        mine.ranks = arena.take<E>(s.rows * padded(m.rank));
         return arena.enough();
     }
 
@@ -513,8 +662,10 @@ struct Forward {
 
     void norm(const float* from, const float* weight, E* to) const {
         const float scale = inverse_rms(from, m.hidden, m.epsilon);
-        for (int64_t k = 0; k < m.hidden; ++k) to[k] = Mode::of(from[k] * scale * weight[k]);
-        for (int64_t k = m.hidden; k < width; ++k) to[k] = E{};
+        int64_t k = 0;
+        for (; k + HALF <= m.hidden; k += HALF) put_as(to + k, at<Floats>(from + k) * scale * at<Floats>(weight + k));
+        for (; k < m.hidden; ++k) to[k] = Mode::of(from[k] * scale * weight[k]);
+        for (; k < width; ++k) to[k] = E{};
     }
 
     void norm_rows(const float* weight, int thread) {
@@ -525,30 +676,87 @@ struct Forward {
 
     // ---- products with weights
 
-    // For each strip of this thread and each pass of at most 32 rows, `done(first row, rows, strip, sums)`.
+    // For each strip of this thread and each pass of some rows, `done(first row, rows, strip, sums)`.
     template <class Done>
-    void linear(const Matrix& w, const E* a, int64_t stride, int64_t rows, int thread, Done done) {
-        const int64_t steps = tiles(w.in);
+    void linear(Place place, const Layer* layer, const Matrix& w, const E* a, int64_t stride, int64_t rows,
+                Workspace<E>& own, int thread, Done done) {
         const Kind kind = Kind(w.kind);
+        const int64_t steps = kind == INT8_FOURS ? tiles(tiles(w.in) * TILE / 2) : tiles(w.in);
+        const int64_t pass = kind == INT8_FOURS ? HALF : ROWS, wide_k = steps * 2 * TILE;
         const Range part = share(tiles(w.out), thread, threads);
         alignas(64) float sums[ROWS * TILE], piece[ROWS * TILE];
-        alignas(64) E room[ELEMENTS];
-        for (int64_t strip = part.first; strip < part.end; ++strip)
-            for (int64_t first = 0; first < rows; first += ROWS) {
-                const int64_t some = std::min(ROWS, rows - first);
+        if (part.first == part.end) return;
+        if (kind == INT8_FOURS)
+            for (int64_t row = 0; row < rows; ++row)
+                own.scales[row] = split_row(a + row * stride, stride, wide_k, own, row);
+        const bool adapted = m.rank && place != HEAD && through_adapters(place, *layer, a, stride, own);
+        for (int64_t strip = part.first; strip < part.end; ++strip) {
+            Strip<E> tile(w.data, strip * steps, steps, kind);
+            for (int64_t first = 0; first < rows; first += pass) {
+                const int64_t some = std::min(pass, rows - first);
                 const E* left = a + first * stride;
-                auto tile = [&](int64_t step) { return tile_at<E>(w.data, strip * steps + step, kind, room); };
-                if (kind != INT4) product(left, stride, some, tile, steps, sums);
-                else product_in_groups(w, left, stride, some, strip, steps, tile, piece, sums);
-                if (kind == INT8) scale_columns(w.scales + strip * TILE, some, sums);
+                if (kind == INT8_FOURS)
+                    product_of_bytes(own.high + first * wide_k, own.low + first * wide_k, wide_k, some, own.scales + first,
+                                     static_cast<const int8_t*>(w.data) + strip * steps * TILE_BYTES[kind], steps, sums);
+                else if (kind == INT4) product_in_groups(w, left, stride, some, strip, steps, tile, piece, sums);
+                else product<E, Strip<E>&>(left, stride, some, tile, steps, sums);
+                if (kind == INT8 || kind == INT8_FOURS) scale_columns(w.scales + strip * TILE, some, sums);
                 if (w.bias != nullptr) add_to_rows(w.bias + strip * TILE, some, sums);
+                if (adapted) add_adapters(place, *layer, first, some, strip, own, sums);
                 done(first, some, strip, sums);
             }
+        }
+    }
+
+    static float split_row(const E* from, int64_t size, int64_t wide_k, Workspace<E>& own, int64_t row) {
+        int8_t *high = own.high + row * wide_k, *low = own.low + row * wide_k;
+        for (int64_t k = size; k < wide_k; ++k) high[k] = low[k] = 0;
+        return split(from, size, high, low);
+    }
+
+    // ---- adapters: each row of its own, so that others change nothing
+
+    const Adapter* adapter_of(Place place, const Layer& layer, int64_t row) const {
+        const int64_t number = s.adapter[sequence_of(row)];
+        const Adapter* found = number < 0 ? nullptr : layer.adapters + number * 4 + place;
+        return found == nullptr || found->down.data == nullptr ? nullptr : found;
+    }
+
+    // Every thread does this for itself: the ranks are few. Returns whether any row has an adapter.
+    bool through_adapters(Place place, const Layer& layer, const E* a, int64_t stride, Workspace<E>& own) {
+        bool any = false;
+        alignas(64) float sums[TILE];
+        for (int64_t row = 0; row < s.rows; ++row) {
+            const Adapter* adapter = adapter_of(place, layer, row);
+            if (adapter == nullptr) continue;
+            any = true;
+            const int64_t steps = tiles(adapter->down.in);
+            for (int64_t strip = 0; strip < tiles(adapter->down.out); ++strip) {
+                Strip<E> tile(adapter->down.data, strip * steps, steps, Kind(adapter->down.kind));
+                product<E, Strip<E>&>(a + row * stride, stride, 1, tile, steps, sums);
+                E* to = own.ranks + row * padded(m.rank) + strip * TILE;
+                put_as(to, at<Floats>(sums)), put_as(to + HALF, at<Floats>(sums + HALF));
+            }
+        }
+        return any;
+    }
+
+    void add_adapters(Place place, const Layer& layer, int64_t first, int64_t rows, int64_t strip, Workspace<E>& own,
+                      float* sums) {
+        alignas(64) float added[TILE];
+        for (int64_t r = 0; r < rows; ++r) {
+            const Adapter* adapter = adapter_of(place, layer, first + r);
+            if (adapter == nullptr) continue;
+            const int64_t steps = tiles(adapter->up.in);
+            Strip<E> tile(adapter->up.data, strip * steps, steps, Kind(adapter->up.kind));
+            product<E, Strip<E>&>(own.ranks + (first + r) * padded(m.rank), 0, 1, tile, steps, added);
+            for (int64_t j = 0; j < TILE; ++j) sums[r * TILE + j] += added[j];
+        }
     }
 
     template <class Next>
     static void product_in_groups(const Matrix& w, const E* a, int64_t stride, int64_t rows, int64_t strip,
-                                  int64_t steps, Next tile, float* piece, float* sums) {
+                                  int64_t steps, Next& tile, float* piece, float* sums) {
         const int64_t stretch = w.group / TILE, groups = (steps + stretch - 1) / stretch;
         std::memset(sums, 0, size_t(rows * TILE) * sizeof(float));
         for (int64_t g = 0; g < groups; ++g) {
@@ -666,9 +874,7 @@ struct Forward {
             for (int64_t b = 0; b < blocks; ++b) {
                 const int64_t index = cache_index(l, table[b], task.head);
                 auto key = [&](int64_t step) { return tile_at<E>(m.keys, index * steps + step, kind, room); };
-                product(q + done * head_size, head_size, some, key, steps, sums);
-                for (int64_t r = 0; r < some; ++r)
-                    std::memcpy(scores + r * stride + b * TILE, sums + r * TILE, TILE * sizeof(float));
+                product(q + done * head_size, head_size, some, key, steps, scores + b * TILE, stride);
             }
             float inverse[HALF];
             for (int64_t r = 0; r < some; ++r) {
@@ -688,7 +894,9 @@ struct Forward {
                     const int64_t row = start + task.first + (done + r) / group;
                     const int64_t head = task.head * group + (done + r) % group;
                     E* to = attended + row * mixed + head * m.head_dim + strip * TILE;
-                    for (int64_t j = 0; j < columns; ++j) to[j] = Mode::of(sums[r * TILE + j] * inverse[r]);
+                    int64_t j = 0;
+                    for (; j + HALF <= columns; j += HALF) put_as(to + j, at<Floats>(sums + r * TILE + j) * inverse[r]);
+                    for (; j < columns; ++j) to[j] = Mode::of(sums[r * TILE + j] * inverse[r]);
                 }
             }
         }
@@ -699,29 +907,37 @@ struct Forward {
     // take the scales of their keys, and shares those of the values they are for.
     float softmax(float* scores, E* shares, int64_t first, int64_t end, int64_t blocks, int64_t l,
                   const int32_t* table, int64_t kv) const {
-        const float scale = 1.f / std::sqrt(float(m.head_dim));
         const bool bytes = m.cache_kind == INT8;
-        for (int64_t b = 0; b < blocks; ++b) {
-            const float* keys = bytes ? m.key_scales + cache_index(l, table[b], kv) * TILE : nullptr;
-            for (int64_t j = b * TILE; j < (b + 1) * TILE; ++j)
-                scores[j] = j < first || j >= end ? -INFINITY
-                            : bytes               ? scores[j] * scale * keys[j - b * TILE]
-                                                  : scores[j] * scale;
-        }
-        float top = -INFINITY;
-        for (int64_t j = first; j < end; ++j) top = std::max(top, scores[j]);
+        const Floats scale = all(1.f / std::sqrt(float(m.head_dim))), nothing = all(-INFINITY);
+        Floats top = nothing;
+        for (int64_t b = 0; b < blocks; ++b)
+            for (int64_t half = 0; half < TILE; half += HALF) {
+                const int64_t j = b * TILE + half;
+                Floats part = at<Floats>(scores + j) * scale;
+                if (bytes) part *= at<Floats>(m.key_scales + cache_index(l, table[b], kv) * TILE + half);
+                if (j < first || j + HALF > end) part = within(first - j, end - j) ? part : nothing;
+                put(scores + j, part);
+                top = part > top ? part : top;
+            }
+        float largest = -INFINITY;
+        for (int i = 0; i < 16; ++i) largest = std::max(largest, top[i]);
         Floats total{};
-        for (int64_t j = 0; j < blocks * TILE; j += HALF) {
-            const Floats part = exponential(at<Floats>(scores + j) - top);
-            total += part;
-            put(scores + j, part);
-        }
-        for (int64_t b = 0; b < blocks; ++b) {
-            const float* values = bytes ? m.value_scales + cache_index(l, table[b], kv) * TILE : nullptr;
-            for (int64_t j = b * TILE; j < (b + 1) * TILE; ++j)
-                shares[j] = Mode::of(bytes ? scores[j] * values[j - b * TILE] : scores[j]);
-        }
+        for (int64_t b = 0; b < blocks; ++b)
+            for (int64_t half = 0; half < TILE; half += HALF) {
+                const int64_t j = b * TILE + half;
+                Floats part = exponential(at<Floats>(scores + j) - largest);
+                total += part;
+                if (bytes) part *= at<Floats>(m.value_scales + cache_index(l, table[b], kv) * TILE + half);
+                put_as(shares + j, part);
+            }
         return 1.f / sum(total);
+    }
+
+    // Which of 16 lanes lie between the two.
+    static Ints within(int64_t first, int64_t end) {
+        const Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+        const Ints from = Ints{} + int32_t(std::max<int64_t>(first, 0)), to = Ints{} + int32_t(std::min<int64_t>(end, 16));
+        return (lane >= from) & (lane < to);
     }
 
     // ---- the whole
@@ -740,25 +956,24 @@ struct Forward {
             const Floats g = at<Floats>(sums + r * TILE), up = at<Floats>(sums + r * TILE + HALF);
             const Floats size = g < 0.f ? g : -g, e = exponential(size);  // of -|g|: nothing overflows
             const Floats sigmoid = (g < 0.f ? e : all(1.f)) / (e + 1.f), found = g * sigmoid * up;
-            E* to = gated + (first + r) * inner + strip * HALF;
-            for (int64_t j = 0; j < HALF; ++j) to[j] = Mode::of(found[j]);
+            put_as(gated + (first + r) * inner + strip * HALF, found);
         }
     }
 
-    void feed_forward(const Layer& layer, int thread) {
-        linear(layer.gate_up, narrow, width, s.rows, thread, [&](auto... found) { gate(found...); });
+    void feed_forward(const Layer& layer, Workspace<E>& own, int thread) {
+        linear(GATE_UP, &layer, layer.gate_up, narrow, width, s.rows, own, thread, [&](auto... found) { gate(found...); });
         barrier.wait();
-        linear(layer.down, gated, inner, s.rows, thread, [&](auto... found) { add_to_stream(found...); });
+        linear(DOWN, &layer, layer.down, gated, inner, s.rows, own, thread, [&](auto... found) { add_to_stream(found...); });
     }
 
-    void run(int thread, float* scores, E* shares) {
+    void run(int thread, Workspace<E>& own) {
         embed(thread);
         barrier.wait();
         for (int64_t l = 0; l < m.layers; ++l) {
             const Layer& layer = m.layer[l];
             norm_rows(layer.attention_norm, thread);
             barrier.wait();
-            linear(layer.qkv, narrow, width, s.rows, thread,
+            linear(QKV, &layer, layer.qkv, narrow, width, s.rows, own, thread,
                    [&](int64_t first, int64_t rows, int64_t strip, const float* sums) {
                        for (int64_t r = 0; r < rows; ++r)
                            std::memcpy(wide + (first + r) * wide_columns() + strip * TILE, sums + r * TILE,
@@ -769,21 +984,21 @@ struct Forward {
             barrier.wait();
             // Tasks are of unequal length: whoever is free takes the next.
             for (int64_t i; (i = next_task.fetch_add(1)) < task_count * (l + 1) + l * threads;)
-                attend(l, tasks[i - (task_count + threads) * l], scores, shares);
+                attend(l, tasks[i - (task_count + threads) * l], own.scores, own.shares);
             barrier.wait();
-            linear(layer.out, attended, mixed, s.rows, thread, [&](auto... found) { add_to_stream(found...); });
+            linear(OUT, &layer, layer.out, attended, mixed, s.rows, own, thread, [&](auto... found) { add_to_stream(found...); });
             barrier.wait();
             norm_rows(layer.feed_forward_norm, thread);
             barrier.wait();
-            feed_forward(layer, thread);
+            feed_forward(layer, own, thread);
             barrier.wait();
         }
-        finish(thread);
+        finish(own, thread);
         release_tiles();
     }
 
     // The last norm, for all rows where they are asked for, and the logits of some.
-    void finish(int thread) {
+    void finish(Workspace<E>& own, int thread) {
         const Range part = share(s.rows, thread, threads);
         if (s.hidden != nullptr)
             for (int64_t row = part.first; row < part.end; ++row) {
@@ -795,7 +1010,7 @@ struct Forward {
         for (int64_t i = outputs.first; i < outputs.end; ++i)
             norm(x + s.output_rows[i] * m.hidden, m.norm, narrow + i * width);
         barrier.wait();
-        linear(m.head, narrow, width, s.outputs, thread,
+        linear(HEAD, nullptr, m.head, narrow, width, s.outputs, own, thread,
                [&](int64_t first, int64_t rows, int64_t strip, const float* sums) {
                    const int64_t columns = std::min(TILE, m.vocabulary - strip * TILE);
                    for (int64_t r = 0; r < rows; ++r)
@@ -819,16 +1034,11 @@ bool forward(const Model& model, const Step& step, int threads) {
     std::atomic<bool> good{true};
 #pragma omp parallel num_threads(threads)
     {
-        float* scores = nullptr;
-        E* shares = nullptr;
-        for (int round = 0; round < 2 && (scores == nullptr || shares == nullptr); ++round) {
-            own.reset();
-            scores = own.take<float>(HALF * padded(work.longest));
-            shares = own.take<E>(HALF * padded(work.longest));
-        }
-        if (scores == nullptr || shares == nullptr || omp_get_num_threads() != threads) good = false;
+        Workspace<E> mine{};
+        if (!work.workspace(mine, own) && !work.workspace(mine, own)) good = false;
+        if (omp_get_num_threads() != threads) good = false;
 #pragma omp barrier
-        if (good) work.run(omp_get_thread_num(), scores, shares);
+        if (good) work.run(omp_get_thread_num(), mine);
     }
     return good;
 }
@@ -847,6 +1057,9 @@ int prepare(int wanted) {
 #endif
     return matrix_unit;
 }
+
+// Whether `prepare` found one.
+int has_unit() { return matrix_unit; }
 
 // Returns 0 where memory or threads could not be had.
 int step(const Model* model, const Step* what, int narrow, int threads) {

@@ -20,7 +20,7 @@ SOURCE = Path(__file__).with_name("decoder.cpp")
 TILE = 32
 """Rows and columns of a weight come in multiples of this, and so do positions: the size of a cache block."""
 HALF = TILE // 2
-FLOAT32, BFLOAT16, INT8, INT4 = range(4)
+FLOAT32, BFLOAT16, INT8, INT4, INT8_FOURS = range(5)
 """Kinds of tiles, as `decoder.cpp` numbers them."""
 
 
@@ -28,11 +28,17 @@ FLOAT32, BFLOAT16, INT8, INT4 = range(4)
 def library() -> ctypes.CDLL | None:
     """The compiled functions; None where they cannot be built."""
     try:
-        found = load(SOURCE, {"prepare": "n>n", "step": "ppnn>n"}, ("-fopenmp",))
+        found = load(SOURCE, {"prepare": "n>n", "has_unit": ">n", "step": "ppnn>n"}, ("-fopenmp",))
     except Unavailable:
         return None
     found.prepare(1)
     return found
+
+
+def has_unit() -> bool:
+    """Whether bf16 and int8 go through a matrix unit here."""
+    found = library()
+    return found is not None and bool(found.has_unit())
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +83,17 @@ def pack_floats(weight: Tensor, bias: Tensor | None = None) -> Packed:
     return Packed(data.contiguous(), kind, weight.shape, bias=_padded(bias))
 
 
-def pack_bytes(levels: Tensor, scales: Tensor, bias: Tensor | None = None) -> Packed:
-    """(out, in) int8 levels with one scale per output, (out, 1)."""
-    cut = _halves(levels).unflatten(-1, (HALF, 2))
-    data = cut.permute(0, 3, 1, 4, 5, 2).contiguous()  # of each 16 pairs all even ones, then all odd ones
-    return Packed(data, INT8, levels.shape, _padded(scales.flatten()), _padded(bias))
+def pack_bytes(levels: Tensor, scales: Tensor, bias: Tensor | None = None, *, fours: bool = False) -> Packed:
+    """(out, in) int8 levels with one scale per output, (out, 1). `fours`: for the matrix unit."""
+    if fours:
+        wide = levels.new_zeros(levels.shape[0], -(-levels.shape[1] // 64) * 64)
+        wide[:, : levels.shape[1]] = levels
+        cut = _halves(wide).flatten(3).unflatten(-1, (-1, 16, 4))
+        data, kind = cut.permute(0, 3, 1, 4, 2, 5), INT8_FOURS  # of 64 in k: 16 fours by columns
+    else:
+        cut = _halves(levels).unflatten(-1, (HALF, 2))
+        data, kind = cut.permute(0, 3, 1, 4, 5, 2), INT8  # of each 16 pairs all even ones, then all odd ones
+    return Packed(data.contiguous(), kind, levels.shape, _padded(scales.flatten()), _padded(bias))
 
 
 def pack_nibbles(levels: Tensor, scales: Tensor, bias: Tensor | None = None) -> Packed:
@@ -130,6 +142,12 @@ class MatrixStruct(Structure):
     ]
 
 
+class AdapterStruct(Structure):
+    """`Adapter`."""
+
+    _fields_ = [("down", MatrixStruct), ("up", MatrixStruct)]
+
+
 class LayerStruct(Structure):
     """`Layer`."""
 
@@ -148,7 +166,7 @@ class ModelStruct(Structure):
             (name, c_int64)
             for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "inner", "vocabulary")
         ),
-        *((name, c_int64) for name in ("experts", "experts_per_token", "normalise", "window")),
+        *((name, c_int64) for name in ("experts", "experts_per_token", "normalise", "window", "rank")),
         ("epsilon", c_float),
         ("layer", ctypes.POINTER(LayerStruct)),
         ("embedding", c_void_p),
