@@ -138,6 +138,7 @@ WIDEST = {
     "evaluate": (7_500, "it runs the model with all its kernels, on every suite"),
     "export": (7_400, "it loads models of every kind, and reads what it wrote with three readers"),
     "scale": (11_800, "it runs a station for every rung, fits a law to what they came to, and draws it"),
+    "serve": (12_500, "it runs the model with all its kernels, and speaks every endpoint's protocol"),
     "study": (12_300, "it runs two stations, tokenize and pretrain, for every cell of its table"),
 }
 """stage -> (lines, why it reaches further still)."""

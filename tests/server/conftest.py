@@ -1,26 +1,20 @@
-"""A real server on a port of its own, with a random tiny model behind it."""
+"""A server on a port of its own, with a random tiny model behind it."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import httpx
 import openai
 import pytest
 import torch
+from tests.server.running import running
 
 from modelwright.inference.engine import Engine
 from modelwright.model.config import ModelConfig
 from modelwright.model.transformer import Transformer
-from modelwright.server.app import create_app
-from modelwright.server.guards import Access
-from modelwright.server.listen import Server, bind
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.learn import learn
-
-MODEL = "tiny"
 
 
 @pytest.fixture(scope="session")
@@ -53,27 +47,6 @@ def model() -> Transformer:
 def engine(model: Transformer, tokenizer: BPETokenizer) -> Engine:
     """The same engine as the server's, to compare with."""
     return Engine(model, tokenizer, max_slots=8)
-
-
-@contextmanager
-def running(
-    engine: Engine, api_key: str | None = None, origins: tuple[str, ...] = (), **settings: int
-) -> Iterator[str]:
-    """The address of a server that ends with the block."""
-    listener = bind("127.0.0.1", 0)
-    port = listener.getsockname()[1]
-    access = Access.of("127.0.0.1", port, api_key, origins)
-    ready = threading.Event()
-    server = Server(create_app(engine, model=MODEL, access=access, fingerprint="abc", **settings), ready.set)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        assert ready.wait(30)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        listener.close()
 
 
 @pytest.fixture(scope="session")

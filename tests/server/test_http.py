@@ -16,6 +16,8 @@ from modelwright.server.guards import Access
 
 ASK = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
 CHAT = "/v1/chat/completions"
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+MADE = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
 
 
 def error_of(response: httpx.Response) -> dict:
@@ -38,10 +40,36 @@ def test_a_stream_is_server_sent_events_that_end_with_done(http):
 @pytest.mark.parametrize(
     ("more", "param", "code"),
     [
-        ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
-        ({"response_format": {"type": "json_schema"}}, "response_format", "unsupported_parameter"),
-        ({"logit_bias": {"5": 1}}, "logit_bias", "unsupported_parameter"),
-        ({"presence_penalty": 0.5}, "presence_penalty", "unsupported_parameter"),
+        ({"best_of": 2}, "best_of", "unsupported_parameter"),
+        ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
+        ({"guided_json": {"type": "object"}}, "guided_json", "unsupported_parameter"),
+        ({"min_tokens": 3}, "min_tokens", "unsupported_parameter"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function", "invalid_value"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type", "invalid_value"),
+        ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+        ({"tools": [TOOL, TOOL]}, "tools", "invalid_value"),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "other"}}},
+            "tool_choice",
+            "invalid_value",
+        ),
+        (
+            {"tools": [TOOL], "response_format": {"type": "json_object"}},
+            "response_format",
+            "unsupported_parameter",
+        ),
+        ({"response_format": {"type": "xml"}}, "response_format", "invalid_value"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "invalid_value"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            "response_format.json_schema.schema",
+            "invalid_value",
+        ),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs", "invalid_value"),
+        ({"logit_bias": {"five": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"5": 101}}, "logit_bias", "invalid_value"),
+        ({"presence_penalty": 2.5}, "presence_penalty", "invalid_value"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "invalid_value"),
         ({"temperature": "warm"}, "temperature", "invalid_value"),
         ({"temperature": 3}, "temperature", "invalid_value"),
         ({"top_p": 0}, "top_p", "invalid_value"),
@@ -50,7 +78,17 @@ def test_a_stream_is_server_sent_events_that_end_with_done(http):
         ({"seed": 1.5}, "seed", "invalid_value"),
         ({"stop": [""]}, "stop.0", "invalid_value"),
         ({"messages": []}, "messages", "invalid_value"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "invalid_value"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages.0.role", "invalid_value"),
+        (
+            {"messages": [{"role": "user", "content": "x", "tool_calls": [MADE]}]},
+            "messages.0.tool_calls",
+            "invalid_value",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]},
+            "messages.0.tool_call_id",
+            "invalid_value",
+        ),
         ({"messages": [{"role": "user", "content": None}]}, "messages.0.content", "invalid_value"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
@@ -64,7 +102,7 @@ def test_a_stream_is_server_sent_events_that_end_with_done(http):
         ),
         ({"top_logprobs": 3}, "top_logprobs", None),
         ({"stream_options": {"include_usage": True}}, "stream_options", None),
-        ({"max_tokens": 0}, "max_tokens", None),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(http, more, param, code):
@@ -109,9 +147,9 @@ def test_unknown_models_paths_and_methods(http):
 
 def test_the_front_page_says_what_this_is(http):
     answer = http.get("/", headers={"accept": "application/json"}).json()
-    assert answer["model"] == "tiny" and "OpenAI" in answer["about"]
+    assert answer["models"] == ["tiny"] and "OpenAI" in answer["about"]
     for endpoint in answer["endpoints"]:
-        method, path = endpoint.split(" ")
+        method, path = endpoint.replace("{id}", "tiny").split(" ")
         assert http.request(method, path).status_code in (200, 415), endpoint
     page = http.get("/", headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     assert page.headers["content-type"].startswith("text/html") and "<b>tiny</b>" in page.text
@@ -280,7 +318,7 @@ def test_every_answer_has_security_headers(http):
 def test_keys_and_listed_origins(model, tokenizer, start):
     key, page = "k" * 32, "https://models.example.com"
     with (
-        start(Engine(model, tokenizer), api_key=key, origins=(page,)) as url,
+        start(Engine(model, tokenizer), api_keys=(key,), origins=(page,)) as url,
         httpx.Client(base_url=url) as http,
     ):
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {key}"}):
@@ -309,10 +347,10 @@ def test_keys_and_listed_origins(model, tokenizer, start):
 def test_listening_beyond_this_machine_needs_a_key_and_an_origin():
     key, page = "k" * 32, "https://models.example.com"
     for host in ("0.0.0.0", "::", "192.168.1.5", "models.example.com"):
-        for settings in ({}, {"api_key": key}, {"origins": [page]}):
+        for settings in ({}, {"api_keys": [key]}, {"origins": [page]}):
             with pytest.raises(ConfigError, match="refusing to listen"):
                 Access.of(host, 8000, **settings)
-        assert "models.example.com" in Access.of(host, 8000, key, [page]).hosts
+        assert "models.example.com" in Access.of(host, 8000, [key], [page]).hosts
     for host in ("127.0.0.1", "::1", "localhost"):
         assert f"{'[::1]' if host == '::1' else host}:8000" in Access.of(host, 8000).hosts
 
@@ -323,9 +361,9 @@ def test_listening_beyond_this_machine_needs_a_key_and_an_origin():
 )
 def test_inexact_origins_are_refused(origin):
     with pytest.raises(ConfigError, match="exact origin"):
-        Access.of("127.0.0.1", 8000, None, [origin])
+        Access.of("127.0.0.1", 8000, (), [origin])
 
 
 def test_short_keys_are_refused():
-    with pytest.raises(ConfigError, match="at least 16"):
-        Access.of("127.0.0.1", 8000, "short")
+    with pytest.raises(ConfigError, match="key 2 has 5 characters"):
+        Access.of("127.0.0.1", 8000, ["k" * 16, "short"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import numpy as np
 import openai
 import pytest
 
@@ -128,7 +129,7 @@ def test_completion_streams_with_echo(client):
 def test_models(client):
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").object == "model"
-    with pytest.raises(openai.NotFoundError, match="only 'tiny'"):
+    with pytest.raises(openai.NotFoundError, match="Known: tiny"):
         client.models.retrieve("gpt-4")
 
 
@@ -163,3 +164,89 @@ def test_many_at_once_get_what_each_gets_alone(address, engine, tokenizer):
     for number, text in enumerate(asyncio.run(ask_all())):
         sampling = Sampling(max_tokens=5 + 3 * number, temperature=0.9, seed=number)
         assert text == engine.sample([ids_of(tokenizer, asks[number])], sampling)[0].text
+
+
+def test_embeddings(client, engine, tokenizer):
+    texts = ["Wien", "Die Hauptstadt von Österreich"]
+    expected = engine.embed([tokenizer.encode(text) for text in texts]).numpy()
+    got = client.embeddings.create(model="tiny", input=texts)  # the client asks for base64
+    plain = client.embeddings.create(model="tiny", input=texts, encoding_format="float")
+    by_ids = client.embeddings.create(model="tiny", input=tokenizer.encode("Wien"))
+    for answer in (got, plain, by_ids):
+        for place, entry in enumerate(answer.data):
+            assert entry.index == place
+            assert entry.embedding == pytest.approx(expected[place].tolist(), abs=1e-6)
+    assert got.usage.prompt_tokens == sum(len(tokenizer.encode(text)) for text in texts)
+    short = client.embeddings.create(model="tiny", input="Wien", dimensions=8).data[0].embedding
+    kept = expected[0, :8]
+    assert short == pytest.approx((kept / np.linalg.norm(kept)).tolist(), abs=1e-6)
+    for bad in ({"dimensions": 33}, {"dimensions": 0}, {"input": ""}, {"input": []}, {"input": [""]}):
+        with pytest.raises(openai.BadRequestError):
+            client.embeddings.create(**{"model": "tiny", "input": "Wien"} | bad)
+
+
+def test_responses_say_what_the_chat_says(client):
+    settings = {"model": "tiny", "temperature": 0.9, "top_p": 0.9}
+    chat = client.chat.completions.create(**settings, messages=ASK, max_tokens=12, seed=3)
+    asked = {"input": ASK[1]["content"], "instructions": ASK[0]["content"], "max_output_tokens": 12}
+    got = client.responses.create(**settings, **asked, extra_body={"seed": 3})
+    assert got.output_text == chat.choices[0].message.content
+    assert got.usage.input_tokens == chat.usage.prompt_tokens
+    assert got.usage.output_tokens == chat.usage.completion_tokens
+    cut = chat.choices[0].finish_reason == "length"
+    assert got.status == got.output[0].status == ("incomplete" if cut else "completed")
+    assert (got.incomplete_details.reason if cut else None) == ("max_output_tokens" if cut else None)
+    items = [
+        {"role": "developer", "content": [{"type": "input_text", "text": ASK[0]["content"]}]},
+        {"type": "message", "role": "user", "content": ASK[1]["content"]},
+    ]
+    same = client.responses.create(**settings, input=items, max_output_tokens=12, extra_body={"seed": 3})
+    assert same.output_text == got.output_text
+
+
+def test_streamed_responses_build_the_whole_one(client):
+    asked = {"model": "tiny", "input": "Wien?", "max_output_tokens": 20, "extra_body": {"seed": 2}}
+    whole = client.responses.create(**asked)
+    with client.responses.stream(**asked) as stream:
+        events = list(stream)
+        final = stream.get_final_response()
+    kinds = [event.type for event in events]
+    assert kinds[:2] == ["response.created", "response.in_progress"]
+    assert kinds[-1] == f"response.{whole.status}"
+    assert [event.sequence_number for event in events] == sorted({e.sequence_number for e in events})
+    texts = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert "".join(texts) == whole.output_text == final.output_text
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"previous_response_id": "resp_1"},
+        {"conversation": "conv_1"},
+        {"background": True},
+        {"store": True},
+        {"include": ["message.output_text.logprobs"]},
+        {"tools": [{"type": "web_search"}]},
+        {"input": [{"type": "item_reference", "id": "x"}]},
+    ],
+)
+def test_responses_refuse_what_needs_a_memory(client, more):
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.create(**{"model": "tiny", "input": "Wien"} | more)
+    assert refused.value.param.startswith(next(iter(more)))
+
+
+def test_penalties_and_bias_reach_the_engine(client, engine, tokenizer):
+    bias = {str(tokenizer.encode("W")[0]): 100}
+    forced = client.chat.completions.create(
+        model="tiny", messages=ASK, temperature=0, max_tokens=5, logit_bias=bias, logprobs=True
+    )
+    assert forced.choices[0].message.content == "WWWWW"
+    wishes = {"presence_penalty": 1.5, "frequency_penalty": 0.7, "seed": 4, "temperature": 0.6}
+    got = client.chat.completions.create(
+        model="tiny", messages=ASK, max_tokens=20, extra_body={"repetition_penalty": 1.3}, **wishes
+    )
+    sampling = Sampling(max_tokens=20, repetition_penalty=1.3, **wishes)
+    assert got.choices[0].message.content == engine.sample([ids_of(tokenizer, ASK)], sampling)[0].text
+    with pytest.raises(openai.BadRequestError, match="319"):
+        client.chat.completions.create(model="tiny", messages=ASK, logit_bias={"320": 1})

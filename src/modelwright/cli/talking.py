@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -66,34 +67,52 @@ def predict(
 
 @app.command(rich_help_panel=TALK)
 def serve(
-    model: ModelPath,
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Runs, stage folders or model folders, each as PATH or NAME=PATH."),
+    ],
     host: Annotated[
         str, typer.Option(help="Beyond loopback, a key and an origin are required.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 lets the system choose.")] = 8000,
-    name: Annotated[str | None, typer.Option(help="What clients call the model.")] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option(envvar="MODELWRIGHT_API_KEY", help="Clients must send it. Better by environment."),
+    name: Annotated[str | None, typer.Option(help="What clients call a single model.")] = None,
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", help="NAME=PATH of a LoRA adapter (MODEL:NAME=PATH). Repeatable."),
     ] = None,
+    api_keys: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--api-key",
+            envvar="MODELWRIGHT_API_KEY",
+            help="Clients must send it; repeatable. Better by environment or file.",
+        ),
+    ] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="A file with API keys, one a line.")] = None,
     origins: Annotated[
         list[str] | None,
         typer.Option("--allow-origin", help="An exact web origin that may call. Repeatable."),
     ] = None,
     slots: Annotated[int, typer.Option(min=1, help="Answers that are made at the same time.")] = 32,
     queue: Annotated[int, typer.Option(min=1, help="Answers that may be open; more are turned away.")] = 128,
+    drain: Annotated[float, typer.Option(min=0, help="Seconds that SIGTERM leaves to open answers.")] = 30,
 ) -> None:
-    """Serve a model over OpenAI's HTTP interface, on this machine."""
+    """Serve models over OpenAI's HTTP interface, on this machine."""
     from modelwright.life import stage_module
 
     stage_module("serve").serve(
-        model,
+        models,
         host,
         port,
         name=name,
-        api_key=api_key,
+        adapters=adapters or (),
+        api_keys=api_keys or (),
+        api_key_file=api_key_file,
         origins=origins or (),
         slots=slots,
         queue_limit=queue,
-        on_ready=lambda address: print(f"serving {model} at {address} (Ctrl-C stops)", file=sys.stderr),
+        drain_seconds=drain,
+        on_ready=lambda address: print(
+            f"serving {', '.join(models)} at {address} (Ctrl-C stops)", file=sys.stderr
+        ),
     )

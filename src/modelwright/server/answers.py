@@ -10,40 +10,40 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from modelwright.base.errors import UserError
-from modelwright.base.schema import Completion
 from modelwright.inference.engine import Delta
 from modelwright.server.errors import ApiError
 from modelwright.server.replies import Json
-from modelwright.server.worker import EngineFailed, Prompt, Worker
+from modelwright.server.worker import EngineFailed, Prompt, Ticket, Worker
+
+T = TypeVar("T")
 
 
 class Answer(Protocol):
-    """How one endpoint says what the engine found."""
+    """How one endpoint says what the engine found. Completions are numbered as their prompts are."""
 
     prompts: list[Prompt]
-    include_usage: bool
 
-    def whole(self, completions: list[Completion]) -> Json:
-        """The body of an answer in one piece."""
+    def whole(self, ends: list[Delta]) -> Json:
+        """The body of an answer in one piece, from the last delta of each completion."""
         ...
 
-    def opening(self, number: int) -> Json | None:
-        """The chunk before a completion's first piece."""
+    def opening(self) -> list[Json]:
+        """The chunks before the first piece."""
         ...
 
     def piece(self, number: int, delta: Delta) -> list[Json]:
         """The chunks that tell of a delta."""
         ...
 
-    def usage_chunk(self, completions: list[Completion]) -> Json:
-        """The last chunk, with the count of tokens."""
+    def closing(self, ends: list[Delta]) -> list[Json]:
+        """The chunks after the last piece."""
         ...
 
 
@@ -56,15 +56,15 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-async def _while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Run `work`, but give it up when the client goes."""
+async def while_connected(receive: Receive, work: Coroutine[object, object, T]) -> T:
+    """What `work` returns; it is given up, and `ClientGone` raised, when the client goes."""
     working = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_until_gone(receive))
     try:
         await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise ClientGone
-        working.result()
+        return working.result()
     finally:
         for task in (working, gone):
             task.cancel()
@@ -75,24 +75,26 @@ async def _while_connected(receive: Receive, work: Coroutine[Any, Any, None]) ->
 async def send_whole(worker: Worker, request: Request, answer: Answer) -> Response:
     """Wait for all completions and answer in one piece."""
     ticket = worker.submit(answer.prompts, streaming=False)
-    completions: dict[int, Completion] = {}
-
-    async def collect() -> None:
-        async for number, delta in ticket.deltas():
-            if delta.completion is not None:
-                completions[number] = delta.completion
-
     try:
-        await _while_connected(request.receive, collect())
-    except ClientGone:
-        return Response(status_code=499)  # nobody reads it
-    except EngineFailed as error:
-        raise ApiError(500, str(error), code="engine_failed") from error
-    except UserError as error:
-        raise ApiError(400, str(error), code="invalid_value") from error
+        ends = await while_connected(request.receive, _ends_of(ticket))
+    except (EngineFailed, UserError) as error:
+        raise _as_told(error) from error
     finally:
         worker.cancel(ticket)
-    return JSONResponse(answer.whole([completions[number] for number in sorted(completions)]))
+    return JSONResponse(answer.whole(ends))
+
+
+async def _ends_of(ticket: Ticket) -> list[Delta]:
+    """The last delta of each completion, in order."""
+    ends = {number: delta async for number, delta in ticket.deltas() if delta.completion is not None}
+    return [ends[number] for number in sorted(ends)]
+
+
+def _as_told(error: EngineFailed | UserError) -> ApiError:
+    """What went wrong in the engine, as a client is told it."""
+    if isinstance(error, UserError):
+        return ApiError(400, str(error), code="invalid_value")
+    return ApiError(500, str(error), code="engine_failed")
 
 
 class EventStream:
@@ -109,34 +111,34 @@ class EventStream:
             headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             async for event in self._events():
-                body = f"data: {event}\n\n".encode()
-                await send({"type": "http.response.body", "body": body, "more_body": True})
+                await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         try:
             with contextlib.suppress(ClientGone, OSError):
-                await _while_connected(receive, pump())
+                await while_connected(receive, pump())
         finally:
             self._worker.cancel(self._ticket)
 
     async def _events(self) -> AsyncIterator[str]:
-        answer, completions = self._answer, list[Completion]()
-        for number in range(len(answer.prompts)):
-            if (opening := answer.opening(number)) is not None:
-                yield _json(opening)
+        answer, ends = self._answer, dict[int, Delta]()
+        for chunk in answer.opening():
+            yield _event(chunk)
         try:
             async for number, delta in self._ticket.deltas():
                 for chunk in answer.piece(number, delta):
-                    yield _json(chunk)
+                    yield _event(chunk)
                 if delta.completion is not None:
-                    completions.append(delta.completion)
+                    ends[number] = delta
         except (EngineFailed, UserError) as error:
-            yield _json(ApiError(500, str(error), code="engine_failed").body())
+            yield _event(_as_told(error).body())
         else:
-            if answer.include_usage:
-                yield _json(answer.usage_chunk(completions))
-        yield "[DONE]"
+            for chunk in answer.closing([ends[number] for number in sorted(ends)]):
+                yield _event(chunk)
+        yield "data: [DONE]\n\n"
 
 
-def _json(content: Json) -> str:
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+def _event(chunk: Json) -> str:
+    """A chunk as an event; chunks that name their type (of /v1/responses) give the event that name."""
+    data = json.dumps(chunk, ensure_ascii=False, separators=(",", ":"))
+    return f"event: {chunk['type']}\ndata: {data}\n\n" if "type" in chunk else f"data: {data}\n\n"

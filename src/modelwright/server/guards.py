@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -48,9 +50,27 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def read_keys(file: Path) -> list[str]:
+    """The API keys in a file, one a line; empty lines and those that begin with # do not count."""
+    try:
+        others_may_read = file.stat().st_mode & 0o004
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the API keys in {file} cannot be read: {error}") from error
+    if others_may_read and os.name == "posix":
+        raise ConfigError(
+            f"{file} holds API keys and every user of this machine can read it: chmod o-r {file}"
+        )
+    keys = [line.strip() for line in lines]
+    keys = [key for key in keys if key and not key.startswith("#")]
+    if not keys:
+        raise ConfigError(f"{file} holds no API key, expected one a line")
+    return keys
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may talk to us: exact host names with port, exact foreign origins, and the key if any."""
+    """Who may talk to us: exact host names with port, exact foreign origins, and the keys if any."""
 
     hosts: frozenset[str]
     """What Host may say: our own names with port, and the names in the listed origins."""
@@ -58,33 +78,35 @@ class Access:
     """What a page that we served ourselves would call itself."""
     origins: frozenset[str]
     """The listed ones."""
-    api_key: str | None = None
+    api_keys: tuple[str, ...] = ()
+    """Any one of them will do; none means that no key is asked for."""
 
     @classmethod
-    def of(cls, host: str, port: int, api_key: str | None = None, origins: Sequence[str] = ()) -> Access:
+    def of(cls, host: str, port: int, api_keys: Sequence[str] = (), origins: Sequence[str] = ()) -> Access:
         """The rules for a server bound to `host` and `port`.
 
         Beyond loopback a key and an explicit origin are required: the origin names the address that
         clients will use, and without a key everybody in reach could use the model.
         """
         known = [_origin(origin) for origin in origins]
-        if not is_loopback(host) and not (api_key and known):
+        if not is_loopback(host) and not (api_keys and known):
             missing = " and ".join(
-                name for name, given in (("an API key", api_key), ("an origin", known)) if not given
+                name for name, given in (("an API key", api_keys), ("an origin", known)) if not given
             )
             raise ConfigError(
                 f"refusing to listen on {host}: that is reachable from other machines, and {missing} is not "
                 "set. Keep to 127.0.0.1, or set both, e.g. --api-key ... --allow-origin https://models.example.com"
             )
-        if api_key is not None and len(api_key) < 16:
-            raise ConfigError(f"the API key has {len(api_key)} characters, expected at least 16")
+        for number, key in enumerate(api_keys, 1):
+            if len(key) < 16:
+                raise ConfigError(f"API key {number} has {len(key)} characters, expected at least 16")
         names = {"127.0.0.1", "localhost", "[::1]", f"[{host}]" if ":" in host else host}
         own = {f"{name}:{port}" for name in names} | (names if port == 80 else set())
         return cls(
             hosts=frozenset(own | {urlsplit(origin).netloc for origin in known}),
             own_origins=frozenset(f"http://{name}" for name in own),
             origins=frozenset(known),
-            api_key=api_key,
+            api_keys=tuple(api_keys),
         )
 
     def check_host(self, headers: Headers) -> None:
@@ -110,12 +132,13 @@ class Access:
         return None
 
     def has_key(self, headers: Headers) -> bool:
-        """Whether the right key came along, or none is asked for."""
-        if self.api_key is None:
+        """Whether one of the keys came along, or none is asked for."""
+        if not self.api_keys:
             return True
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        right = secrets.compare_digest(given.strip().encode(), self.api_key.encode())
-        return scheme.lower() == "bearer" and right
+        # All are compared, so that the time taken does not tell which one was nearly right.
+        right = [secrets.compare_digest(given.strip().encode(), key.encode()) for key in self.api_keys]
+        return scheme.lower() == "bearer" and any(right)
 
     def check_key(self, headers: Headers) -> None:
         """Refuse a missing or wrong key, where one is set."""

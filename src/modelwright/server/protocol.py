@@ -6,24 +6,20 @@ honour is refused by name: an answer that silently disregards it would be worse 
 
 from __future__ import annotations
 
+import json
+import re
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from modelwright.base.schema import Conversation, Message, Role, Sampling
+from modelwright.base.schema import Sampling, Structure
 from modelwright.server.errors import ApiError
 
 # Field -> the values that ask for nothing, and so can be honoured. None always can.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "repetition_penalty": (1,),
-    "logit_bias": ({},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -37,9 +33,40 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "grammar": ("",),
     "guided_json": (),
     "guided_regex": (),
-    "structured_outputs": (),
+    "guided_choice": (),
+    "guided_grammar": (),
     "ignore_eos": (False,),
+    "min_tokens": (0,),
+    "prompt_logprobs": (),
+    "use_beam_search": (False,),
+    # of /v1/responses, which keeps nothing
+    "previous_response_id": (),
+    "conversation": (),
+    "background": (False,),
+    "reasoning": ({}, {"effort": "none"}),
+    "include": ([],),
+    "truncation": ("disabled",),
+    "max_tool_calls": (),
+    "prompt_template": (),
 }
+
+
+class Asked(BaseModel):
+    """What the requests of all endpoints share."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    model: str | None = None
+
+    def refuse_unsupported(self) -> None:
+        """Raise for the first field that we know and cannot honour."""
+        for name, value in (self.model_extra or {}).items():
+            if name in _NEUTRAL and value is not None and value not in _NEUTRAL[name]:
+                raise unsupported(name)
+
+
+def unsupported(param: str, why: str = "is not supported by this server; leave it out") -> ApiError:
+    """The refusal of a field that we know and cannot honour."""
+    return ApiError(400, f"'{param}' {why}", code="unsupported_parameter", param=param)
 
 
 class StreamOptions(BaseModel):
@@ -49,14 +76,42 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class StructuredOutputs(BaseModel):
+    """vLLM's field for what an answer's text must be: exactly one of these."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    json_: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
+    json_object: bool | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    choice: Annotated[list[str], Field(min_length=1)] | None = None
+
+    def structure(self) -> Structure:
+        """As our own noun."""
+        given = {name: value for name, value in self if value}
+        if len(given) != 1:
+            message = f"'structured_outputs' needs exactly one of its fields, received {len(given)}"
+            raise ApiError(400, message, code="invalid_value", param="structured_outputs")
+        if self.choice:
+            return Structure("regex", "|".join(map(re.escape, self.choice)))
+        if self.json_:
+            schema = self.json_ if isinstance(self.json_, str) else json.dumps(self.json_)
+            return Structure("json_schema", schema)
+        if self.regex:
+            return Structure("regex", self.regex)
+        return Structure("grammar", self.grammar) if self.grammar else Structure("json_object", "")
+
+
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Penalty = Annotated[Finite, Field(ge=-2, le=2)]
+Bias = dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[Finite, Field(ge=-100, le=100)]]
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
+Schema = dict[str, Any]
 
 
-class Request(BaseModel):
-    """What both endpoints share."""
+class Drawing(Asked):
+    """What the requests share that ask for an answer: how its tokens are drawn."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
-    model: str | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: Annotated[Finite, Field(ge=0, le=2)] | None = None
@@ -64,29 +119,29 @@ class Request(BaseModel):
     top_k: Annotated[int, Field(ge=-1)] | None = None
     """-1 and 0 keep all."""
     min_p: Annotated[Finite, Field(ge=0, le=1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[Finite, Field(gt=0, le=10)] | None = None
+    logit_bias: Annotated[Bias, Field(max_length=1024)] | None = None
     n: Annotated[int, Field(ge=1, le=64)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: (
-        Annotated[str, Field(min_length=1, max_length=256)]
-        | Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=16)]
-        | None
-    ) = None
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] | None = None
+    structured_outputs: StructuredOutputs | None = None
+
+    def structure(self) -> Structure | None:
+        """What the answer's text must be."""
+        return self.structured_outputs.structure() if self.structured_outputs else None
 
     def refuse_unsupported(self) -> None:
         """Raise for the first field that we know and cannot honour."""
-        for name, value in (self.model_extra or {}).items():
-            if name in _NEUTRAL and value is not None and value not in _NEUTRAL[name]:
-                raise ApiError(
-                    400,
-                    f"'{name}' is not supported by this server; leave it out",
-                    code="unsupported_parameter",
-                    param=name,
-                )
+        super().refuse_unsupported()
         if self.stream_options is not None and not self.stream:
             raise ApiError(400, "'stream_options' needs 'stream': true", param="stream_options")
 
-    def sampling(self, max_tokens: int, top_logprobs: int) -> Sampling:
+    def sampling(
+        self, *, max_tokens: int, top_logprobs: int, adapter: str | None, structure: Structure | None
+    ) -> Sampling:
         """The engine's settings; OpenAI's defaults where nothing is said (temperature 1)."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return Sampling(
@@ -97,7 +152,14 @@ class Request(BaseModel):
             min_p=self.min_p or 0.0,
             seed=self.seed,
             stop=tuple(stop),
+            stop_ids=tuple(self.stop_token_ids or ()),
             top_logprobs=top_logprobs,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=tuple((int(token), bias) for token, bias in (self.logit_bias or {}).items()),
+            adapter=adapter,
+            structure=structure,
         )
 
     @property
@@ -106,105 +168,57 @@ class Request(BaseModel):
         return self.stream_options is not None and self.stream_options.include_usage
 
 
-class TextPart(BaseModel):
-    """A piece of a message; images and sound are refused."""
+class TextFormat(BaseModel):
+    """Any text will do."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True)
     type: Literal["text"]
-    text: str
 
 
-class ChatMessage(BaseModel):
-    """A turn."""
+class JsonObjectFormat(BaseModel):
+    """The answer is a JSON object."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-
-    def message(self, place: int) -> Message:
-        """As our own noun; refuses what the chat template has no place for."""
-        for name in ("name", "tool_calls", "function_call", "audio", "tool_call_id"):
-            if (self.model_extra or {}).get(name):
-                param = f"messages.{place}.{name}"
-                raise ApiError(400, f"'{param}' is not supported", code="unsupported_parameter", param=param)
-        text = self.content if isinstance(self.content, str) else "".join(p.text for p in self.content)
-        role: Role = "system" if self.role == "developer" else self.role
-        return Message(role=role, content=text)
+    model_config = ConfigDict(strict=True)
+    type: Literal["json_object"]
 
 
-class ChatRequest(Request):
-    """POST /v1/chat/completions."""
-
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-
-    def conversation(self) -> Conversation:
-        """The messages as one conversation."""
-        return Conversation(messages=tuple(m.message(i) for i, m in enumerate(self.messages)))
-
-    def chat_sampling(self, room: int) -> Sampling:
-        """Without a wish, an answer may fill the `room` that the context leaves."""
-        if self.top_logprobs and not self.logprobs:
-            raise ApiError(400, "'top_logprobs' needs 'logprobs': true", param="top_logprobs")
-        wish = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        if wish == 0:
-            raise ApiError(400, "'max_tokens' is 0, expected at least 1", param="max_tokens")
-        return self.sampling(room if wish is None else wish, self.top_logprobs or 0)
+def schema_structure(schema: Schema | None, param: str) -> Structure:
+    """The structure that a JSON schema asks for. It is always enforced, `strict` or not."""
+    if schema is None:
+        raise ApiError(400, f"'{param}' is missing", code="invalid_value", param=param)
+    return Structure("json_schema", json.dumps(schema))
 
 
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+A = TypeVar("A", bound=Asked)
 
 
-class CompletionRequest(Request):
-    """POST /v1/completions."""
-
-    prompt: str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
-    echo: bool = False
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-
-    def prompts(self) -> list[str | list[int]]:
-        """One or several prompts, as text or as ids."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [[int(token) for token in self.prompt if isinstance(token, int)]]
-        return [prompt for prompt in self.prompt if not isinstance(prompt, int)]
-
-
-R = TypeVar("R", bound=Request)
-
-
-def parse(kind: type[R], body: bytes, model: str) -> R:
+def parse(kind: type[A], body: bytes) -> A:
     """Body -> request, or an error that names the field and what was expected."""
     try:
-        request = kind.model_validate_json(body)
+        asked = kind.model_validate_json(body)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False)
+        places = [(_place(kind, fault["loc"]), fault["msg"]) for fault in faults]
         # Of the branches of a union, the one that went deepest is what the client meant.
-        fault = max(faults, key=lambda fault: len(_field_of(fault["loc"])))
-        param = ".".join(_field_of(fault["loc"])) or None
+        place, message = max(places, key=lambda fault: len(fault[0]))
+        param = ".".join(place) or None
         where = f"'{param}': " if param else "the body: "
-        raise ApiError(400, f"{where}{fault['msg']}", code="invalid_value", param=param) from None
-    if request.model is not None and request.model != model:
-        raise ApiError(
-            404,
-            f"the model '{request.model[:80]}' is not served here; this server has '{model}'",
-            code="model_not_found",
-            param="model",
-        )
-    request.refuse_unsupported()
-    return request
+        raise ApiError(400, f"{where}{message}", code="invalid_value", param=param) from None
+    asked.refuse_unsupported()
+    return asked
 
 
-_FIELDS = frozenset(
-    name
-    for kind in (ChatRequest, CompletionRequest, ChatMessage, TextPart, StreamOptions)
-    for name in kind.model_fields
-)
+@cache
+def _field_names(kind: type[BaseModel]) -> frozenset[str]:
+    """The names of a request's fields at all depths."""
+    schema = kind.model_json_schema()
+    parts = (schema, *schema.get("$defs", {}).values())
+    return frozenset(name for part in parts for name in part.get("properties", {}))
 
 
-def _field_of(place: tuple[int | str, ...]) -> list[str]:
+def _place(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
     """messages, 0, content: pydantic's place without the branches of unions that it names too."""
-    return [str(part) for part in place if isinstance(part, int) or part in _FIELDS]
+    known = _field_names(kind)
+    named = [str(part) for part in place if isinstance(part, int) or part in known]
+    # A branch may be called as the field that it has: response_format, json_schema, json_schema.
+    return [part for part, before in zip(named, [None, *named], strict=False) if part != before]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from modelwright.base.schema import Completion
+from modelwright.inference.engine import Delta
 from modelwright.inference.text import ByteTokenizer
 
 Json = dict[str, Any]
@@ -35,13 +36,25 @@ class Envelope:
         }
 
 
-def usage(prompt_tokens: int, completions: Iterable[Completion]) -> Json:
+def completion_of(end: Delta) -> Completion:
+    """The answer that a last delta tells of."""
+    assert end.completion is not None
+    return end.completion
+
+
+def cached_tokens(ends: Sequence[Delta], copies: int = 1) -> int:
+    """How many tokens of the prompts needed no computing; of `copies` of a prompt the first one counts."""
+    return sum(end.timing.cached_tokens for end in ends[::copies] if end.timing is not None)
+
+
+def usage(prompt_tokens: int, ends: Sequence[Delta], copies: int = 1) -> Json:
     """The count of tokens; a prompt counts once, however many answers it gets."""
-    drawn = sum(len(completion.ids) for completion in completions)
+    drawn = sum(len(completion_of(end).ids) for end in ends)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": drawn,
         "total_tokens": prompt_tokens + drawn,
+        "prompt_tokens_details": {"cached_tokens": cached_tokens(ends, copies)},
     }
 
 

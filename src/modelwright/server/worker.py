@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from typing import TypeVar
 from modelwright.base.schema import Sampling
 from modelwright.inference.engine import Delta, Engine
 from modelwright.inference.sampling import seed_of_copy
+from modelwright.server.meters import Meters
 
 T = TypeVar("T")
 Prompt = tuple[Sequence[int], Sampling]
@@ -46,6 +48,8 @@ class Ticket:
     inbox: asyncio.Queue[tuple[int, Delta] | Exception] = field(default_factory=asyncio.Queue)
     open: dict[int, int] = field(default_factory=dict[int, int])
     """Engine request -> number of the completion, for those not finished. The worker's own."""
+    heard: dict[int, float] = field(default_factory=dict[int, float])
+    """Engine request -> when its last piece came, in seconds of `time.monotonic`. The worker's own."""
 
     def deliver(self, item: tuple[int, Delta] | Exception) -> None:
         """Hand something to the event loop (called in the worker's thread)."""
@@ -66,10 +70,12 @@ class Ticket:
 class Worker:
     """Runs an engine in a thread; at most `capacity` completions are open at a time."""
 
-    def __init__(self, engine: Engine, capacity: int, on_error: Callable[[Exception], None]) -> None:
+    def __init__(
+        self, engine: Engine, capacity: int, on_error: Callable[[Exception], None], meters: Meters
+    ) -> None:
         self._engine = engine
         self.capacity = capacity
-        self._on_error = on_error
+        self._on_error, self._meters = on_error, meters
         self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._tickets: dict[int, Ticket] = {}
         self._open = 0
@@ -163,19 +169,36 @@ class Worker:
             if ticket is None:
                 continue
             number = ticket.open[delta.request]
+            self._measure(ticket, number, delta)
             if delta.completion is not None:
                 self._forget(ticket, delta.request)
             ticket.deliver((number, delta))
 
+    def _measure(self, ticket: Ticket, number: int, delta: Delta) -> None:
+        if ticket.streaming:
+            now = time.monotonic()
+            if delta.request in ticket.heard:
+                self._meters.between_tokens(now - ticket.heard[delta.request])
+            ticket.heard[delta.request] = now
+        if delta.completion is not None:
+            self._meters.ended(len(ticket.prompts[number][0]), delta)
+
     def _drop(self, ticket: Ticket) -> None:
         for request in list(ticket.open):
-            self._engine.cancel(request)
             self._forget(ticket, request)
+            self._meters.aborted()
+            self._engine.cancel(request)
 
     def _fail(self, error: Exception) -> None:
-        for ticket in set(self._tickets.values()):
+        """Give everything up. An engine in disorder may fail at that too: nobody must wait for it."""
+        tickets = set(self._tickets.values())
+        for ticket in tickets:
             ticket.deliver(error)
-            self._drop(ticket)
+        for ticket in tickets:
+            try:
+                self._drop(ticket)
+            except Exception as again:
+                self._on_error(again)
 
     def _forget(self, ticket: Ticket, request: int) -> None:
         del ticket.open[request], self._tickets[request]

@@ -1,60 +1,130 @@
-"""Serve a model over OpenAI's HTTP interface. The one verb that makes no artifact."""
+"""Serve models over OpenAI's HTTP interface. The one verb that makes no artifact."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from modelwright.base.errors import ConfigError, did_you_mean
 from modelwright.formats.huggingface import load_model
 from modelwright.formats.locate import identify, resolve_model
+from modelwright.formats.peft import load_adapter
 from modelwright.inference.engine import Engine
 from modelwright.server.app import create_app
-from modelwright.server.guards import Access
+from modelwright.server.guards import Access, read_keys
 from modelwright.server.listen import Server, bind
+from modelwright.server.models import Loaded, Source
 from modelwright.tokenizer.bpe import BPETokenizer
 
 
 def serve(
-    model_path: Path | str,
+    models: Path | str | Sequence[Path | str],
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
     name: str | None = None,
-    api_key: str | None = None,
+    adapters: Sequence[str] = (),
+    api_keys: Sequence[str] = (),
+    api_key_file: Path | None = None,
     origins: Sequence[str] = (),
     slots: int = 32,
     queue_limit: int = 128,
     body_limit: int = 1 << 20,
+    drain_seconds: float = 30,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Load a model and answer requests until interrupted.
+    """Load models and answer requests until interrupted, or drained by SIGTERM.
 
-    Port 0 lets the system choose. `on_ready` is called with the address once requests are taken.
-    Beyond loopback, `api_key` and at least one exact origin are required.
+    A model is a path, or NAME=PATH; a LoRA adapter is NAME=PATH, or MODEL:NAME=PATH where several models
+    are served. Port 0 lets the system choose. `on_ready` is called with the address
+    once requests are taken; until then /health says that the models are being loaded. Beyond loopback, a
+    key and at least one exact origin are required.
     """
     listener = bind(host, port)
     try:
         host, port = listener.getsockname()[:2]
-        access = Access.of(host, port, api_key, origins)
-        folder = resolve_model(model_path)
-        about = identify(folder)
-        engine = Engine(load_model(folder, dtype, device), BPETokenizer.load(folder), max_slots=slots)
-        app = create_app(
-            engine,
-            model=name or _name_of(folder),
-            access=access,
-            fingerprint=about.short_id,
-            queue_limit=queue_limit,
-            body_limit=body_limit,
-        )
+        keys = [*api_keys, *(read_keys(api_key_file) if api_key_file else ())]
+        access = Access.of(host, port, keys, origins)
+        folders = named([models] if isinstance(models, Path | str) else models, name)
+        found = adapters_of(adapters, list(folders))
+        sources = [
+            Source(model, partial(_load, path, found[model], slots, dtype, device))
+            for model, path in folders.items()
+        ]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
-        Server(app, (lambda: on_ready(address)) if on_ready else None).run(sockets=[listener])
+        failures: list[Exception] = []
+
+        def loaded(failure: Exception | None) -> None:
+            if failure is not None:
+                failures.append(failure)
+                server.should_exit = True
+            elif on_ready is not None:
+                on_ready(address)
+
+        app, service = create_app(
+            sources, access=access, queue_limit=queue_limit, body_limit=body_limit, on_loaded=loaded
+        )
+        server = Server(app, service.drain, drain_seconds)
+        server.run(sockets=[listener])
+        if failures:
+            raise failures[0]
     finally:
         listener.close()
+
+
+def named(models: Sequence[Path | str], name: str | None = None) -> dict[str, Path]:
+    """Name -> path of "NAME=PATH" or of bare paths, which are called after their run or folder (or `name`,
+    where there is only one). A path that holds no model is refused here, before anything is loaded."""
+    if name is not None and len(models) > 1:
+        raise ConfigError("--name names one model; write NAME=PATH where there are several")
+    found: dict[str, Path] = {}
+    for model in models:
+        given, equals, rest = str(model).partition("=")
+        bare = not equals or Path(model).exists()
+        path = Path(model if bare else rest).expanduser()
+        called = name or (_name_of(resolve_model(path)) if bare else given)
+        resolve_model(path)
+        if called in found:
+            raise ConfigError(
+                f"two models are called '{called}': {found[called]} and {path}. Write NAME=PATH"
+            )
+        found[called] = path
+    return found
+
+
+def adapters_of(adapters: Sequence[str], models: Sequence[str]) -> dict[str, dict[str, Path]]:
+    """Model -> its LoRA adapters' names and paths. Clients ask for an adapter as for a model, so no two
+    may have the same name."""
+    found: dict[str, dict[str, Path]] = {model: {} for model in models}
+    taken = set(models)
+    for adapter in adapters:
+        given, _, path = adapter.partition("=")
+        model, _, name = given.rpartition(":")
+        model = model or models[0]
+        if not name or not path or (":" not in given and len(models) > 1):
+            expected = "NAME=PATH" if len(models) == 1 else "MODEL:NAME=PATH, since there are several models"
+            raise ConfigError(f"--adapter {adapter}: expected {expected}")
+        if model not in found:
+            raise ConfigError(f"--adapter {adapter}: no model '{model}'.{did_you_mean(model, models)}")
+        if name in taken:
+            raise ConfigError(f"--adapter {adapter}: the name '{name}' is taken")
+        taken.add(name)
+        found[model][name] = Path(path).expanduser()
+    return found
+
+
+def _load(path: Path, adapters: Mapping[str, Path], slots: int, dtype: torch.dtype, device: str) -> Loaded:
+    """What the paths hold now: a run may have got a more finished model since."""
+    folder = resolve_model(path)
+    engine = Engine(load_model(folder, dtype, device), BPETokenizer.load(folder), max_slots=slots)
+    for name, adapter in adapters.items():
+        engine.add_adapter(name, load_adapter(adapter))
+    return Loaded(engine, identify(folder).short_id)
 
 
 def _name_of(folder: Path) -> str:
