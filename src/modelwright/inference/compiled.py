@@ -38,7 +38,7 @@ GROUPS = (
 
 def serves(model: Transformer) -> bool:
     """Whether there is compiled code for this model, here."""
-    dense = not (model.config.mixture_layers or model.config.sliding_window)
+    dense = not model.config.mixture_layers
     return (
         dense
         and model.compute_dtype in MODES
