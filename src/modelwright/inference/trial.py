@@ -15,6 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from modelwright.base.errors import UserError
 
+try:
+    import resource
+except ModuleNotFoundError:  # Windows: the clock has to do
+    resource = None
+
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
@@ -103,11 +108,7 @@ def _main() -> int:
     """The child: exit code 0 for a grammar that compiles, 1 and why for one that does not."""
     from llguidance import LLTokenizer, TokenizerWrapper
 
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows: the clock has to do
-        pass
-    else:
+    if resource is not None:
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
         resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
