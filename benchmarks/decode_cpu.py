@@ -144,8 +144,8 @@ ALL = *OURS, "transformers, eager", "transformers, compiled", *LLAMA_CPP
 READERS = tuple(side for side in ALL if side not in ("transformers, compiled", "ours INT4"))
 """Sides of which prefill is told: compiled or not, transformers reads prompts in the same way."""
 CASES = {
-    "decode, one thread": Case("decode", "medium", 1, 1, (*ALL, READER), DECODE_ROWS, 9),
-    "decode, two threads": Case("decode", "medium", 2, 1, (*ALL, READER), DECODE_ROWS, 9),
+    "decode, one thread": Case("decode", "medium", 1, 1, (*ALL, READER), DECODE_ROWS, 7),
+    "decode, two threads": Case("decode", "medium", 2, 1, (*ALL, READER), DECODE_ROWS, 7),
     "prefill, one thread": Case("prefill", "medium", 1, 1, READERS, PREFILL_ROWS, 6),
     "prefill, two threads": Case("prefill", "medium", 2, 1, READERS, PREFILL_ROWS, 9),
     "32 at once": Case("concurrent", "medium", 2, 32, (*ALL, "ours bf16, alone"), TOGETHER_ROWS, 7),

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
 
 from modelwright.inference.measure import Phases
 
@@ -36,9 +35,14 @@ class Transformers:
         dtype: torch.dtype = torch.bfloat16,
         device: str = "cpu",
     ) -> None:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+        import transformers  # seconds that the other sides' processes are spared
+
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attention
+        )
         self.model = model.to(device).eval()
         self.facts = {"weights": float(sum(p.numel() * p.element_size() for p in model.parameters()))}
+        self._cache: Any = transformers.StaticCache if compiled else transformers.DynamicCache
         self._static = compiled
         self._decode: Any = torch.compile(self.model, dynamic=False) if compiled else self.model
 
@@ -46,7 +50,8 @@ class Transformers:
     def time_phases(self, prompts: Sequence[Sequence[int]], tokens: int) -> Phases:
         """Continue prompts of one length by `tokens` tokens each."""
         ids = torch.tensor(prompts, device=self.model.device)
-        cache = self._cache(ids.shape[1] + tokens)
+        sizes = {"max_cache_len": ids.shape[1] + tokens} if self._static else {}
+        cache = self._cache(config=self.model.config, **sizes)
         start = time.perf_counter()
         best = self._best(self.model, ids, cache, 0)
         all_started = time.perf_counter()
@@ -54,11 +59,6 @@ class Transformers:
             best = self._best(self._decode, best, cache, ids.shape[1] + number)
         ended = time.perf_counter()
         return Phases(all_started - start, ended - all_started, len(prompts) * (tokens - 1))
-
-    def _cache(self, length: int) -> Any:
-        if self._static:
-            return StaticCache(config=self.model.config, max_cache_len=length)
-        return DynamicCache(config=self.model.config)
 
     def _best(self, forward: Any, ids: Tensor, cache: Any, position: int) -> Tensor:
         """(B, 1) most likely next tokens; on a GPU they stay there, but each step is waited for."""

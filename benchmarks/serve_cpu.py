@@ -31,6 +31,7 @@ import httpx
 import torch
 
 from decode_models import CONFIGS, gguf_file, library_text, model_folder
+from decode_peers import Transformers
 from modelwright.inference.measure import random_prompts
 from modelwright.stages.serve import serve
 from record import Pace, Row, compare, interleave, publish
@@ -178,8 +179,6 @@ def work(name: str) -> None:
 
 def work_without_server(folder: Path, pace: Pace) -> None:
     """transformers' turns: all prompts in one batch."""
-    from decode_peers import Transformers
-
     model = Transformers(folder)
     for turn in range(10**6):
         prompts = random_prompts(CONFIGS["medium"].vocab_size, CLIENTS, PROMPT_TOKENS, turn)
