@@ -5,7 +5,8 @@ turn each continues fresh prompts greedily (inference/measure.py): one alone, so
 told apart, or 32 at once. Every turn has prompts that no earlier one had. transformers runs in a loop of its
 own forward passes, eagerly and compiled with a static cache; llama.cpp with flash attention on and off; of
 each the fastest is the peer, and the others' medians stand beside the rows. Ours is the engine that chat,
-evaluation and the server share (`submit` and `step`), in bf16 and with quantized weights.
+evaluation and the server share (`submit` and `step`), in bf16 and with quantized weights (then the head
+in 8 bits too, as in llama.cpp's files).
 
 A last side reads a buffer as large as the weights and does nothing else: the bandwidth that bounds decoding.
 `shares` says what part of it each side reaches: bytes of weights x tokens per second / bandwidth of a buffer
@@ -62,8 +63,11 @@ class Ours:
     def __init__(self, folder: Path, slots: int, format: str) -> None:
         source = quantized_folder(folder, format) if format in SCHEMES else folder
         model = load_model(source, torch.float32 if format == "fp32" else torch.bfloat16)
-        self.facts: dict[str, float] = {"weights": step_bytes(model, 1, 0)}
-        self._engine = Engine(model, BPETokenizer.load(folder), max_slots=slots, stop_ids=())
+        # As llama.cpp's quantized files, which have the output projection in 8 bits (Q8_0) or 6 (Q4_0).
+        head: Literal["auto", "int8"] = "int8" if format in SCHEMES else "auto"
+        saved = model.head.numel() if head == "int8" else 0
+        self.facts: dict[str, float] = {"weights": step_bytes(model, 1, 0) - saved}
+        self._engine = Engine(model, BPETokenizer.load(folder), max_slots=slots, stop_ids=(), head=head)
 
     def time_phases(self, prompts: list[list[int]], tokens: int) -> Phases:
         """As `inference.measure` does."""

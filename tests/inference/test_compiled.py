@@ -246,3 +246,16 @@ def test_a_window_hides_what_lies_before_it():
         for parameter in model.parameters():
             parameter.mul_(2) if parameter.dim() > 1 else None
     assert errors(model, CompiledRunner(model, 12)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_in_eight_bits_is_off_by_its_rounding_only(dtype: torch.dtype, unit: str):
+    model = model_of("qwen3", dtype)
+    pieces = [Piece(ids_of(70, 1), 0, [3, 5, 7], 70)]
+    exact = CompiledRunner(model, 12)
+    hidden, logits = exact.hidden(pieces), exact.logits(pieces)
+    found = CompiledRunner(model, 12, eight_bit_head=True).logits(pieces)
+    # Each weight is off by half a level of its row at most.
+    bound = hidden.abs().sum(-1, keepdim=True) * model.head.float().abs().amax(-1) / 254
+    slack = 1e-4 if dtype == torch.float32 else 0.02 * float(logits.std())
+    assert ((found - logits).abs() <= bound + slack).all() and not torch.equal(found, logits)

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modelwright.inference.runner import Piece
+from modelwright.base.errors import UserError
+from modelwright.inference.runner import Piece, PlainRunner, Runner
 from modelwright.kernels import decoder
 from modelwright.kernels.decoder import Packed
 from modelwright.model.adapters import AdapterSet, LowRank
@@ -47,17 +48,38 @@ def serves(model: Transformer) -> bool:
     )
 
 
+def runner_of(
+    model: Transformer, blocks: int, cache: str, adapters: AdapterSet, *, head: str, use_compiled: bool
+) -> Runner:
+    """The quickest runner that there is for a model here; the plain one where `use_compiled` is False."""
+    if use_compiled and serves(model):
+        return CompiledRunner(model, blocks, cache, adapters, eight_bit_head=head == "int8")
+    if head == "int8":
+        raise UserError("head 'int8' needs the compiled path: a dense model on a CPU, and GCC on Linux")
+    return PlainRunner(model, blocks, cache, adapters)
+
+
 class CompiledRunner:
     """The model in compiled code, with its cache."""
 
     def __init__(
-        self, model: Transformer, blocks: int, cache: str = "auto", adapters: AdapterSet | None = None
+        self,
+        model: Transformer,
+        blocks: int,
+        cache: str = "auto",
+        adapters: AdapterSet | None = None,
+        *,
+        eight_bit_head: bool = False,
     ) -> None:
+        """`eight_bit_head` keeps the output projection in int8, one scale for each token: in a small model
+        it is a large part of what every token reads. It is off by its rounding alone, at most 1/254 of a
+        row's largest."""
         self.model = model.eval()
         self._adapters = adapters or AdapterSet(model)
         self._packed_adapters: tuple[str, ...] = ()
         self.device = torch.device("cpu")
         self._narrow = MODES[model.compute_dtype]
+        self._eight_bit_head = eight_bit_head
         self._blocks = blocks
         self._eight_bits = cache == "int8"
         self._make_cache()
@@ -84,7 +106,7 @@ class CompiledRunner:
         positions = torch.arange(config.max_position_embeddings)
         cosine, sine = model.model.rope(positions, torch.float32)
         embedding = None
-        if model.lm_head is not None:
+        if model.lm_head is not None or self._eight_bit_head:
             embedding = self._hold(model.model.embed_tokens.weight.to(model.compute_dtype).contiguous())
         kind = decoder.BFLOAT16 if self._narrow else decoder.FLOAT32
         caches = [tensor.data_ptr() for tensor in (*self._cache, *self._scales)]
@@ -102,7 +124,7 @@ class CompiledRunner:
             layer=layers,
             embedding=embedding,
             norm=self._vector(model.model.norm.weight),
-            head=self._matrix(decoder.pack_floats(model.head.to(model.compute_dtype))),
+            head=self._matrix(self._packed_head()),
             cosine=self._hold(cosine.contiguous()),
             sine=self._hold(sine.contiguous()),
             keys=keys,
@@ -114,6 +136,14 @@ class CompiledRunner:
         )
         self._held.append(layers)
         self._pack_adapters()
+
+    def _packed_head(self) -> Packed:
+        weight = self.model.head
+        if not self._eight_bit_head:
+            return decoder.pack_floats(weight.to(self.model.compute_dtype))
+        scales = weight.float().abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / 127
+        levels = (weight.float() / scales).round().to(torch.int8)
+        return decoder.pack_bytes(levels, scales, fours=self._narrow and decoder.has_unit())
 
     def _pack_adapters(self) -> None:
         """The adapters that there are now, each as what it adds to the four matrices of every layer."""

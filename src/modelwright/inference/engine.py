@@ -24,7 +24,7 @@ from modelwright.inference import scheduler as schedule
 from modelwright.inference.blocks import BlockPool, blocks_for
 from modelwright.inference.cache import blocks_of_cache
 from modelwright.inference.penalties import Penalties
-from modelwright.inference.runner import Piece, PlainRunner, Runner
+from modelwright.inference.runner import Piece, Runner
 from modelwright.inference.structured import Vocabulary
 from modelwright.inference.text import ByteTokenizer, TextStream, text_of
 from modelwright.model.adapters import Adapter, AdapterSet
@@ -64,6 +64,7 @@ class Engine:
     default they are the tokenizer's end-of-turn and end-of-text, and `()` switches that off.
     `cache_tokens` is how many positions the key-value cache holds (by default enough for all slots, in at
     most 2 GiB); `cache` is what they are stored in. A step computes at most `step_tokens` tokens.
+    `head` "int8" keeps the output projection of the compiled path in 8 bits (see CompiledRunner).
     `use_compiled` False takes the plain path even where there is a compiled one.
     """
 
@@ -78,6 +79,7 @@ class Engine:
         cache_tokens: int | None = None,
         cache: Literal["auto", "int8"] = "auto",
         step_tokens: int = 512,
+        head: Literal["auto", "int8"] = "auto",
         use_compiled: bool = True,
     ) -> None:
         if max_slots < 1:
@@ -95,9 +97,10 @@ class Engine:
         blocks = blocks_of_cache(model, cache, cache_tokens, max_slots, self.max_length)
         scratch = max(SCRATCH, blocks_for(self.max_length))
         self._scratch = range(blocks, blocks + scratch)
-        made = compiled.CompiledRunner if use_compiled and compiled.serves(model) else PlainRunner
         self._adapters = AdapterSet(model)
-        self._runner: Runner = made(model, blocks + scratch, cache, self._adapters)
+        self._runner: Runner = compiled.runner_of(
+            model, blocks + scratch, cache, self._adapters, head=head, use_compiled=use_compiled
+        )
         self.structures = Vocabulary(tokenizer, self.vocab_size, sorted(self.stop_ids))
         """Compiles structures; safe to call from any thread, so that a long one holds up nobody."""
         self._scheduler = schedule.Scheduler(BlockPool(blocks), max_slots, step_tokens)
