@@ -66,6 +66,21 @@ def predict(
 
 
 @app.command(rich_help_panel=TALK)
+def bench(
+    model: ModelPath,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 128,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens of each answer.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="The median of so many is told.")] = 3,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure how fast a model answers here, for 1 to 32 requests at once, beside the machine's limit."""
+    from modelwright.terminal import bench as terminal
+
+    terminal.bench(model, prompt=prompt, tokens=tokens, repeats=repeats, device=device, as_json=as_json)
+
+
+@app.command(rich_help_panel=TALK)
 def serve(
     models: Annotated[
         list[str],
