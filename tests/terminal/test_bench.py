@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from modelwright.base.errors import UserError
+from modelwright.cli import main
 from modelwright.terminal import bench as terminal
 
 
@@ -45,3 +46,10 @@ def test_a_table_for_people(folder):
 def test_what_does_not_fit_the_context_is_refused(folder):
     with pytest.raises(UserError, match="do not fit into the model's context of 128 tokens"):
         terminal.bench(folder, prompt=100, tokens=60)
+
+
+def test_the_command_measures_one_to_32_requests(folder, capsys):
+    arguments = [str(folder), "--prompt", "6", "--tokens", "3", "--repeats", "1", "--device", "cpu", "--json"]
+    assert main(["bench", *arguments]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["batch"] for row in found["rows"]] == list(terminal.BATCHES) == [1, 2, 4, 8, 16, 32]
