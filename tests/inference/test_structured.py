@@ -6,6 +6,7 @@ import json
 import random
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -14,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.base.errors import UserError
-from modelwright.base.schema import Structure, ToolCall
-from modelwright.inference import structured, trial
+from modelwright.base.schema import Sampling, Structure, ToolCall
+from modelwright.inference import trial
+from modelwright.inference.engine import Engine
 from modelwright.inference.structured import MAX_CHARACTERS, Matcher, Vocabulary
 from modelwright.tokenizer.chat import written
 from modelwright.tokenizer.tool_calls import split, structure_for
@@ -25,17 +27,20 @@ pytest.importorskip("llguidance")
 VERBS = Structure(kind="regex", text="(go|come) (home|away)[.!]?")
 
 
+TRY_OUT = trial.try_out
+
+
+@pytest.fixture(scope="module", autouse=True)
+def untried():
+    """Most tests compile without the trial in a child process, which takes a fifth of a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "try_out", lambda grammar: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def vocabulary(tokenizer) -> Vocabulary:
     return Vocabulary(tokenizer, 352, (2, 0))  # as many rows as a padded model has
-
-
-@pytest.fixture(scope="module")
-def trusting(tokenizer) -> Vocabulary:
-    """Without the trial in a child process, for tests of many structures."""
-    made = Vocabulary(tokenizer, 352, (2, 0))
-    made._compiled = lambda structure: trial.compiled(made._tokens, structured._grammar(structure))
-    return made
 
 
 def schema(content: Any) -> Structure:
@@ -118,16 +123,16 @@ SCHEMAS = st.recursive(leaf(), nested, max_leaves=6)
 
 @settings(max_examples=60, deadline=None)
 @given(SCHEMAS, st.integers(0, 2**32))
-def test_what_is_drawn_is_valid(trusting, tokenizer, pair, seed):
-    text = draw(trusting.matcher(schema(pair[0])), tokenizer, seed)
+def test_what_is_drawn_is_valid(vocabulary, tokenizer, pair, seed):
+    text = draw(vocabulary.matcher(schema(pair[0])), tokenizer, seed)
     jsonschema.validate(json.loads(text), pair[0])
 
 
 @settings(max_examples=60, deadline=None)
 @given(SCHEMAS, st.sampled_from([None, 1]))
-def test_what_is_valid_can_be_drawn(trusting, tokenizer, pair, indent):
+def test_what_is_valid_can_be_drawn(vocabulary, tokenizer, pair, indent):
     text = json.dumps(pair[1], indent=indent, ensure_ascii=False)
-    assert fits(trusting.matcher(schema(pair[0])), tokenizer, text)
+    assert fits(vocabulary.matcher(schema(pair[0])), tokenizer, text)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -184,6 +189,65 @@ def test_matchers_of_one_structure_do_not_meet(vocabulary, tokenizer):
     assert choices(second) == before != choices(first)
 
 
+# --- through the engine
+
+
+@pytest.fixture(scope="module")
+def running(model, tokenizer) -> Engine:
+    """Few slots and a small cache, so that sequences wait and are preempted."""
+    return Engine(model, tokenizer, max_slots=8, cache_tokens=512)
+
+
+RECORD = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 6},
+        "size": {"type": "integer", "minimum": 0, "maximum": 99},
+        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3},
+    },
+    "required": ["name", "size"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_random_model_writes_what_it_must(running, temperature):
+    """Beside answers that are free, which stay what they are alone."""
+    free = Sampling(max_tokens=40, temperature=temperature, seed=3)
+    bound = replace(free, max_tokens=150, structure=schema(RECORD))
+    prompts = [[7 + i, 9, 30 + i] for i in range(6)]
+    alone = running.sample(prompts, free)
+    wanted = {running.submit(prompt, replace(bound, seed=i)): None for i, prompt in enumerate(prompts)}
+    others = {running.submit(prompt, free): i for i, prompt in enumerate(prompts)}
+    done = {}
+    while len(done) < len(wanted) + len(others):
+        done |= {delta.request: delta.completion for delta in running.step() if delta.completion}
+    for request in wanted:
+        assert done[request].finish_reason == "stop" and done[request].ids[-1] in running.stop_ids
+        jsonschema.validate(json.loads(done[request].text), RECORD)
+    for request, i in others.items():
+        assert done[request].ids == alone[i].ids
+
+
+def test_a_limit_cuts_a_structure(running):
+    cut = running.sample([[7, 9]], Sampling(max_tokens=5, structure=schema(RECORD)))[0]
+    assert cut.finish_reason == "length" and len(cut.ids) == 5
+
+
+def test_a_structure_that_runs_out_of_its_limits_is_cut_and_harms_nobody(running):
+    """The model is made to take the way that blows up, by a bias; the next request is served as ever."""
+    grammar = "start: BEFORE BIG\nBEFORE: /[ab]+y/\nBIG: /(a{1000}){1000}/"
+    bias = tuple((token, 100.0) for token in running.tokenizer.encode("y"))
+    hostile = Sampling(structure=Structure(kind="grammar", text=grammar), logit_bias=bias)
+    assert running.sample([[7, 9]], hostile)[0].finish_reason == "length"
+    assert running.sample([[7, 9]], Sampling(structure=VERBS))[0].text.split()[0] in ("go", "come")
+
+
+def test_wrong_structures_are_refused_when_submitted(running):
+    with pytest.raises(UserError, match="not JSON"):
+        running.submit([7, 9], Sampling(structure=Structure(kind="json_schema", text="{")))
+
+
 # --- calls of tools
 
 
@@ -201,10 +265,10 @@ TOOLS = [
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("choice", ["required", "get", "get_time", "now"])
-def test_a_forced_call_is_a_call(trusting, tokenizer, choice, seed):
+def test_a_forced_call_is_a_call(vocabulary, tokenizer, choice, seed):
     """And one of several is drawn for "required", as often as the model likes."""
     structure = structure_for(TOOLS, choice, parallel=seed % 2 == 0)
-    words, calls = split(draw(trusting.matcher(structure), tokenizer, seed))
+    words, calls = split(draw(vocabulary.matcher(structure), tokenizer, seed))
     assert not words and calls and (len(calls) == 1 or (choice == "required" and seed % 2 == 0))
     for call in calls:
         arguments = json.loads(call.arguments)
@@ -228,15 +292,26 @@ def test_a_forced_call_is_a_call(trusting, tokenizer, choice, seed):
         (False, "\n".join([written(ToolCall(name="now", arguments="{}"))] * 2), False),
     ],
 )
-def test_a_free_answer_may_call_only_what_there_is(trusting, tokenizer, parallel, text, fitting):
-    matcher = trusting.matcher(structure_for(TOOLS, "auto", parallel))
+def test_a_free_answer_may_call_only_what_there_is(vocabulary, tokenizer, parallel, text, fitting):
+    matcher = vocabulary.matcher(structure_for(TOOLS, "auto", parallel))
     assert fits(matcher, tokenizer, text) == fitting
 
 
-def test_a_strict_function_asks_for_what_can_be_enforced(trusting):
+def test_a_strict_function_asks_for_what_can_be_enforced(vocabulary):
     strict = tool("f", True, properties={"n": {"type": "array", "uniqueItems": True}})
-    with pytest.raises(trial.Refused, match="uniqueItems"):
-        trusting.matcher(structure_for([strict], "f"))
+    with pytest.raises(UserError, match="uniqueItems"):
+        vocabulary.matcher(structure_for([strict], "f"))
+
+
+def test_a_structure_in_use_does_not_wear_out(tokenizer, monkeypatch):
+    """Each answer meets some hundred states of its own, and copies share the limit."""
+    monkeypatch.setitem(trial.LIMITS, "max_lexer_states", 5000)
+    vocabulary, bits = Vocabulary(tokenizer, 320, (2,)), random.Random(1)
+    for _ in range(60):
+        matcher = vocabulary.matcher(Structure(kind="regex", text="[01]*1[01]{18}"))
+        for _ in range(120):
+            assert matcher.allowed().any() and not matcher.error
+            matcher.accept(tokenizer.encode(bits.choice("01"))[0])
 
 
 # --- refusals
@@ -260,7 +335,6 @@ def test_a_strict_function_asks_for_what_can_be_enforced(trusting):
         (schema({"required": ["a"], "type": "object", "properties": {"a": False}}), "unsatisfiable"),
         (schema({"type": "string", "pattern": "(?=a)b"}), "look-around"),
         (schema({"type": "string", "description": "a" * MAX_CHARACTERS}), "at most 100,000"),
-        (schema({"allOf": [{"pattern": f"a{{0,{i}}}b.*c"} for i in range(25)]}), "more than 2 seconds"),
         (Structure(kind="regex", text="(a"), "regular expression.*unclosed"),
         (Structure(kind="regex", text=r"\bword"), "cannot be enforced"),
         (Structure(kind="regex", text="(" * 5000 + ")" * 5000), "cannot be enforced"),
@@ -276,6 +350,16 @@ def test_what_cannot_be_enforced_is_refused_at_once(vocabulary, structure, says)
     with pytest.raises(UserError, match=f"(?s){says}") as error:
         vocabulary.matcher(structure)
     assert time.monotonic() - began < 10 and len(str(error.value)) < 500
+
+
+def test_a_grammar_is_tried_in_a_process_that_can_be_ended(vocabulary, monkeypatch):
+    """Patterns that must hold at once keep the library busy for minutes, whatever its limits."""
+    monkeypatch.setattr(trial, "try_out", TRY_OUT)
+    with pytest.raises(UserError, match="more than 2 seconds"):
+        vocabulary.matcher(schema({"allOf": [{"pattern": f"a{{0,{i}}}b.*c"} for i in range(25)]}))
+    with pytest.raises(UserError, match="cannot be enforced: lexer error: too many expressions"):
+        vocabulary.matcher(Structure(kind="regex", text="(a{999}){999}"))
+    assert vocabulary.matcher(schema({"const": "once"})).allowed().any()
 
 
 def test_a_step_that_costs_too_much_ends_the_text(vocabulary, tokenizer):

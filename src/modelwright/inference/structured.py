@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -34,8 +35,11 @@ MAX_CHARACTERS = 100_000
 """The longest text of a structure (OpenAI allows 120,000 in the names and values of a schema)."""
 MAX_DEPTH = 50
 """How deep a schema may be nested, braces and brackets counted. The library itself stops at 128."""
-KEPT = 64
+KEPT = 32
 """How many compiled structures an engine keeps: most requests repeat a few."""
+USES = 16
+"""After so many matchers a structure is compiled anew: all copies of a compiled one share the states that its
+lexer has met, of which there is a limit, and a popular schema must not run into it for good."""
 NAMES = {
     "json_schema": "the JSON schema",
     "json_object": "a JSON object",
@@ -61,14 +65,18 @@ class Vocabulary:
     def matcher(self, structure: Structure) -> Matcher:
         """A matcher at the beginning of a text. A `UserError` where the structure is malformed, too large or
         too complex, uses what is not implemented, or fits no text at all."""
-        return Matcher(self._compiled(structure).deep_copy(), self._size, frozenset(self._ends))
+        kept = self._compiled(structure)
+        if kept.uses == USES:
+            kept.start, kept.uses = trial.compiled(self._tokens, kept.grammar), 0
+        kept.uses += 1
+        return Matcher(kept.start.deep_copy(), self._size, frozenset(self._ends))
 
-    def _compile(self, structure: Structure) -> LLMatcher:
+    def _compile(self, structure: Structure) -> _Compiled:
         grammar = _grammar(structure)
         try:
             with self._one_at_a_time:
                 trial.try_out(grammar)
-                return trial.compiled(self._tokens, grammar)
+                return _Compiled(grammar, trial.compiled(self._tokens, grammar))
         except trial.Refused as error:
             raise UserError(f"{NAMES[structure.kind]} cannot be enforced: {error}") from None
 
@@ -83,6 +91,15 @@ class Vocabulary:
             n_vocab=self._tokenizer.vocab_size,
             eos_token=self._ends,
         )
+
+
+@dataclass(slots=True)
+class _Compiled:
+    """A structure at the beginning of its texts."""
+
+    grammar: str
+    start: LLMatcher
+    uses: int = 0
 
 
 class _Spelled:

@@ -35,7 +35,7 @@ LIMITS: dict[str, Any] = {
     "step_lexer_fuel": 20_000,  # a tenth: a step of '(a{1000}){1000}' gives up after 0.3 s, not after 4
     "step_max_items": 20_000,
     "max_items_in_row": 10_000,  # an object with 900 optional keys has 3,600
-    "max_lexer_states": 20_000,  # 1 to 2 kB each
+    "max_lexer_states": 50_000,  # 0.6 kB each; four formatted strings take 150 in an answer
     "verbose_errors": False,  # the messages go to clients
 }
 
