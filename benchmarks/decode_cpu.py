@@ -100,6 +100,8 @@ class Case:
     rows: tuple[tuple[str, str, str, float | None], ...]
     """(figure, ours, the peers by the beginning of their names, the bar)."""
     rounds: int
+    tokens: int = TOKENS
+    """Of each answer, where they are of one length."""
 
     @property
     def context(self) -> int:
@@ -139,20 +141,29 @@ TOGETHER_ROWS = (
     ("decode", "ours bf16", "transformers", 1.0),
     ("decode", "ours bf16", "ours bf16, alone", 3.0),
     ("decode", "ours bf16", "llama.cpp BF16", 1.0),
-    ("decode", "ours INT8", "llama.cpp Q8_0", None),
-    ("decode", "ours INT4", "llama.cpp Q4_0", None),
     ("whole", "ours bf16", "transformers", 1.0),
     ("whole", "ours bf16", "llama.cpp BF16", None),
+)
+TOGETHER_QUANTIZED_ROWS = (
+    ("decode", "ours INT8", "llama.cpp Q8_0", None),
+    ("decode", "ours INT4", "llama.cpp Q4_0", None),
 )
 ALL = *OURS, "transformers, eager", "transformers, compiled", *LLAMA_CPP
 READERS = tuple(side for side in ALL if side not in ("transformers, compiled", "ours INT4"))
 """Sides of which prefill is told: compiled or not, transformers reads prompts in the same way."""
+QUANTIZED = "ours INT8", "ours INT4", "llama.cpp Q8_0", "llama.cpp Q4_0"
+NARROW = "ours bf16", *(side for side in ALL if "transformers" in side or "BF16" in side), "ours bf16, alone"
+TOGETHER = *(side for side in ALL if "flash" not in side and "compiled" not in side), "ours bf16, alone"
+"""With 32 rows transformers is eager: its compiled step took minutes to compile for them."""
 CASES = {
     "decode, one thread": Case("decode", "medium", 1, 1, (*ALL, READER), DECODE_ROWS, 7),
     "decode, two threads": Case("decode", "medium", 2, 1, (*ALL, READER), DECODE_ROWS, 7),
     "prefill, one thread": Case("prefill", "medium", 1, 1, READERS, PREFILL_ROWS, 6),
     "prefill, two threads": Case("prefill", "medium", 2, 1, READERS, PREFILL_ROWS, 9),
-    "32 at once": Case("concurrent", "medium", 2, 32, (*ALL, "ours bf16, alone"), TOGETHER_ROWS, 7),
+    "32 at once": Case("concurrent", "medium", 2, 32, NARROW, TOGETHER_ROWS, 5, tokens=33),
+    "32 at once, quantized": Case(
+        "concurrent", "medium", 2, 32, QUANTIZED, TOGETHER_QUANTIZED_ROWS, 5, tokens=33
+    ),
     "rollouts": Case(
         "rollouts",
         "quickstart",
@@ -193,7 +204,7 @@ def take_turn(case: Case, side: Ours | Transformers | LlamaCpp, turn: int) -> di
             f"prefill {length}": length / side.time_phases(prompt, 1).prefill
             for length, prompt in prompts.items()
         }
-    spent = side.time_phases(random_prompts(vocabulary, case.requests, PROMPT, turn), TOKENS)
+    spent = side.time_phases(random_prompts(vocabulary, case.requests, PROMPT, turn), case.tokens)
     whole = (case.requests + spent.decoded) / (spent.prefill + spent.decode)
     return {"decode": spent.decode_rate, "whole": whole}
 

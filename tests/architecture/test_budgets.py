@@ -135,7 +135,7 @@ TRAINING_STAGES = {
 WIDEST = {
     "average": (11_300, "it trains, loads models of every kind, and judges them"),
     "averaging_study": (13_000, "it runs two stations, pretrain and average, for every cell of its table"),
-    "evaluate": (9_800, "it runs the model with all its kernels in the engine that serves, on every suite"),
+    "evaluate": (10_600, "it runs the model with all its kernels in the engine that serves, on every suite"),
     "export": (7_400, "it loads models of every kind, and reads what it wrote with three readers"),
     "scale": (11_800, "it runs a station for every rung, fits a law to what they came to, and draws it"),
     "serve": (12_500, "it runs the model with all its kernels, and speaks every endpoint's protocol"),

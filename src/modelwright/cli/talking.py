@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -47,19 +48,33 @@ def predict(
     top_k: TopK = 0,
     top_p: TopP = 1.0,
     min_p: MinP = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 discourages what was said.")] = 1.0,
+    presence_penalty: Annotated[float, typer.Option(help="Discourages what was answered.")] = 0.0,
+    frequency_penalty: Annotated[float, typer.Option(help="The same, once for each time.")] = 0.0,
+    logit_bias: Annotated[
+        list[str] | None, typer.Option(metavar="ID=BIAS", help="Added to a token's logit. Repeatable.")
+    ] = None,
     seed: Seed = None,
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Show what a model thinks comes next, token by token."""
+    """Show what a model thinks comes next, token by token, and what each sampling step makes of it."""
     from modelwright.base.schema import Sampling
     from modelwright.terminal import predict as terminal
 
-    filtered = (top_k, top_p, min_p) != (0, 1.0, 0.0)
+    drawing = Sampling(
+        temperature=1.0 if temperature is None else temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        logit_bias=tuple(map(_bias, logit_bias or ())),
+    )
     sampling = None
-    if temperature is not None or filtered:
-        warmth = 1.0 if temperature is None else temperature
-        sampling = Sampling(temperature=warmth, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
+    if temperature is not None or drawing != Sampling(temperature=1.0):
+        sampling = replace(drawing, seed=seed)
     elif seed is not None:
         raise ConfigError("--seed has no effect without --temperature or a filter: nothing is drawn")
     terminal.predict(model, prompt, steps=steps, top=top, sampling=sampling, as_json=as_json, device=device)
@@ -78,6 +93,15 @@ def bench(
     from modelwright.terminal import bench as terminal
 
     terminal.bench(model, prompt=prompt, tokens=tokens, repeats=repeats, device=device, as_json=as_json)
+
+
+def _bias(text: str) -> tuple[int, float]:
+    """A token and its bias, of text such as 17=-2.5."""
+    token, _, bias = text.partition("=")
+    try:
+        return int(token), float(bias)
+    except ValueError:
+        raise ConfigError(f"--logit-bias {text!r}: expected ID=BIAS, such as 17=-2.5") from None
 
 
 @app.command(rich_help_panel=TALK)
