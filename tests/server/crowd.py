@@ -48,7 +48,7 @@ class Crowd:
                     text = await self._streamed(http, request["path"], body, leave=manner == "leave a stream")
                 else:
                     asked = http.post(request["path"], json=body)
-                    patience = self._dice.uniform(0.001, 0.05) if manner == "leave" else None
+                    patience = self._dice.uniform(0.001, 0.01) if manner == "leave" else None
                     text = _text_of((await asyncio.wait_for(asked, patience)).json())
             except TimeoutError:
                 text = None

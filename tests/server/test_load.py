@@ -76,7 +76,7 @@ def test_a_crowd_leaves_nothing_behind(model, tokenizer, tmp_path, count):
         assert (stats.running, stats.waiting, stats.cache_usage) == (0, 0, 0)
         assert not server.server.server_state.tasks and server.service.state == "ok"
         ended = sum(server.service.models[MODEL].meters.finished.values())
-    assert found["left"] > count / 8 and found["refused"] > 0
+    assert found["left"] > count / 20 and found["refused"] > 0
     assert len(found["texts"]) + found["left"] == count
     assert len(found["texts"]) + len(warm["texts"]) <= ended <= count + 150  # some left before they began
     alone = Engine(model, tokenizer, max_slots=1, stop_ids=())

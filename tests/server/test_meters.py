@@ -76,7 +76,8 @@ def test_who_runs_who_waits_and_who_left(served):
 
     engine.step = one_step_then_wait
     with http.stream("POST", CHAT, json=ASK | {"stream": True, "n": 3}) as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()  # kept: a dropped iterator closes the stream
+        next(lines)
         assert once.wait(30)
         values = read(http)
         assert values["num_requests_running", None] == 2 and values["num_requests_waiting", None] == 1

@@ -193,7 +193,8 @@ def test_draining_has_an_end(model, make):
             httpx.Client(base_url=server.url, timeout=30) as http,
             http.stream("POST", CHAT, json=ASK | {"stream": True}) as stream,
         ):
-            next(stream.iter_lines())
+            lines = stream.iter_lines()  # kept: a dropped iterator closes the stream
+            next(lines)
             server.drain()
             time.sleep(0.5)  # past the limit, and the engine has not moved
             go.set()
