@@ -282,7 +282,7 @@ def main(keys: Sequence[str]) -> None:
         rows += found
         print(json.dumps(cases[key], indent=2))
     rows.sort(key=lambda row: list(CASES).index(row.name.partition(":")[0]))
-    packages = "torch", "transformers", "llama-cpp-python"
+    packages = ["torch", "transformers", *(["llama-cpp-python"] if find_spec("llama_cpp") else [])]
     publish("decode_cpu", rows, packages, " ".join((__doc__ or "").split()), {"cases": cases})
 
 
