@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -21,12 +21,15 @@ from modelwright.base.schema import Completion, Sampling
 from modelwright.inference import compiled, scoring
 from modelwright.inference import sampling as draws
 from modelwright.inference import scheduler as schedule
+from modelwright.inference.answers import Delta, completion_of, draw_rows
 from modelwright.inference.blocks import BlockPool, blocks_for
 from modelwright.inference.cache import blocks_of_cache
+from modelwright.inference.draft import DraftModel
 from modelwright.inference.penalties import Penalties
 from modelwright.inference.runner import Piece, Runner
+from modelwright.inference.speculate import NGram, Speculation, Speculator, check_draft, share_of
 from modelwright.inference.structured import Vocabulary
-from modelwright.inference.text import ByteTokenizer, TextStream, text_of
+from modelwright.inference.text import ByteTokenizer, TextStream
 from modelwright.model.adapters import Adapter, AdapterSet
 from modelwright.model.transformer import Transformer
 
@@ -40,22 +43,6 @@ class PromptTooLong(UserError):
     """A prompt leaves no room for a single token of answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """What a step brought to one request. Streams get one per token, others only the last."""
-
-    request: int
-    text: str
-    """New text; may lag behind the tokens while a character or a stop string is incomplete."""
-    ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    top_logprobs: tuple[schedule.TopTokens, ...]
-    completion: Completion | None
-    """The whole answer, when this is the end of it."""
-    timing: schedule.Timing | None = None
-    """When what happened, when this is the end of it."""
-
-
 class Engine:
     """Continuous batching over one model.
 
@@ -65,7 +52,7 @@ class Engine:
     `cache_tokens` is how many positions the key-value cache holds (by default enough for all slots, in at
     most 2 GiB); `cache` is what they are stored in. A step computes at most `step_tokens` tokens.
     `head` "int8" keeps the output projection of the compiled path in 8 bits (see CompiledRunner).
-    `use_compiled` False takes the plain path even where there is a compiled one.
+    `use_compiled` False takes the plain path even where there is a compiled one. `speculate` lets it guess.
     """
 
     def __init__(
@@ -81,6 +68,7 @@ class Engine:
         step_tokens: int = 512,
         head: Literal["auto", "int8"] = "auto",
         use_compiled: bool = True,
+        speculate: Speculation | None = None,
     ) -> None:
         if max_slots < 1:
             raise UserError(f"max_slots is {max_slots}, expected at least 1")
@@ -104,7 +92,9 @@ class Engine:
         self.structures = Vocabulary(tokenizer, self.vocab_size, sorted(self.stop_ids))
         """Compiles structures; safe to call from any thread, so that a long one holds up nobody."""
         self._scheduler = schedule.Scheduler(BlockPool(blocks), max_slots, step_tokens)
-        self._settings: tuple[list[schedule.Sequence], draws.Settings] | None = None
+        race = speculate is not None and speculate.kind == "draft"
+        self._columns = draws.Columns(self.vocab_size, str(self._runner.device), race=race)
+        self._speculator = None if speculate is None else self._speculator_of(speculate, model, step_tokens)
         self._undelivered: list[Delta] = []
         self._next_id = 0
         self._prompt_tokens = self._generation_tokens = 0
@@ -145,6 +135,8 @@ class Engine:
             prompt_tokens=self._prompt_tokens,
             generation_tokens=self._generation_tokens,
             preemptions=scheduler.preemptions,
+            drafted=self._speculator.drafted if self._speculator else 0,
+            accepted=self._speculator.accepted if self._speculator else 0,
         )
 
     # --- the sampler's seam
@@ -233,21 +225,25 @@ class Engine:
     def step(self) -> list[Delta]:
         """Compute what the scheduler planned; the requests that streamed or ended."""
         deltas, self._undelivered = self._undelivered, []
-        chunks = self._scheduler.plan()
-        if not chunks:
-            return deltas
-        drawing = [chunk.sequence for chunk in chunks if chunk.draws]
         try:
+            guesses = self._speculator.guesses(self._scheduler.running) if self._speculator else {}
+            chunks = self._scheduler.plan(guesses)
+            if not chunks:
+                return deltas
+            drawing = [chunk for chunk in chunks if chunk.draws]
             with torch.inference_mode():
                 logits = self._runner.logits([_piece(chunk) for chunk in chunks])
                 for chunk in chunks:
-                    self._scheduler.computed(chunk)
+                    if not chunk.draws:
+                        self._scheduler.computed(chunk)
                 if drawing:
                     deltas += self._accept(drawing, logits)
         except Exception:
             # What the cache holds may be broken (a number that is none spreads), so nothing of it is kept.
             self._scheduler.preempt_all()
             self._runner.clear()
+            if self._speculator is not None:
+                self._speculator.clear()
             raise
         return deltas
 
@@ -258,7 +254,7 @@ class Engine:
         if found is None:
             return None
         found.finish_reason = "cancelled"
-        self._scheduler.remove(found)
+        self._remove(found)
         return self._completion(found)
 
     def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[Delta]:
@@ -307,38 +303,50 @@ class Engine:
         self._undelivered = [delta for delta in deltas if delta.request not in requests]
         return [delta for delta in deltas if delta.request in requests]
 
+    def _speculator_of(self, settings: Speculation, model: Transformer, step_tokens: int) -> Speculator:
+        if settings.draft is None:
+            return Speculator(settings, NGram(settings.n))
+        check_draft(settings, model, self.tokenizer, self.max_length)
+        draft = settings.draft
+        blocks = blocks_of_cache(draft, "auto", None, self._scheduler.max_running, self.max_length)
+        runner = compiled.runner_of(
+            draft, blocks, "auto", AdapterSet(draft), head="auto", use_compiled=self.is_compiled
+        )
+        proposer = DraftModel(
+            runner, blocks, self.vocab_size, share=share_of(draft, model), step_tokens=step_tokens
+        )
+        return Speculator(settings, proposer)
+
     def _check_ids(self, ids: Sequence[int]) -> None:
         if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
             raise UserError(
                 f"token ids must be between 0 and {self.vocab_size - 1}, received {min(ids)}..{max(ids)}"
             )
 
-    def _columns(self, sequences: list[schedule.Sequence]) -> draws.Settings:
-        """Sampling settings as columns; kept as long as the same sequences draw."""
-        if self._settings is None or self._settings[0] != sequences:
-            settings = draws.Settings.of(
-                [sequence.sampling for sequence in sequences],
-                [sequence.seed for sequence in sequences],
-                self.vocab_size,
-                str(self._runner.device),
-                [sequence.penalties for sequence in sequences],
-            )
-            self._settings = sequences, settings
-        return self._settings[1]
-
-    def _accept(self, sequences: list[schedule.Sequence], logits: Tensor) -> list[Delta]:
-        """Draw a token for each sequence (rows of `logits`), and let go of those that end."""
-        counts = [len(sequence.ids) for sequence in sequences]
-        masks = {
-            row: each.matcher.allowed() for row, each in enumerate(sequences) if each.matcher is not None
-        }
-        choice = draws.choose(logits, self._columns(sequences), counts, masks)
-        self._generation_tokens += len(sequences)
+    def _accept(self, chunks: list[schedule.Chunk], logits: Tensor) -> list[Delta]:
+        """Draw for the rows of `logits` (outputs of all chunks, V), and let go of those that end."""
+        choice = draw_rows(chunks, logits, self._columns)
         deltas: list[Delta] = []
-        for row, sequence in enumerate(sequences):
-            if not sequence.ids:
-                self._prompt_tokens += len(sequence.prompt)
+        row = 0
+        for chunk in chunks:
+            outputs = chunk.outputs
+            deltas += self._take(chunk, choice, range(row, row + outputs))
+            row += outputs
+        for chunk in chunks:
+            if chunk.sequence.finish_reason is not None:
+                self._remove(chunk.sequence)
+        return deltas
+
+    def _take(self, chunk: schedule.Chunk, choice: draws.Choice, rows: range) -> list[Delta]:
+        """A chunk's sequence takes what was drawn, as far as its guesses were right."""
+        sequence = chunk.sequence
+        if not sequence.ids:
+            self._prompt_tokens += len(sequence.prompt)
+        deltas: list[Delta] = []
+        right = 0
+        for row in rows:
             piece = sequence.accept(choice.ids[row], choice.logprobs[row], choice.sampler_logprobs[row])
+            self._generation_tokens += 1
             top: schedule.TopTokens = ()
             if choice.top is not None and choice.top_sampler is not None and sequence.sampling.top_logprobs:
                 top = tuple(choice.top[row])
@@ -346,10 +354,20 @@ class Engine:
                 sequence.top_sampler.append(tuple(choice.top_sampler[row]))
             if sequence.streaming or sequence.finish_reason is not None:
                 deltas.append(self._delta(sequence, piece, top))
-        for sequence in sequences:
+            if right == len(chunk.guesses) or chunk.guesses[right] != choice.ids[row]:
+                break
+            right += 1
             if sequence.finish_reason is not None:
-                self._scheduler.remove(sequence)
+                break
+        self._scheduler.computed(chunk, right)
+        if self._speculator is not None and chunk.guesses:
+            self._speculator.learn(sequence, len(chunk.guesses), right)
         return deltas
+
+    def _remove(self, sequence: schedule.Sequence) -> None:
+        self._scheduler.remove(sequence)
+        if self._speculator is not None:
+            self._speculator.forget(sequence)
 
     def _delta(self, sequence: schedule.Sequence, piece: str, top: schedule.TopTokens) -> Delta:
         ended = sequence.finish_reason is not None
@@ -364,33 +382,16 @@ class Engine:
         )
 
     def _completion(self, sequence: schedule.Sequence) -> Completion:
-        assert sequence.finish_reason is not None
-        if sequence.text is None:
-            by_id = sequence.finish_reason == "stop"  # stop strings would have needed the text
-            text = text_of(self.tokenizer, sequence.ids[:-1] if by_id else sequence.ids)
-        else:
-            if sequence.finish_reason == "cancelled":
-                sequence.pieces.append(sequence.text.end())
-            text = "".join(sequence.pieces)
-        return Completion(
-            ids=tuple(sequence.ids),
-            logprobs=tuple(sequence.logprobs),
-            text=text,
-            finish_reason=sequence.finish_reason,
-            policy_version=self.policy_version,
-            top_logprobs=tuple(sequence.top),
-            sampler_logprobs=tuple(sequence.sampler_logprobs),
-            top_sampler_logprobs=tuple(sequence.top_sampler),
-        )
+        return completion_of(sequence, self.tokenizer, self.policy_version)
 
 
 def _piece(chunk: schedule.Chunk) -> Piece:
     """A chunk as the runner takes it."""
     sequence = chunk.sequence
     return Piece(
-        sequence.tokens[chunk.start : chunk.start + chunk.count],
+        [*sequence.tokens[chunk.start : chunk.start + chunk.count], *chunk.guesses],
         chunk.start,
         sequence.blocks,
-        outputs=int(chunk.draws),
+        outputs=chunk.outputs,
         adapter=sequence.sampling.adapter,
     )

@@ -8,6 +8,7 @@ the presence penalty are taken. Then the bias is added.
 
 from __future__ import annotations
 
+import copy
 from array import array
 from collections.abc import Sequence
 
@@ -43,6 +44,17 @@ class Penalties:
         """None where the settings leave every logit as it is."""
         neutral = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty)
         return None if neutral == (1, 0, 0) and not sampling.logit_bias else cls(sampling, prompt, answer)
+
+    def ahead(self, tokens: Sequence[int]) -> list[Penalties]:
+        """These, and what they would be after each of `tokens`, which nobody has accepted yet."""
+        found: list[Penalties] = [self]
+        for token in tokens:
+            after: Penalties = copy.copy(found[-1])
+            after._places, after._answered = dict(after._places), set(after._answered)
+            after._ids, after._factor, after._shift = after._ids[:], after._factor[:], after._shift[:]
+            after.add(token)
+            found.append(after)
+        return found
 
     def add(self, token: int) -> None:
         """The answer has one token more."""

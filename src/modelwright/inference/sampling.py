@@ -22,7 +22,7 @@ from modelwright.base.errors import UserError
 from modelwright.base.schema import Sampling
 from modelwright.base.seeding import derive
 from modelwright.inference.penalties import Penalties, penalise
-from modelwright.kernels.draw import Filters, draw, weights, wide
+from modelwright.kernels.draw import Filters, draw, race, weights, wide
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -93,6 +93,13 @@ def uniforms(streams: np.ndarray, counts: np.ndarray) -> Tensor:
     return torch.from_numpy((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
+def times(streams: np.ndarray, counts: np.ndarray, vocab_size: int) -> Tensor:
+    """(B, V) fp64 exponentially distributed: for the `counts`-th draw of each stream one for each token."""
+    starts = _mix(streams + (counts + np.uint64(1)) * _GOLDEN)[:, None]
+    bits = _mix(starts + np.arange(1, vocab_size + 1, dtype=np.uint64) * _GOLDEN)
+    return torch.from_numpy(-np.log(((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53))
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The sampling settings of a batch, made once per change of the batch."""
@@ -105,6 +112,8 @@ class Settings:
     listed: tuple[tuple[int, int], ...]
     """(row, how many alternatives it wants to see), for rows that want any."""
     vocab_size: int
+    race: bool = False
+    """Whether tokens are drawn by a race (kernels/draw.py), so that a draft model can agree."""
 
     @classmethod
     def of(
@@ -114,6 +123,8 @@ class Settings:
         vocab_size: int,
         device: str,
         penalties: Sequence[Penalties | None] = (),
+        *,
+        race: bool = False,
     ) -> Settings:
         """Of a list of settings; `seeds` are those actually used, and `penalties` may grow later."""
         # Greedy is a top_k of 1, whatever the other filters say: the likeliest passes them all.
@@ -137,6 +148,7 @@ class Settings:
             penalties=tuple((row, found) for row, found in enumerate(penalties) if found is not None),
             listed=tuple((row, s.top_logprobs) for row, s in enumerate(samplings) if s.top_logprobs),
             vocab_size=vocab_size,
+            race=race and max(top_k) > 1,
         )
 
     def edited(self, logits: Tensor, masks: Mapping[int, Tensor] | None = None) -> Tensor:
@@ -214,6 +226,25 @@ class Choice:
     """The same under what was drawn from: only tokens that could be drawn."""
 
 
+class Columns:
+    """Settings of a batch's rows, kept as long as the same rows come."""
+
+    def __init__(self, vocab_size: int, device: str, *, race: bool) -> None:
+        self._vocab_size, self._device, self._race = vocab_size, device, race
+        self._kept: tuple[list[Sampling], list[int], Settings] | None = None
+
+    def of(
+        self, samplings: list[Sampling], seeds: list[int], penalties: Sequence[Penalties | None]
+    ) -> Settings:
+        """The settings, with the penalties of this step."""
+        if self._kept is None or self._kept[:2] != (samplings, seeds):
+            made = Settings.of(samplings, seeds, self._vocab_size, self._device, race=self._race)
+            self._kept = samplings, seeds, made
+        settings = self._kept[2]
+        found = tuple((row, each) for row, each in enumerate(penalties) if each is not None)
+        return replace(settings, penalties=found) if found else settings
+
+
 def choose(
     logits: Tensor,
     settings: Settings,
@@ -224,9 +255,15 @@ def choose(
 
     `masks` has a (V,) bool of allowed tokens for rows that are not free to draw any.
     """
-    numbers = uniforms(settings.streams, np.array(counts, dtype=np.uint64)).to(settings.filters.top_p)
+    places = np.array(counts, dtype=np.uint64)
     edited = settings.edited(logits, masks)
-    drawn = draw(logits, edited, settings.filters, numbers, keep=bool(settings.listed))
+    column, keep = settings.filters.top_p, bool(settings.listed)
+    if settings.race:
+        random = times(settings.streams, places, settings.vocab_size).to(column)
+        drawn = race(logits, edited, settings.filters, random, keep=keep)
+    else:
+        random = uniforms(settings.streams, places).to(column)
+        drawn = draw(logits, edited, settings.filters, random, keep=keep)
     ids = drawn.ids.tolist()
     pairs = drawn.logprobs.tolist()
     logprobs, sampler_logprobs = [own for own, _ in pairs], [sampler for _, sampler in pairs]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -142,6 +143,13 @@ class Chunk:
     sequence: Sequence
     start: int
     count: int
+    guesses: tuple[int, ...] = ()
+    """What may follow (speculative decoding), if it reaches the end: computed too, to be looked at."""
+
+    @property
+    def outputs(self) -> int:
+        """After how many of its tokens one is drawn."""
+        return int(self.draws) + len(self.guesses)
 
     @property
     def draws(self) -> bool:
@@ -171,8 +179,9 @@ class Scheduler:
         """Put a sequence at the end of the queue."""
         self.waiting.append(sequence)
 
-    def plan(self) -> list[Chunk]:
-        """What to compute now; every chunk's blocks are there."""
+    def plan(self, guesses: Mapping[Sequence, list[int]] | None = None) -> list[Chunk]:
+        """What to compute now; every chunk's blocks are there. Of `guesses` as many as there is room for."""
+        guesses = guesses or {}
         chunks: list[Chunk] = []
         room = self.step_tokens
         number = 0
@@ -185,10 +194,12 @@ class Scheduler:
                 continue
             count = min(sequence.length - sequence.computed, room)
             if self._make_room(sequence, sequence.computed + count):
-                chunks.append(Chunk(sequence, sequence.computed, count))
-                room -= count
+                spare = room - count - (len(order) - number)  # one token for each who comes after
+                guessed = self._with_blocks(sequence, guesses.get(sequence, [])[: max(spare, 0)])
+                chunks.append(Chunk(sequence, sequence.computed, count, guessed))
+                room -= count + len(guessed)
         chunks = [chunk for chunk in chunks if chunk.sequence.blocks]
-        room = self.step_tokens - sum(chunk.count for chunk in chunks)
+        room = self.step_tokens - sum(chunk.count + len(chunk.guesses) for chunk in chunks)
         while room and self.waiting and len(self.running) < self.max_running:
             sequence = self.waiting[0]
             if not self._admit(sequence):
@@ -232,6 +243,15 @@ class Scheduler:
                 return False
         return True
 
+    def _with_blocks(self, sequence: Sequence, guessed: list[int]) -> tuple[int, ...]:
+        """As many of the guesses as there are blocks for; nobody gives way to a guess."""
+        while len(sequence.blocks) < blocks_for(sequence.length + len(guessed)):
+            block = self.pool.allocate()
+            if block is None:
+                return tuple(guessed[: len(sequence.blocks) * SIZE - sequence.length])
+            sequence.blocks.append(block)
+        return tuple(guessed)
+
     def _preempt(self, sequence: Sequence) -> None:
         """Take the blocks of a running sequence; it waits again, before all others."""
         self.running.remove(sequence)
@@ -245,10 +265,11 @@ class Scheduler:
             self._preempt(self.running[-1])
         self.pool.forget()
 
-    def computed(self, chunk: Chunk) -> None:
-        """A chunk's keys and values are in the cache; blocks that are full now become known."""
+    def computed(self, chunk: Chunk, right: int = 0) -> None:
+        """A chunk's keys and values are in the cache, and of its guesses the first `right` were accepted.
+        Blocks that are full now become known; those of wrong guesses are written again."""
         sequence = chunk.sequence
-        sequence.computed = chunk.start + chunk.count
+        sequence.computed = chunk.start + chunk.count + right
         while (sequence.known + 1) * SIZE <= sequence.computed:
             start = sequence.known * SIZE
             tokens = sequence.tokens[start : start + SIZE]

@@ -92,6 +92,23 @@ def reference(
     # A number below 1, times the total, stays below the total: it always meets a token that is kept.
     ids = torch.searchsorted(cumulative, numbers[:, None] * total, right=True)
     ids.clamp_(max=heavy.shape[-1] - 1)  # NaN is beyond all
+    return _drawn(logits, heavy, ids, total, keep=keep)
+
+
+def race(logits: Tensor, edited: Tensor, filters: Filters, times: Tensor, *, keep: bool = False) -> Drawn:
+    """The same distribution drawn in another way: each token takes its exponential time, `times` (B, V),
+    over its weight, and the first wins (Gumbel's trick).
+
+    Two models that draw with the same times, and know nothing of each other, agree as often as
+    (1 - d) / (1 + d) at least, where their distributions are a total variation d apart; 1 - d is the most
+    that is possible at all (Daliri, Musco and Suresh, arXiv 2408.07978).
+    """
+    heavy = weights(edited, filters)
+    ids = (times / heavy).argmin(-1, keepdim=True)
+    return _drawn(logits, heavy, ids, heavy.sum(-1, keepdim=True, dtype=times.dtype), keep=keep)
+
+
+def _drawn(logits: Tensor, heavy: Tensor, ids: Tensor, total: Tensor, *, keep: bool) -> Drawn:
     own = logits.gather(1, ids) - logits.logsumexp(-1, keepdim=True)
     drawn_from = (heavy.gather(1, ids) / total).log()
     return Drawn(ids[:, 0], torch.cat([own.to(total.dtype), drawn_from], 1), heavy if keep else None)
