@@ -302,7 +302,8 @@ def test_copies_have_seeds_of_their_own():
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0, expected above 0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0, expected 0.01 to 100"),
+        ({"repetition_penalty": 5e-324}, "repetition_penalty"),
         ({"repetition_penalty": math.nan}, "repetition_penalty"),
         ({"presence_penalty": 2.5}, "presence_penalty is 2.5, expected -2 to 2"),
         ({"frequency_penalty": math.nan}, "frequency_penalty"),
@@ -317,3 +318,29 @@ def test_copies_have_seeds_of_their_own():
 def test_settings_without_meaning_are_refused(wrong, words):
     with pytest.raises(UserError, match=words):
         check(replace(Sampling(), **wrong), 12)
+
+
+@given(
+    temperature=st.sampled_from([0.0, 5e-324, 1e-30, 1.0, 2.0, 1e30]),
+    repetition=st.sampled_from([0.01, 1.0, 100.0]),
+    penalty=st.sampled_from([-2.0, 0.0, 2.0]),
+    bias=st.sampled_from([-100.0, 0.0, 100.0]),
+    top_p=st.sampled_from([5e-324, 0.5, 1.0]),
+    scale=st.sampled_from([0.0, 1.0, 1e4]),
+)
+@settings(deadline=None)
+def test_whatever_is_admitted_can_be_drawn(temperature, repetition, penalty, bias, top_p, scale):
+    """A row that could not be drawn would end the step of everybody who is in it."""
+    extreme = Sampling(
+        temperature=temperature,
+        repetition_penalty=repetition,
+        presence_penalty=penalty,
+        frequency_penalty=penalty,
+        logit_bias=tuple((token, bias) for token in range(12)),
+        top_p=top_p,
+    )
+    check(extreme, 12)
+    logits = torch.linspace(-scale, scale, 12)[None]
+    own = Penalties.of(extreme, range(12), [3] * 1000)
+    found = choose(logits, Settings.of([extreme], [0], 12, "cpu", [own]), [0])
+    assert math.isfinite(found.logprobs[0]) and math.isfinite(found.sampler_logprobs[0])

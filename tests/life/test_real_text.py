@@ -10,12 +10,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from starlette.testclient import TestClient
 from tests.life.tiny import ancestors, artifacts, command, documents, held_out_loss, metrics
+from tests.server.running import running
 
 from modelwright.base.artifact import Artifact
 from modelwright.base.files import read_json
@@ -25,8 +26,6 @@ from modelwright.data.corpus import read_corpus
 from modelwright.formats.huggingface import load_model
 from modelwright.inference.engine import Engine
 from modelwright.recipes.stations import VERBS
-from modelwright.server.app import create_app
-from modelwright.server.guards import Access
 from modelwright.terminal.chat import Chat
 from modelwright.terminal.load import load
 from modelwright.tokenizer.bpe import BPETokenizer
@@ -233,10 +232,9 @@ def test_chat_and_server_give_the_same_decodable_answer(life: Path, one_thread: 
     assert all(0 <= token < loaded.tokenizer.vocab_size for token in made.ids)
 
     engine = Engine(load_model(loaded.about.path), loaded.tokenizer, max_slots=4)
-    app = create_app(engine, model="tiny", access=Access.of("127.0.0.1", 8000, None, ()))
-    with TestClient(app, base_url="http://127.0.0.1:8000") as client:
-        asked = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 24, "temperature": 0}
-        answer = client.post("/v1/chat/completions", json={"model": "tiny", **asked})
+    asked = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 24, "temperature": 0}
+    with running(engine) as url:
+        answer = httpx.post(f"{url}/v1/chat/completions", json={"model": "tiny", **asked}, timeout=60)
     assert answer.status_code == 200, answer.text
     assert answer.json()["choices"][0]["message"]["content"] == said
     assert answer.json()["usage"]["prompt_tokens"] == len(ids)

@@ -70,6 +70,7 @@ def test_a_stream_is_server_sent_events_that_end_with_done(http):
         ({"logit_bias": {"5": 101}}, "logit_bias", "invalid_value"),
         ({"presence_penalty": 2.5}, "presence_penalty", "invalid_value"),
         ({"repetition_penalty": 0}, "repetition_penalty", "invalid_value"),
+        ({"repetition_penalty": 5e-324}, "repetition_penalty", "invalid_value"),
         ({"temperature": "warm"}, "temperature", "invalid_value"),
         ({"temperature": 3}, "temperature", "invalid_value"),
         ({"top_p": 0}, "top_p", "invalid_value"),

@@ -51,9 +51,10 @@ def check(sampling: Sampling, vocab_size: int) -> None:
         ),
         (all(sampling.stop), "stop", "strings that are not empty", sampling.stop),
         (
-            0 < sampling.repetition_penalty < float("inf"),
+            # In these bounds no logit overflows: an infinite one would end everybody's step.
+            0.01 <= sampling.repetition_penalty <= 100,
             "repetition_penalty",
-            "above 0 (1 changes nothing)",
+            "0.01 to 100 (1 changes nothing)",
             sampling.repetition_penalty,
         ),
         (-2 <= sampling.presence_penalty <= 2, "presence_penalty", "-2 to 2", sampling.presence_penalty),
