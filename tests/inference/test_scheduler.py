@@ -23,10 +23,8 @@ def scheduler_of(
     return scheduler
 
 
-def turn(scheduler: Scheduler, token: int = 7) -> list[tuple[int, int, int]]:
-    """One step as the engine takes it, everybody drawing `token`: (id, start, count) of each chunk."""
-    chunks = scheduler.plan()
-    assert sum(chunk.count for chunk in chunks) <= scheduler.step_tokens
+def finish(scheduler: Scheduler, chunks: list[Chunk], token: int) -> None:
+    """What the engine does once a step is computed, everybody drawing `token`."""
     drawing = [chunk.sequence for chunk in chunks if chunk.draws]
     for chunk in chunks:
         scheduler.computed(chunk)
@@ -34,6 +32,13 @@ def turn(scheduler: Scheduler, token: int = 7) -> list[tuple[int, int, int]]:
         each.accept(token, 0.0)
         if each.finish_reason is not None:
             scheduler.remove(each)
+
+
+def turn(scheduler: Scheduler, token: int = 7) -> list[tuple[int, int, int]]:
+    """One step as the engine takes it, everybody drawing `token`: (id, start, count) of each chunk."""
+    chunks = scheduler.plan()
+    assert sum(chunk.count for chunk in chunks) <= scheduler.step_tokens
+    finish(scheduler, chunks, token)
     return [(chunk.sequence.id, chunk.start, chunk.count) for chunk in chunks]
 
 
@@ -112,16 +117,6 @@ def test_everybody_is_served_whole_whatever_the_crowd(
         for chunk in chunks:
             assert chunk.start == chunk.sequence.computed and chunk.count > 0
             assert len(chunk.sequence.blocks) * SIZE >= chunk.start + chunk.count
-        _finish(scheduler, chunks, count)
+        finish(scheduler, chunks, count)
     assert all(len(each.ids) == limit for each, (_, limit) in zip(everybody, requests, strict=True))
     assert scheduler.pool.used == 0
-
-
-def _finish(scheduler: Scheduler, chunks: list[Chunk], token: int) -> None:
-    drawing = [chunk.sequence for chunk in chunks if chunk.draws]
-    for chunk in chunks:
-        scheduler.computed(chunk)
-    for each in drawing:
-        each.accept(token, 0.0)
-        if each.finish_reason is not None:
-            scheduler.remove(each)

@@ -29,12 +29,10 @@ from torch import Tensor, nn
 
 from modelwright.base.errors import UserError
 from modelwright.model.moe import StackedLinear
-from modelwright.model.quantized import Scheme, packed_tensors, replace_linears
+from modelwright.model.quantized import Scheme, check_finite, packed_tensors, quantize_rows, replace_linears
 from modelwright.model.transformer import Transformer
 
 EIGHT_BITS = Scheme(bits=8)
-LEVELS = 127
-"""Largest magnitude of a symmetric 8-bit integer; -128 is not used, so that -q exists for every q."""
 DIVISORS = (7.0, 7.25, 7.5, 7.75, 8.0, 8.25, 8.5, 8.75, 9.0)
 """What a group's largest weight is divided by for its scale in 4 bits, before least squares. Above 8 it is
 clipped, for the good of the others."""
@@ -42,27 +40,12 @@ GROUPS_AT_ONCE = 1 << 16
 """How many groups are searched together: bounds the memory for what is tried."""
 
 
-def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(..., out, in) floats -> int8 of that shape and (..., out, 1) fp32 scales, |weight - q * scale| <=
-    scale / 2.
-
-    A row of zeros gets scale 1, so that nothing is divided by zero. The rounding is done in fp64: in
-    fp32 the quotient itself is rounded, and a weight at the midpoint could land on the far side.
-    """
-    _check_finite(weight)
-    largest = weight.float().abs().amax(dim=-1, keepdim=True)
-    scale = torch.where(largest > 0, largest / LEVELS, torch.ones_like(largest))
-    scale = scale.clamp_min(torch.finfo(torch.float32).tiny)
-    rounded = torch.round(weight.double() / scale.double()).clamp(-LEVELS, LEVELS)
-    return rounded.to(torch.int8), scale
-
-
 def quantize_groups(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
     """(..., out, in) floats -> int8 levels from -8 to 7 of that shape and (..., out, in / group) bf16 scales.
 
     A group of zeros has levels 0 and scale 1.
     """
-    _check_finite(weight)
+    check_finite(weight)
     if weight.shape[-1] % group:
         raise UserError(
             f"a layer has {weight.shape[-1]} inputs, which {group}, the weights that share a scale, does not"
@@ -73,11 +56,6 @@ def quantize_groups(weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
     levels = torch.cat([rounded.levels.to(torch.int8) for rounded in found])
     scales = torch.cat([rounded.scale.bfloat16() for rounded in found])
     return levels.view(weight.shape), scales.view(*weight.shape[:-1], -1)
-
-
-def _check_finite(weight: Tensor) -> None:
-    if not torch.isfinite(weight).all():
-        raise UserError("a weight is not finite: the model diverged in training and cannot be quantized.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
-"""The engine: many sequences decoded as one batch, with a key-value cache.
+"""The engine: many sequences decoded as one batch, with a paged key-value cache (docs/engine.md).
 
-`scheduler` decides who runs (plain Python, no tensors), `cache` and `runner` compute (tensors, no
-policy), `sampling` draws the tokens, `text` turns them into characters, `engine` ties the knot.
+`scheduler` and `blocks` decide who runs and where its keys lie (plain Python, no tensors); `cache`, `runner`
+and `compiled` compute (tensors, no policy); `sampling` draws the tokens, `penalties` and `structured` say
+which may be drawn, `speculate` guesses them; `text` turns them into characters; `engine` ties the knot.
 """

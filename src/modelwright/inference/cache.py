@@ -36,13 +36,10 @@ class PagedCache:
         *,
         eight_bits: bool = False,
     ) -> None:
-        shape = (layers, blocks, kv_heads, SIZE)
-        stored = torch.int8 if eight_bits else dtype
-        # Zeros, not garbage: masked positions still take part in sums as 0 x value, and 0 x NaN is NaN.
-        self.keys, self.values = (
-            torch.zeros(*shape, head_dim, dtype=stored, device=device) for _ in range(2)
-        )
-        self.scales = [torch.ones(*shape, 1, device=device) for _ in range(2)] if eight_bits else None
+        self._shape, self._head_dim = (layers, blocks, kv_heads, SIZE), head_dim
+        self._stored = torch.int8 if eight_bits else dtype
+        self._device = device
+        self.clear()
 
     def write(self, layer: int, blocks: Tensor, offsets: Tensor, k: Tensor, v: Tensor) -> None:
         """Store k and v (B, kv heads, T, head_dim) at the (B, T) offsets of (B, T) blocks."""
@@ -67,9 +64,14 @@ class PagedCache:
         return found[0], found[1]
 
     def clear(self) -> None:
-        """Zeros everywhere, as at the beginning."""
-        self.keys.zero_()
-        self.values.zero_()
+        """Zeros everywhere, not garbage: masked positions still take part in sums as 0 x value, and 0 x NaN
+        is NaN. In fresh memory, which takes no room before it is written."""
+        shape, device = self._shape, self._device
+        self.keys, self.values = (
+            torch.zeros(*shape, self._head_dim, dtype=self._stored, device=device) for _ in range(2)
+        )
+        eight_bits = self._stored == torch.int8
+        self.scales = [torch.ones(*shape, 1, device=device) for _ in range(2)] if eight_bits else None
 
 
 class CacheView:

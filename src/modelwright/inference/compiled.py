@@ -22,7 +22,7 @@ from modelwright.kernels.decoder import Packed
 from modelwright.model.adapters import AdapterSet, LowRank
 from modelwright.model.attention import Attention
 from modelwright.model.layers import Linear, SwiGLU
-from modelwright.model.quantized import Int4Linear, Int8Linear
+from modelwright.model.quantized import Int4Linear, Int8Linear, quantize_rows
 from modelwright.model.transformer import Block, Transformer
 
 MODES = {torch.float32: False, torch.bfloat16: True}
@@ -76,24 +76,30 @@ class CompiledRunner:
         row's largest."""
         self.model = model.eval()
         self._adapters = adapters or AdapterSet(model)
-        self._packed_adapters: tuple[str, ...] = ()
         self.device = torch.device("cpu")
         self._narrow = MODES[model.compute_dtype]
         self._eight_bit_head = eight_bit_head
         self._blocks = blocks
         self._eight_bits = cache == "int8"
-        self._make_cache()
         self._pack()
+        self.clear()
 
     # --- memory that compiled code is pointed to
 
-    def _make_cache(self) -> None:
+    def clear(self) -> None:
+        """Make the cache anew, zeros everywhere, in memory that takes no room before it is written."""
         config, tile = self.model.config, decoder.TILE
         heads = (config.num_hidden_layers, self._blocks, config.num_key_value_heads)
         size = -(-config.head_dim // tile) * tile * tile
         stored = torch.int8 if self._eight_bits else self.model.compute_dtype
         self._cache = [torch.zeros(*heads, size, dtype=stored) for _ in range(2)]
         self._scales = [torch.ones(*heads, tile) for _ in range(2)] if self._eight_bits else []
+        self._point_to_cache()
+
+    def _point_to_cache(self) -> None:
+        self._struct.keys, self._struct.values = (tensor.data_ptr() for tensor in self._cache)
+        if self._scales:
+            self._struct.key_scales, self._struct.value_scales = (each.data_ptr() for each in self._scales)
 
     @torch.no_grad()
     def _pack(self) -> None:
@@ -109,8 +115,6 @@ class CompiledRunner:
         if model.lm_head is not None or self._eight_bit_head:
             embedding = self._hold(model.model.embed_tokens.weight.to(model.compute_dtype).contiguous())
         kind = decoder.BFLOAT16 if self._narrow else decoder.FLOAT32
-        caches = [tensor.data_ptr() for tensor in (*self._cache, *self._scales)]
-        keys, values, key_scales, value_scales = caches + [None] * (4 - len(caches))
         self._struct = decoder.ModelStruct(
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
@@ -127,10 +131,6 @@ class CompiledRunner:
             head=self._matrix(self._packed_head()),
             cosine=self._hold(cosine.contiguous()),
             sine=self._hold(sine.contiguous()),
-            keys=keys,
-            values=values,
-            key_scales=key_scales,
-            value_scales=value_scales,
             blocks=self._blocks,
             cache_kind=decoder.INT8 if self._eight_bits else kind,
         )
@@ -141,8 +141,7 @@ class CompiledRunner:
         weight = self.model.head
         if not self._eight_bit_head:
             return decoder.pack_floats(weight.to(self.model.compute_dtype))
-        scales = weight.float().abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / 127
-        levels = (weight.float() / scales).round().to(torch.int8)
+        levels, scales = quantize_rows(weight)
         return decoder.pack_bytes(levels, scales, fours=self._narrow and decoder.has_unit())
 
     def _pack_adapters(self) -> None:
@@ -273,15 +272,11 @@ class CompiledRunner:
         """Copy new weights, and pack them again."""
         self.model.load_state_dict(dict(state))
         self._pack()
+        self.clear()
 
     def adapters_changed(self) -> None:
         """Pack the adapters again."""
         self._pack_adapters()
-
-    def clear(self) -> None:
-        """Empty the cache."""
-        for tensor in self._cache:
-            tensor.zero_()
 
 
 def _pack(layers: Sequence[torch.nn.Module], dtype: torch.dtype, *, in_turns: bool = False) -> Packed:

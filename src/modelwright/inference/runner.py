@@ -56,7 +56,7 @@ class Runner(Protocol):
         ...
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take new weights."""
+        """Take new weights, and empty the cache: what it holds is of the old ones."""
         ...
 
     def adapters_changed(self) -> None:
@@ -135,6 +135,7 @@ class PlainRunner:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Copy new weights in place."""
         self.model.load_state_dict(dict(state))
+        self.clear()
 
     def adapters_changed(self) -> None:
         """Nothing to do: every pass looks for its adapters anew."""

@@ -453,13 +453,12 @@ struct Adapter {
 struct Layer {
     const float *attention_norm, *feed_forward_norm, *query_norm, *key_norm;
     Matrix qkv, out, gate_up, down;  // gate_up: strips of 16 columns of the gate and the same 16 of the other
-    const Matrix *router, *experts_gate_up, *experts_down;  // of a mixture; null in a dense layer
     const Adapter* adapters;  // for each adapter those of qkv, out, gate_up and down
 };
 
 struct Model {
     int64_t layers, hidden, heads, kv_heads, head_dim, inner, vocabulary;
-    int64_t experts, experts_per_token, normalise, window;  // window 0: none
+    int64_t window;  // 0: none
     int64_t rank;  // the largest of all adapters, those that share an input added up; 0 without adapters
     float epsilon;
     const Layer* layer;
@@ -574,9 +573,8 @@ struct Forward {
     const Step& s;
     int threads;
     int64_t width, inner, mixed, group, head_size, task_count = 0, longest = 0;
-    float *x, *wide, *weights;
+    float *x, *wide;
     E *narrow, *queries, *attended, *gated;
-    int64_t *chosen, *order;
     Task* tasks;
     Barrier barrier;
     std::atomic<int64_t> next_task{0};
@@ -595,16 +593,12 @@ struct Forward {
 
     bool allocate(Arena& arena) {
         arena.reset();
-        const int64_t expanded = m.experts ? s.rows * m.experts_per_token : s.rows;
         x = arena.take<float>(s.rows * m.hidden);
         wide = arena.take<float>(s.rows * wide_columns());
-        narrow = arena.take<E>(expanded * width);
+        narrow = arena.take<E>(s.rows * width);
         queries = arena.take<E>(s.rows * m.heads * head_size);
         attended = arena.take<E>(s.rows * mixed);
-        gated = arena.take<E>(expanded * inner);
-        weights = arena.take<float>(s.rows * (m.experts_per_token + m.experts + 1));
-        chosen = arena.take<int64_t>(expanded);
-        order = arena.take<int64_t>(2 * expanded + m.experts + 1);
+        gated = arena.take<E>(s.rows * inner);
         tasks = arena.take<Task>(s.rows * m.kv_heads * (group / HALF + 1));
         return arena.enough();
     }

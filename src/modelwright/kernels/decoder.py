@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from modelwright.base.native import Unavailable, load
+from modelwright.base.native import find
 
 SOURCE = Path(__file__).with_name("decoder.cpp")
 TILE = 32
@@ -27,11 +27,9 @@ FLOAT32, BFLOAT16, INT8, INT4, INT8_FOURS = range(5)
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled functions; None where they cannot be built."""
-    try:
-        found = load(SOURCE, {"prepare": "n>n", "has_unit": ">n", "step": "ppnn>n"}, ("-fopenmp",))
-    except Unavailable:
-        return None
-    found.prepare(1)
+    found = find(SOURCE, {"prepare": "n>n", "has_unit": ">n", "step": "ppnn>n"}, ("-fopenmp",))
+    if found is not None:
+        found.prepare(1)
     return found
 
 
@@ -154,7 +152,7 @@ class LayerStruct(Structure):
     _fields_ = [
         *((f"{name}_norm", c_void_p) for name in ("attention", "feed_forward", "query", "key")),
         *((name, MatrixStruct) for name in ("qkv", "out", "gate_up", "down")),
-        *((name, c_void_p) for name in ("router", "experts_gate_up", "experts_down", "adapters")),
+        ("adapters", c_void_p),
     ]
 
 
@@ -166,7 +164,7 @@ class ModelStruct(Structure):
             (name, c_int64)
             for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "inner", "vocabulary")
         ),
-        *((name, c_int64) for name in ("experts", "experts_per_token", "normalise", "window", "rank")),
+        *((name, c_int64) for name in ("window", "rank")),
         ("epsilon", c_float),
         ("layer", ctypes.POINTER(LayerStruct)),
         ("embedding", c_void_p),

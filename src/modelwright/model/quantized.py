@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modelwright.base.errors import UserError
 from modelwright.model.moe import StackedLinear
 
 PACKED_ROWS = 8
@@ -30,7 +31,31 @@ WORD = 8
 ZERO = 8
 """What is stored of a 4-bit level is level + 8, so that -8..7 becomes 0..15."""
 
+LEVELS = 127
+"""Largest magnitude of a symmetric 8-bit integer; -128 is not used, so that -q exists for every q."""
+
 _packed_product: Any = getattr(torch, "_weight_int8pack_mm", None)
+
+
+def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., out, in) floats -> int8 of that shape and (..., out, 1) fp32 scales, |weight - q * scale| <=
+    scale / 2.
+
+    A row of zeros gets scale 1, so that nothing is divided by zero. The rounding is done in fp64: in
+    fp32 the quotient itself is rounded, and a weight at the midpoint could land on the far side.
+    """
+    check_finite(weight)
+    largest = weight.float().abs().amax(dim=-1, keepdim=True)
+    scale = torch.where(largest > 0, largest / LEVELS, torch.ones_like(largest))
+    scale = scale.clamp_min(torch.finfo(torch.float32).tiny)
+    rounded = torch.round(weight.double() / scale.double()).clamp(-LEVELS, LEVELS)
+    return rounded.to(torch.int8), scale
+
+
+def check_finite(weight: Tensor) -> None:
+    """Refuse what has no rounding."""
+    if not torch.isfinite(weight).all():
+        raise UserError("a weight is not finite: the model diverged in training and cannot be quantized.")
 
 
 @dataclass(frozen=True, slots=True)
