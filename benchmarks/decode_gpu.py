@@ -108,6 +108,7 @@ def run_ours(case: Case, device: str, turns: int) -> dict[str, Any]:
         "prefill": [case.requests * case.prompt / turn.prefill for turn in found[WARM_UP:]],
         "decode": [turn.decode_rate for turn in found[WARM_UP:]],
         "warm_up_seconds": sum(turn.prefill + turn.decode for turn in found[:WARM_UP]),
+        "runner": engine.runner,
         "step_bytes": reads,
         "measured_bandwidth": read_bandwidth(round(step_bytes(model, 1, 0)), device),
         "parameters": model.num_parameters(),
@@ -169,6 +170,7 @@ def summary(name: str, case: Case, found: Mapping[str, Any], bandwidth: float | 
     if "step_bytes" in found:
         read = found["step_bytes"] * speed / case.requests
         line |= {
+            "runner": found["runner"],
             "parameters": found["parameters"],
             "bytes_per_second": read,
             "share_of_bandwidth": read / bandwidth if bandwidth else None,

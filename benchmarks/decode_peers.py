@@ -21,6 +21,9 @@ from torch import Tensor
 
 from modelwright.inference.measure import Phases
 
+WIDEST_PROMPT, LONGEST_ANSWER = 64, 256
+"""Of the rollouts."""
+
 
 class Transformers:
     """transformers' model in a loop of its own forward passes, without the overhead of `generate`. What is
@@ -77,20 +80,37 @@ class Transformers:
         start = time.perf_counter()
         for first in range(0, len(prompts), rows):
             part = prompts[first : first + rows]
-            longest = max(map(len, part))
-            ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in part])
-            mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in part])
-            self.model.generate(
-                input_ids=ids.to(self.model.device),
-                attention_mask=mask.to(self.model.device),
-                max_new_tokens=max(lengths[first : first + rows]),
-                do_sample=True,
-                temperature=1.0,
-                top_k=0,
-                eos_token_id=None,
-                pad_token_id=0,
-            )
+            # What is compiled knows one width of prompts and one size of the cache.
+            width = WIDEST_PROMPT if self._static else max(map(len, part))
+            ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in part])
+            mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in part])
+            self._generate(ids, mask, max(lengths[first : first + rows]))
         return time.perf_counter() - start
+
+    def _generate(self, ids: Tensor, mask: Tensor, tokens: int) -> None:
+        """`generate` until `tokens` more have been drawn."""
+        import transformers
+
+        room = {"max_new_tokens": tokens}
+        if self._static:
+            stop = transformers.MaxLengthCriteria(ids.shape[1] + tokens)
+            room = {
+                "max_new_tokens": LONGEST_ANSWER,
+                "stopping_criteria": transformers.StoppingCriteriaList([stop]),
+                "cache_implementation": "static",
+            }
+            if self.model.forward != self._decode:
+                self.model.forward = self._decode = torch.compile(self.model.forward, dynamic=False)
+        self.model.generate(
+            input_ids=ids.to(self.model.device),
+            attention_mask=mask.to(self.model.device),
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            eos_token_id=None,
+            pad_token_id=0,
+            **room,
+        )
 
 
 @cache

@@ -28,7 +28,8 @@ def test_version(capsys: Capture) -> None:
 
 
 def test_every_verb_is_a_command_and_explains_itself(capsys: Capture) -> None:
-    for command in (*VERBS, "run", "serve", "chat", "predict", "ls", "show", "trace", "recipes", "validate"):
+    others = ("run", "serve", "chat", "predict", "ls", "show", "trace", "recipes", "validate", "dataset")
+    for command in (*VERBS, *others):
         assert main([command, "--help"]) == 0
         assert "Usage: modelwright" in capsys.readouterr().out
 

@@ -17,19 +17,21 @@ from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.progress import PlainView
 from modelwright.base.run import Run
 from modelwright.life import Life, loading, locked
-from modelwright.recipes.recipe import Recipe
+from modelwright.recipes.recipe import Recipe, load_recipe
 
-INPUTS = {
+INPUTS: dict[str, tuple[str, ...]] = {
     "prepare": (),
     "tokenize": ("corpus",),
     "pretrain": ("tokens",),
     "finetune": ("tokens", "model"),
     "align": ("tokens", "model"),
-    "evaluate": ("tokens", "models"),
+    "evaluate": ("models",),
     "average": ("tokens", "model"),
-    "compress": ("tokens", "model"),
+    "compress": ("model",),
     "export": ("model",),
 }
+
+OPTIONAL = {"evaluate": ("tokens",), "compress": ("tokens",)}
 
 
 class Stations:
@@ -45,7 +47,7 @@ class Stations:
     def module(self, verb: str) -> Any:
         class StationConfig(Config):
             steps: int = 1
-            model: dict[str, Any] = {}
+            model: dict[str, Any] | str = {}
 
         def run(config: StationConfig, run: Run) -> Artifact:
             self.ran.append(verb)
@@ -60,7 +62,9 @@ class Stations:
             (run.dir / "made.txt").write_text(f"{verb} {config.steps} {run.seed}")
             return run.finish(["made.txt"])
 
-        stage = SimpleNamespace(Config=StationConfig, INPUTS=INPUTS[verb], run=run)
+        stage = SimpleNamespace(
+            Config=StationConfig, INPUTS=INPUTS.get(verb, ()), OPTIONAL=OPTIONAL.get(verb, ()), run=run
+        )
         if verb == "prepare":
             stage.sources = lambda config: self.outside
         return stage
@@ -303,3 +307,39 @@ def test_two_processes_do_not_share_a_run_directory(tmp_path: Path) -> None:
         other.kill()  # not a clean end: the lock must go with the process all the same
     with locked(tmp_path):
         pass
+
+
+def test_a_life_may_begin_with_a_model_from_outside(tmp_path: Path, stations: Stations) -> None:
+    """Stations that use text where there is some do without."""
+    stages = ("import", "align", "evaluate", "compress", "export")
+    stations.inputs.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(INPUTS, "align", ("model",))
+        made = live(tmp_path, stages=stages, **{"import": {"model": "org/name"}})
+    assert stations.ran == list(stages)
+    assert made[0].role == "base" and made[0].manifest.config["model"] == "org/name"
+    assert stations.inputs["align"] == {"model": "import"}
+    assert stations.inputs["evaluate"] == {"base": "import", "aligned": "align"}
+    assert stations.inputs["compress"] == {"model": "align"}
+
+
+def test_a_model_that_is_no_artifact_is_imported_on_the_fly(tmp_path: Path, stations: Stations) -> None:
+    outside = tmp_path / "model"
+    outside.mkdir()
+    (outside / "config.json").write_text("{}")
+    given = {"model": outside}
+    life = Life(Recipe(name="test"), tmp_path / "run", PlainView(quiet=True), given)
+    assert [made.stage for made in life.run(["export"])] == ["import", "export"]
+    assert stations.inputs["export"] == {"model": "import"}
+    stations.ran.clear()
+    again = Life(load_recipe(str(tmp_path / "run"), environment={}), tmp_path / "run", PlainView(quiet=True))
+    again.run(["import", "export"])
+    assert stations.ran == [], "the run directory remembers where its life began"
+    live(tmp_path / "hub", {"model": Path("org/name")}, stages=("pretrain", "export"))
+    assert stations.ran == ["import", "export"]
+
+
+def test_a_path_with_a_typing_error_is_no_name_on_a_hub(tmp_path: Path, stations: Stations) -> None:
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError, match="does not exist"):
+        live(tmp_path / "out", {"model": tmp_path / "runs" / "typo"})

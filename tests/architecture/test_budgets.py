@@ -119,10 +119,11 @@ def reading_radius(start: Path) -> int:
 
 
 TRAINING_STAGES = {
-    *("align", "finetune", "pretrain", "training"),  # they train, the last for the others
+    *("adapting", "align", "finetune", "pretrain", "training"),  # they train, or are a part of that
     *(
         "average",
         "judging",
+        "search",
         "reading",
         "reading_examples",
         "text_view",
@@ -133,15 +134,38 @@ TRAINING_STAGES = {
 """Stages that reach the training loop with all it can do (design/0008)."""
 
 WIDEST = {
-    "average": (11_300, "it trains, loads models of every kind, and judges them"),
-    "averaging_study": (13_000, "it runs two stations, pretrain and average, for every cell of its table"),
-    "evaluate": (10_600, "it runs the model with all its kernels in the engine that serves, on every suite"),
-    "export": (7_400, "it loads models of every kind, and reads what it wrote with three readers"),
-    "scale": (11_800, "it runs a station for every rung, fits a law to what they came to, and draws it"),
-    "serve": (12_500, "it runs the model with all its kernels, and speaks every endpoint's protocol"),
-    "study": (12_300, "it runs two stations, tokenize and pretrain, for every cell of its table"),
+    "answering": (7_500, "it runs the model in the engine that serves, whichever runner computes"),
+    "align": (13_300, "it trains models of every family that can be imported, whole or by adapters"),
+    "average": (14_000, "it trains, loads models of every kind, and judges them"),
+    "averaging_study": (15_800, "it runs two stations, pretrain and average, for every cell of its table"),
+    "compress": (8_200, "it loads and judges models of every family that can be imported"),
+    "dataset_check": (
+        9_000,
+        "it holds rows against evaluation sets, each other, personal data, languages and a chat template",
+    ),
+    "evaluate": (12_300, "it runs the model with all its kernels in the engine that serves, on every suite"),
+    "export": (9_700, "it loads models of every kind, and reads what it wrote with three readers"),
+    "finetune": (
+        15_600,
+        "it trains models of every family, on data in every layout, in every way, or from a teacher",
+    ),
+    "forecast": (
+        12_000,
+        "it plans lives that begin with a training, or with a model from outside, and reads their rows",
+    ),
+    "import_model": (8_900, "it takes over models of every family, with tokenizers of every kind"),
+    "pretrain": (12_300, "it trains, with all that ends or keeps a training"),
+    "reading": (12_400, "it builds what a training reads"),
+    "reading_examples": (15_700, "it reads data in every layout, and models of every family that read it"),
+    "scale": (13_800, "it runs a station for every rung, fits a law to what they came to, and draws it"),
+    "search": (15_000, "it trains in every way that finetune does, and judges what comes of it"),
+    "serve": (14_300, "it runs the model with all its kernels, and speaks every endpoint's protocol"),
+    "study": (14_200, "it runs two stations, tokenize and pretrain, for every cell of its table"),
+    "teacher": (7_900, "it loads models of every family that can be imported, and reads their tokenizers"),
+    "views": (11_500, "it builds what trainings read and measure, from data in every layout"),
 }
-"""stage -> (lines, why it reaches further still)."""
+"""stage -> (lines, why it reaches further still). Whatever reads a tokenizer reads what imported ones bring:
+some 900 lines of templates in a sandbox, their loss mask, special tokens and roles."""
 
 STAGES = sorted((PACKAGE / "stages").glob("[a-z]*.py"))
 

@@ -123,6 +123,7 @@ def test_only_optional_dependencies_are_imported_inside_functions() -> None:
 
 
 ALLOWED_INSIDE = {
+    "huggingface_hub": "brings a client for HTTP, for models that are named on the hub alone",
     "torch._inductor": "private, absent from some builds: its absence is an answer (base/device.py)",
     "torch.nn.attention.flex_attention": "brings torch's compiler with it, for trainings on CUDA alone",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from modelwright.base.config import Config
+from modelwright.life.inputs import used_by
+from modelwright.life.loading import stage_module
 from modelwright.recipes.stations import STATIONS, VERBS
 
 ROOT = Path(__file__).parents[2]
@@ -17,17 +18,17 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_stage_is_a_config_its_inputs_and_run(verb: str) -> None:
-    stage = importlib.import_module(f"modelwright.stages.{verb}")
+    stage = stage_module(verb)
     assert issubclass(stage.Config, Config)
     stage.Config()  # every setting has a default
     known = {"model", "models", *(station.role for station in STATIONS)}
-    assert set(stage.INPUTS) <= known
+    assert set(used_by(stage)) <= known
     assert callable(stage.run)
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_setting_says_what_it_is(verb: str) -> None:
-    config = importlib.import_module(f"modelwright.stages.{verb}").Config
+    config = stage_module(verb).Config
     assert [name for name, field in config.model_fields.items() if not field.description] == []
 
 

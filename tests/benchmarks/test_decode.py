@@ -147,6 +147,7 @@ def test_the_gpu_benchmark_needs_one_and_fails_alone(monkeypatch):
         decode.main()
     told = {"prefill": [1.0], "decode": [30.0, 50.0, 40.0], "warm_up_seconds": 1.0}
     ours = {**told, "step_bytes": 10.0, "measured_bandwidth": 800.0, "parameters": 1, "peak_bytes": None}
+    ours["runner"] = "GraphRunner"
 
     def answer(command, label, seconds, *, least, most):
         if label == "batch 256, transformers":
@@ -157,6 +158,7 @@ def test_the_gpu_benchmark_needs_one_and_fails_alone(monkeypatch):
     monkeypatch.setattr(decode, "model_folder", lambda config: None)
     found = decode.measure_all(1000.0)
     one = next(line for line in found["cases"] if line["case"] == "batch 1, ours")
+    assert one["runner"] == "GraphRunner"
     assert one["share_of_bandwidth"] == pytest.approx(0.4) and one["share_of_measured"] == pytest.approx(0.5)
     assert [row.peer_name for row in found["rows"]] == ["transformers", "transformers, compiled"]
     assert {line["case"] for line in found["cases"] if "failed" in line} == {"batch 256, transformers"}

@@ -18,7 +18,7 @@ from modelwright.compression.quantize import (
     quantize_rows,
     quantized_linears,
 )
-from modelwright.formats.huggingface import load_model, load_weights, save_model
+from modelwright.formats.huggingface import load_model, load_tensors, save_model
 from modelwright.model.moe import StackedLinear
 from modelwright.model.quantized import (
     Int4Linear,
@@ -227,7 +227,7 @@ def test_the_folder_has_the_layout_of_compressed_tensors(
     described = read_json(tmp_path / "config.json")["quantization_config"]
     assert described["config_groups"]["group_0"]["format"] == layout
     assert (described["quant_method"], described["format"]) == ("compressed-tensors", layout)
-    weights = load_weights(tmp_path)
+    weights = load_tensors(tmp_path / "model.safetensors")
     layer = "model.layers.0.mlp.up_proj."
     found = {name.removeprefix(layer): tensor for name, tensor in weights.items() if name.startswith(layer)}
     assert {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in found.items()} == stored

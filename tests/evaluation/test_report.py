@@ -104,6 +104,26 @@ def test_what_the_guard_did_stands_below_the_curve(made_up_run: Build) -> None:
     assert "In 30 steps the guard found" in read(write_report(run))[1]
 
 
+def test_how_answers_changed_while_tuning_and_what_was_lost(made_up_run: Build) -> None:
+    run = made_up_run()
+    rows = [
+        {"step": step, "prompt": prompt, "answer": f"{prompt} after {step}{EVIL}", "reference": "Paris."}
+        for step in range(0, 90, 10)
+        for prompt in ("Where?", "When?")
+    ]
+    (run / "finetune" / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lost = {"mean": 0.05, "low": 0.03, "high": None}
+    compared = [{"suite": "arithmetic", "unit": "share", "before": 0.9, "lost": lost, "verdict": "forgotten"}]
+    put(run, "finetune/forgetting.json", {"at_most": 0.02, "compared": compared})
+    page, text = read(write_report(run))
+    assert "What tuning changed" in text and "held-out answer: Paris." in text
+    for prompt in ("Where?", "When?"):
+        assert [step for step in range(0, 90, 10) if f"{prompt} after {step}<" in text] == [0, 20, 40, 60, 80]
+    assert "forgotten" in text and "0.05" in text and 'href="#tuning"' in page
+    (run / "finetune" / "samples.jsonl").write_text("[1]")
+    assert "the answers while tuning could not be read" in read(write_report(run))[1]
+
+
 def test_the_forecast_stands_beside_what_a_training_took(made_up_run: Build) -> None:
     run = made_up_run()
     stations = [

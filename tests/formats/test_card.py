@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.tokenizer.families import FAMILIES
+
 from modelwright.base.artifact import Artifact
 from modelwright.base.config import Config
 from modelwright.base.provenance import Provenance
@@ -11,6 +13,8 @@ from modelwright.base.run import Run
 from modelwright.formats.card import licence_of, model_card
 from modelwright.formats.ollama import modelfile
 from modelwright.model.config import ModelConfig
+from modelwright.tokenizer.bpe import BPETokenizer
+from modelwright.tokenizer.learn import learn
 
 CONFIG = ModelConfig(
     architecture="qwen2", vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
@@ -37,9 +41,9 @@ def make(folder: Path, stage: str, value: int = 0, **inputs: Artifact) -> Artifa
     return run.finish(files=["made.txt"], metrics=metrics)
 
 
-def card(history: list[Artifact]) -> str:
+def card(history: list[Artifact], config: ModelConfig = CONFIG) -> str:
     return model_card(
-        name="tiny", config=CONFIG, parameters=1234, history=history, checks=["f: passed"],
+        name="tiny", config=config, parameters=1234, history=history, checks=["f: passed"],
         gguf_files=["gguf/model-q8_0.gguf"],
     )  # fmt: skip
 
@@ -66,6 +70,13 @@ def test_it_tells_the_whole_line(tmp_path: Path) -> None:
     assert licence_of(trained.manifest.provenance) == "MIT" and licence_of(Provenance()) == "unknown"
 
 
+def test_no_way_is_told_that_leads_nowhere(tmp_path: Path) -> None:
+    """transformers reads no GGUF files of Gemma."""
+    gemma = CONFIG.model_copy(update={"architecture": "gemma"})
+    text = card([make(tmp_path, "prepare")], gemma)
+    assert "llama-cli" in text and "gguf_file=" not in text
+
+
 def test_stages_stand_in_the_order_of_the_life(tmp_path: Path) -> None:
     """What is averaged descends from the tokens twice, once over few steps and once over many."""
     tokens = make(tmp_path, "tokenize", prepare=make(tmp_path, "prepare"))
@@ -81,7 +92,9 @@ def test_a_parent_made_anew_is_no_ancestor(tmp_path: Path) -> None:
     assert [artifact.stage for artifact in trained.ancestry()] == ["pretrain"]
 
 
-def test_the_modelfile_spells_chatml_for_go() -> None:
-    text = modelfile("gguf/m.gguf")
+def test_the_modelfile_spells_chatml_for_go(tmp_path: Path) -> None:
+    text = modelfile("gguf/m.gguf", learn(["some text"], 300))
     assert 'TEMPLATE """{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n' in text
     assert text.count('PARAMETER stop "') == 3
+    imported = modelfile("gguf/m.gguf", BPETokenizer.load(FAMILIES["gemma"].write(tmp_path)))
+    assert "TEMPLATE" not in imported and 'PARAMETER stop "<end_of_turn>"' in imported

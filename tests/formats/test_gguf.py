@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -13,10 +14,13 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFReader, quants
 from safetensors.torch import load_file, save_file
+from tests.tokenizer.families import SAMPLE
 
 from modelwright.base.errors import DamagedFile, UserError
 from modelwright.formats.gguf import About, gguf_name, interleave_rotary, write_gguf
+from modelwright.formats.llama_cpp import LlamaCppReader
 from modelwright.tokenizer.bpe import BPETokenizer
+from modelwright.tokenizer.sentencepiece import from_sentencepiece
 
 MakeModel = Callable[..., Path]
 
@@ -130,11 +134,14 @@ def test_an_unknown_pre_tokenizer_is_refused_not_guessed(copied: Path, tmp_path:
         write_gguf(copied, tmp_path / "m.gguf", "f16")
 
 
-@pytest.mark.parametrize("key", ["chat_template"])
-def test_a_folder_without_a_chat_template_is_refused(copied: Path, tmp_path: Path, key: str) -> None:
-    change_json(copied / "tokenizer_config.json", lambda content: content.pop(key))
-    with pytest.raises(DamagedFile, match=key):
-        write_gguf(copied, tmp_path / "m.gguf", "f16")
+def test_a_chat_template_is_written_from_where_it_stands_or_not_at_all(copied: Path, tmp_path: Path) -> None:
+    change_json(copied / "tokenizer_config.json", lambda content: content.pop("chat_template"))
+    write_gguf(copied, tmp_path / "m.gguf", "f16")
+    template = BPETokenizer.load(copied).chat_template
+    assert template and field(GGUFReader(tmp_path / "m.gguf"), "tokenizer.chat_template") == template
+    (copied / "chat_template.jinja").unlink()
+    write_gguf(copied, tmp_path / "n.gguf", "f16")
+    assert "tokenizer.chat_template" not in GGUFReader(tmp_path / "n.gguf").fields
 
 
 @pytest.mark.parametrize("damage", ["truncate", "garble header", "empty"])
@@ -200,3 +207,44 @@ def test_mixtures_that_llama_cpp_would_read_as_others_are_refused(
     with pytest.raises(UserError, match="in every layer; this model in 1 of 2"):
         write_gguf(tiny_model("qwen3_moe", **MIXTURE, mlp_only_layers=(0,)), tmp_path / "m.gguf", "f16")
     assert not list(tmp_path.iterdir())
+
+
+def sentencepiece_folder(folder: Path, byte_fallback: bool = True) -> BPETokenizer:
+    """In the place of the folder's tokenizer, one of SentencePiece's with a template of its own."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SAMPLE.splitlines() * 30), model_writer=written, model_type="bpe",
+        vocab_size=330, normalization_rule_name="identity", minloglevel=2, hard_vocab_limit=False,
+        byte_fallback=byte_fallback, remove_extra_whitespaces=False,
+    )  # fmt: skip
+    (folder / "m.model").write_bytes(written.getvalue())
+    from_sentencepiece(folder / "m.model").save(str(folder / "tokenizer.json"))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "add_bos_token": True}
+    change_json(folder / "tokenizer_config.json", lambda content: content.update(names))
+    template = "{{ bos_token }}{% for m in messages %}{{ '[INST] ' + m.content + eos_token }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return BPETokenizer.load(folder)
+
+
+def test_sentencepiece_as_llama_cpp_reads_it(tiny_model: MakeModel, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    folder = Path(shutil.copytree(tiny_model("llama", vocab_size=400), tmp_path / "model"))
+    tokenizer = sentencepiece_folder(folder)
+    write_gguf(folder, tmp_path / "m.gguf", "f32")
+    reader = GGUFReader(tmp_path / "m.gguf")
+    assert field(reader, "tokenizer.ggml.model") == "llama"
+    assert field(reader, "tokenizer.ggml.add_bos_token") and field(reader, "tokenizer.ggml.add_space_prefix")
+    assert field(reader, "tokenizer.ggml.eos_token_id") == tokenizer.special_ids["</s>"]
+    theirs = LlamaCppReader(tmp_path / "m.gguf")
+    for text in (*SAMPLE.splitlines(), "The quick, quick fox!", "Grüße ჱ 日本 😀", "two  spaces", "<s>x</s>"):
+        assert theirs.tokenize(text) == tokenizer.encode(text), text
+    theirs.close()
+
+
+def test_merges_that_llama_cpp_would_add_are_refused(tiny_model: MakeModel, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model("llama", vocab_size=400), tmp_path / "model"))
+    sentencepiece_folder(folder)
+    change_json(folder / "tokenizer.json", lambda content: content["model"]["merges"].pop(5))
+    with pytest.raises(UserError, match="does not merge"):
+        write_gguf(folder, tmp_path / "m.gguf", "f32")

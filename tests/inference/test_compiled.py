@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 from modelwright.base.errors import UserError
 from modelwright.base.schema import Sampling
 from modelwright.compression.quantize import quantize
+from modelwright.inference import packing
 from modelwright.inference.compiled import CompiledRunner, serves
 from modelwright.inference.engine import Engine
 from modelwright.inference.runner import Piece, PlainRunner
@@ -21,22 +25,32 @@ from modelwright.kernels import decoder
 from modelwright.model.adapters import Adaptable, Adapter, AdapterSet, LowRank, adaptable_layers
 from modelwright.model.config import ModelConfig
 from modelwright.model.init import initialize
+from modelwright.model.layers import Linear, RMSNorm
 from modelwright.model.quantized import Scheme
 from modelwright.model.transformer import Transformer
 
 pytestmark = pytest.mark.skipif(decoder.library() is None, reason="no compiler: there is only the plain path")
 
+GREEDY = Sampling(max_tokens=6)
 SHAPES = {
     "qwen3": {"hidden_size": 64, "intermediate_size": 96, "head_dim": 32},
     "llama": {"hidden_size": 48, "intermediate_size": 100, "head_dim": 12, "tie_word_embeddings": False},
     "qwen2": {"hidden_size": 96, "intermediate_size": 130, "head_dim": 64},
+    "qwen3_moe": {
+        **{"hidden_size": 64, "intermediate_size": 96, "head_dim": 32},
+        **{"num_experts": 37, "num_experts_per_tok": 3, "moe_intermediate_size": 96, "mlp_only_layers": (1,)},
+    },
+    "qwen3_moe, odd": {
+        **{"hidden_size": 48, "intermediate_size": 100, "head_dim": 12, "decoder_sparse_step": 2},
+        **{"num_experts": 5, "num_experts_per_tok": 5, "moe_intermediate_size": 40, "norm_topk_prob": False},
+    },
 }
 
 
 @cache
 def model_of(architecture: str, dtype: torch.dtype) -> Transformer:
     config = ModelConfig(
-        architecture=architecture,  # type: ignore[arg-type]
+        architecture=architecture.partition(",")[0],  # type: ignore[arg-type]
         vocab_size=333,
         num_hidden_layers=3,
         num_attention_heads=6,
@@ -121,15 +135,16 @@ def test_an_eight_bit_cache_is_off_by_its_rounding_only(dtype: torch.dtype, unit
 
 
 @pytest.mark.parametrize("cache", ["auto", "int8"])
+@pytest.mark.parametrize("architecture", ["qwen3", "qwen3_moe"])
 @pytest.mark.parametrize("weights", ["fp32", "bf16", "bf16 in 8 bits", "fp32 in 4 bits", "bf16 in 4 bits"])
 @given(cuts=st.lists(st.integers(1, 99), max_size=6, unique=True), others=st.integers(0, 9))
 @settings(
     deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )  # the unit is the same for all
 def test_the_same_bits_alone_in_a_crowd_whole_or_in_pieces(
-    weights: str, cache: str, unit: str, cuts: list[int], others: int
+    architecture: str, weights: str, cache: str, unit: str, cuts: list[int], others: int
 ):
-    model = weighted(weights)
+    model = weighted(architecture, weights)
     ids = ids_of(100, 5)
     runner = CompiledRunner(model, 60, cache)
     whole = runner.logits([Piece(ids, 0, [1, 2, 4, 6], 100)])
@@ -143,9 +158,9 @@ def test_the_same_bits_alone_in_a_crowd_whole_or_in_pieces(
 
 
 @cache
-def weighted(weights: str) -> Transformer:
+def weighted(architecture: str, weights: str) -> Transformer:
     dtype, _, rounded = weights.partition(" in ")
-    model = model_of("qwen3", {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype])
+    model = model_of(architecture, {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype])
     return quantize(model, Scheme(bits=int(rounded[0])), model.compute_dtype).eval() if rounded else model
 
 
@@ -161,11 +176,66 @@ def test_broken_weights_leave_nothing_in_the_cache(tokenizer, kind, use_compiled
     engine.update_weights(bad, version=1)
     with pytest.raises(UserError, match="not finite"):
         engine.sample([ids_of(90, 1)], Sampling(max_tokens=3))
-    engine.score([ids_of(90, 2)])
+    for read in (engine.score, engine.embed):
+        with pytest.raises(UserError, match="not finite"):
+            read([ids_of(90, 2)])
     engine.update_weights(good, version=2)
     asked = [ids_of(20, 3)], Sampling(max_tokens=3)
     assert engine.sample(*asked)[0].logprobs == fresh.sample(*asked)[0].logprobs
     assert engine.score([ids_of(20, 4)]) == fresh.score([ids_of(20, 4)])
+
+
+def test_numbers_that_are_none_are_seen_behind_an_eight_bit_head(tokenizer):  # type: ignore[no-untyped-def]
+    model = copy.deepcopy(model_of("qwen3", torch.bfloat16))
+    with torch.no_grad():
+        model.model.layers[1].get_submodule("mlp.down_proj").weight[3, 3] = torch.nan  # type: ignore[index]
+    engine = Engine(model, tokenizer, stop_ids=(), head="int8")
+    with pytest.raises(UserError, match="not finite"):
+        engine.sample([ids_of(9, 1)], Sampling(max_tokens=3))
+
+
+STARVED = """
+import resource, torch
+from modelwright.inference.compiled import CompiledRunner
+from modelwright.inference.runner import Piece
+from modelwright.model.config import ModelConfig
+from modelwright.model.transformer import Transformer
+
+torch.set_num_threads(1)
+model = Transformer(ModelConfig(architecture="qwen3", vocab_size=99, hidden_size=64, intermediate_size=96,
+    num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, head_dim=32,
+    max_position_embeddings=128))
+runner = CompiledRunner(model, 8)
+one, many = [Piece([1], 0, [0], 1)], [Piece(list(range(96)), 0, [1, 2, 3], 1)] * 800
+before = runner.logits(one).clone()
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**23, resource.RLIM_INFINITY))
+try:
+    runner.logits(many)
+except MemoryError:
+    print("no memory for many")
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert torch.equal(runner.logits(one), before)
+"""
+
+
+def test_a_step_without_memory_costs_later_ones_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", STARVED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "no memory for many\n"), done.stderr
+
+
+@pytest.mark.parametrize("use_compiled", [True, False])
+def test_a_text_that_breaks_costs_later_ones_nothing(tokenizer, use_compiled):  # type: ignore[no-untyped-def]
+    model = copy.deepcopy(model_of("llama", torch.float32))
+    bad, clean = 7, [1, 2, 3, 4]
+    with torch.no_grad():
+        model.model.embed_tokens.weight[bad] = torch.nan
+    engine = Engine(model, tokenizer, stop_ids=(), use_compiled=use_compiled)
+    before = engine.score([clean]), engine.embed([clean])
+    for read in (engine.score, engine.embed):
+        with pytest.raises(UserError, match="not finite"):
+            read([[*clean, bad, *clean]])
+        assert engine.score([clean]) == before[0] and torch.equal(engine.embed([clean]), before[1])
 
 
 def test_new_weights_are_taken(tokenizer):  # type: ignore[no-untyped-def]
@@ -181,11 +251,80 @@ def test_new_weights_are_taken(tokenizer):  # type: ignore[no-untyped-def]
     assert engine.score([sequence])[0] == pytest.approx(Engine(new, tokenizer).score([sequence])[0], abs=1e-6)
 
 
-def test_what_has_no_compiled_path_takes_the_plain_one(make_model, tokenizer):  # type: ignore[no-untyped-def]
-    dense = model_of("qwen3", torch.float32)
-    assert serves(dense) and not Engine(dense, tokenizer, use_compiled=False).is_compiled
-    half = Transformer(dense.config, torch.float16)
-    assert not serves(half)
+@pytest.mark.parametrize("architecture", ["qwen3", "llama", "qwen3_moe"])
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "bf16 in 8 bits"])
+def test_an_owned_model_has_its_weights_once(tokenizer, architecture, weights):  # type: ignore[no-untyped-def]
+    whole, owned = (copy.deepcopy(weighted(architecture, weights)) for _ in range(2))
+    engines = [Engine(model, tokenizer, stop_ids=(), owns_model=model is owned) for model in (whole, owned)]
+    assert not any(each.is_meta for each in whole.state_dict().values())
+    assert all(each.is_meta for each in owned.state_dict().values())
+    with pytest.raises(RuntimeError, match="ask the engine"):
+        owned(torch.tensor([[3, 4]]))
+
+    def same(sampling: Sampling = GREEDY) -> bool:
+        found = [engine.sample([ids_of(70, 1)], sampling)[0] for engine in engines]
+        return found[0].ids == found[1].ids and found[0].logprobs == found[1].logprobs
+
+    assert same()
+    state = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
+    state["model.norm.weight"] *= 1.5
+    for engine in engines:
+        engine.update_weights(state, version=1)
+        engine.add_adapter("voice", adapter_of(whole, 1, 4))
+    assert same() and same(replace(GREEDY, adapter="voice"))
+    assert all(each.is_meta for each in owned.state_dict().values())
+    with pytest.raises(UserError, match="let go"):
+        engines[1].add_adapter("lengths", adapter_of(whole, 1, 4, dora=True))
+
+
+def test_what_has_no_compiled_path_takes_the_plain_one(tokenizer, caplog, monkeypatch):  # type: ignore[no-untyped-def]
+    model = model_of("qwen3", torch.float32)
+    assert serves(model) and not Engine(model, tokenizer, use_compiled=False).is_compiled
+    assert not serves(Transformer(model.config, torch.float16))
+    assert not caplog.messages
+    other = copy.deepcopy(model)
+    other.model.norm = type("SlowNorm", (RMSNorm,), {})(64, 1e-6)
+    assert not Engine(other, tokenizer).is_compiled and "does not know SlowNorm" in caplog.messages[-1]
+    monkeypatch.setattr(packing, "SETTINGS", packing.SETTINGS - {"sliding_window"})
+    assert serves(model)
+    other = copy.deepcopy(model)
+    other.config = model.config.model_copy(update={"sliding_window": 3})
+    assert not serves(other) and "does not know sliding_window 3" in caplog.messages[-1]
+    other.config = model.config.model_copy(update={"architecture": "other"})
+    assert not serves(other) and "architecture other" in caplog.messages[-1]
+
+
+def test_biases_anywhere_are_added():
+    model = copy.deepcopy(model_of("llama", torch.float32))
+    torch.manual_seed(6)
+    for layer in model.model.layers.modules():
+        if isinstance(layer, Linear) and layer.out_features != 24:  # all but keys and values
+            layer.bias = torch.nn.Parameter(0.3 * torch.randn(layer.out_features))
+    pieces = [Piece(ids_of(70, 1), 0, [3, 5, 7], 70)]
+    compiled, plain = CompiledRunner(model, 12).logits(pieces), PlainRunner(model, 12).logits(pieces)
+    assert torch.allclose(compiled, plain, atol=2e-5)
+    assert not torch.allclose(
+        plain, PlainRunner(model_of("llama", torch.float32), 12).logits(pieces), atol=1e-2
+    )
+
+
+def test_rotations_are_the_models_own():
+    model = copy.deepcopy(model_of("qwen3", torch.float32))
+    rotations = model.model.rope
+
+    class Stretched(torch.nn.Module):
+        def forward(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+            cosine, sine = rotations(positions.float() / 4, torch.float32)
+            return (1.2 * cosine).to(dtype), (1.2 * sine).to(dtype)
+
+    model.model.rope = Stretched()  # type: ignore[assignment]
+    assert serves(model)
+    pieces = [Piece(ids_of(70, 1), 0, [3, 5, 7], 70)]
+    compiled, plain = CompiledRunner(model, 12).logits(pieces), PlainRunner(model, 12).logits(pieces)
+    assert torch.allclose(compiled, plain, atol=2e-5)
+    assert not torch.allclose(
+        plain, PlainRunner(model_of("qwen3", torch.float32), 12).logits(pieces), atol=1e-2
+    )
 
 
 def test_groups_of_more_heads_than_a_pass_has_rows():
@@ -217,12 +356,14 @@ def test_four_bits_equal_the_plain_layers(dtype: torch.dtype, group: int, unit: 
     assert error < (1e-6 if dtype == torch.float32 else 1.05 * plain)
 
 
-def adapter_of(model: Transformer, seed: int, rank: int, only: str = "") -> Adapter:
+def adapter_of(model: Transformer, seed: int, rank: int, only: str = "", *, dora: bool = False) -> Adapter:
     generator = torch.Generator().manual_seed(seed)
 
     def low_rank(layer: Adaptable) -> LowRank:
         a = torch.randn(rank, layer.in_features, generator=generator) / layer.in_features**0.5
-        return LowRank(a, torch.randn(layer.out_features, rank, generator=generator), scale=0.3)
+        b = torch.randn(layer.out_features, rank, generator=generator)
+        magnitude = 0.5 + torch.rand(layer.out_features, generator=generator) if dora else None
+        return LowRank(a, b, 0.3, magnitude)
 
     layers = adaptable_layers(model)
     return Adapter({name: low_rank(layer) for name, layer in layers.items() if only in name})
@@ -232,14 +373,16 @@ def adapter_of(model: Transformer, seed: int, rank: int, only: str = "") -> Adap
 def test_each_row_answers_with_its_own_adapter(architecture: str):
     model = copy.deepcopy(model_of(architecture, torch.float32))
     adapters = AdapterSet(model)
-    plain, compiled = PlainRunner(model, 30, adapters=adapters), CompiledRunner(model, 30, adapters=adapters)
+    plain, compiled = (kind(model, 40, adapters=adapters) for kind in (PlainRunner, CompiledRunner))
     adapters.add("all", adapter_of(model, 1, 4))
     adapters.add("queries", adapter_of(model, 2, 40, "q_proj"))
     adapters.add("ups", adapter_of(model, 3, 8, "up_proj"))
+    adapters.add("lengths", adapter_of(model, 4, 4, dora=True))
+    adapters.add("some lengths", adapter_of(model, 5, 4, "k_proj", dora=True))
     compiled.adapters_changed()
-    names = [None, "all", "queries", "ups", None]
+    names = [None, "all", "queries", "ups", "lengths", "some lengths", None]
     pieces = [
-        Piece(ids_of(3 + 20 * n, n), 0, [5 * n + k for k in range(4)], 2, adapter=name)
+        Piece(ids_of(3 + 20 * n, n), 0, [5 * n + k for k in range(5)], 2, adapter=name)
         for n, name in enumerate(names)
     ]
     together = compiled.logits(pieces)
@@ -263,18 +406,6 @@ def test_an_adapter_of_the_same_name_is_another_one(tokenizer):  # type: ignore[
     fresh = Engine(model, tokenizer, stop_ids=())
     fresh.add_adapter("voice", adapter_of(model, 5, 4))
     assert second.logprobs == fresh.sample([prompt], asked)[0].logprobs != first.logprobs
-
-
-def test_a_window_hides_what_lies_before_it():
-    config = model_of("llama", torch.float32).config.model_copy(
-        update={"architecture": "mistral", "sliding_window": 20}
-    )
-    model = Transformer(config).eval()
-    initialize(model, seed=4)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(2) if parameter.dim() > 1 else None
-    assert errors(model, CompiledRunner(model, 12)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

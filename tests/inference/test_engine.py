@@ -31,18 +31,6 @@ def prompts_of(lengths, vocab=320, seed=1):
     return [[draw.randrange(3, vocab) for _ in range(length)] for length in lengths]
 
 
-@pytest.mark.parametrize("architecture", ["qwen3", "qwen2", "llama", "qwen3_moe"])
-def test_equals_naive_decoding(make_model, tokenizer, architecture):
-    model = make_model(architecture)
-    engine = Engine(model, tokenizer, max_slots=3, stop_ids=())
-    prompts = prompts_of([1, 7, 70, 2, 33, 5, 70])
-    for prompt, done in zip(prompts, engine.sample(prompts, GREEDY), strict=True):
-        ids, logprobs = naive(model, prompt, 12)
-        assert list(done.ids) == ids
-        assert done.logprobs == pytest.approx(logprobs, abs=3e-5)  # logits up to 20 here
-        assert done.finish_reason == "length"
-
-
 def test_equals_naive_when_joining_and_leaving(model, tokenizer):
     """Requests of different lengths come while others run, some are cancelled, and rows are reused."""
     engine = Engine(model, tokenizer, max_slots=4, stop_ids=())
@@ -66,16 +54,6 @@ def test_equals_naive_when_joining_and_leaving(model, tokenizer):
         ids, logprobs = naive(model, prompts[which], wanted[which])
         assert list(completion.ids) == ids
         assert completion.logprobs == pytest.approx(logprobs, abs=1e-5)
-
-
-def test_a_long_prompt_is_read_in_chunks(model, tokenizer):
-    prompts = prompts_of([130, 3, 64])
-    whole = Engine(model, tokenizer, stop_ids=()).sample(prompts, GREEDY)
-    engine = Engine(model, tokenizer, stop_ids=())
-    engine._runner.chunk = 16
-    for done, expected in zip(engine.sample(prompts, GREEDY), whole, strict=True):
-        assert done.ids == expected.ids
-        assert done.logprobs == pytest.approx(expected.logprobs, abs=1e-5)
 
 
 def test_answers_end_where_the_context_ends(engine):
@@ -134,6 +112,17 @@ def test_the_end_of_a_turn_stops_by_default(model, tokenizer):
     assert Engine(model, tokenizer).stop_ids == {tokenizer.end_of_turn_id, tokenizer.end_of_text_id}
 
 
+def test_a_stream_that_somebody_cancels_ends_and_leaves_nothing(engine, tokenizer):
+    prompt, sampling = tokenizer.encode("Wien"), Sampling(max_tokens=60, temperature=1.5, seed=5)
+    seen = [engine.cancel(delta.request) for delta in engine.stream(prompt, sampling)]
+    assert len(seen) == 1 and seen[0].finish_reason == "cancelled"
+    given_up = engine.stream(prompt, sampling)
+    next(given_up)
+    engine.sample([prompt], sampling)  # turns the crank for both
+    given_up.close()
+    assert engine.step() == []
+
+
 def test_streamed_pieces_make_the_text(engine, tokenizer):
     sampling = Sampling(max_tokens=60, temperature=1.5, seed=5, top_logprobs=3)
     prompt = tokenizer.encode("Wien")
@@ -144,6 +133,12 @@ def test_streamed_pieces_make_the_text(engine, tokenizer):
     assert deltas[-1].completion == whole
     assert all(len(delta.top_logprobs[0]) == 3 for delta in deltas)
     assert all(row[0][1] >= row[1][1] >= row[2][1] for row in whole.top_logprobs)
+    own = [
+        (dict(row)[id_], each)
+        for id_, each, row in zip(whole.ids, whole.logprobs, whole.top_logprobs, strict=True)
+        if id_ in dict(row)
+    ]
+    assert own and all(listed == each for listed, each in own)
 
 
 def test_giving_a_stream_up_frees_its_row(engine, tokenizer):

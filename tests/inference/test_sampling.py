@@ -15,6 +15,7 @@ from modelwright.base.errors import UserError
 from modelwright.base.schema import Sampling
 from modelwright.inference.penalties import Penalties
 from modelwright.inference.sampling import (
+    BrokenModel,
     Settings,
     check,
     choose,
@@ -238,15 +239,19 @@ def test_nothing_is_kept_for_requests_without_penalties():
 
 @pytest.mark.usefixtures("each_path")
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_what_cannot_be_drawn_is_an_error(temperature):
-    columns = of([Sampling(temperature=temperature)] * 2, 12)
-    with pytest.raises(UserError, match="no token"):
-        choose(logits_of(2), columns, [0, 0], {1: torch.zeros(12, dtype=torch.bool)})
+def test_what_cannot_be_drawn_is_its_rows_fault(temperature):
+    columns = of([Sampling(temperature=temperature, seed=1)] * 2, 12)
+    whole = choose(logits_of(2), columns, [0, 0])
+    assert whole.fault(0) is whole.fault(1) is None
+    choice = choose(logits_of(2), columns, [0, 0], {1: torch.zeros(12, dtype=torch.bool)})
+    assert isinstance(choice.fault(1), UserError) and "no token" in str(choice.fault(1))
+    assert choice.fault(0) is None and choice.ids[0] == whole.ids[0]
     for broken in (math.nan, math.inf):
         logits = logits_of(2)
         logits[1, 3] = broken
-        with pytest.raises(UserError, match="not finite"):
-            choose(logits, columns, [0, 0])
+        choice = choose(logits, columns, [0, 0])
+        assert isinstance(choice.fault(1), BrokenModel) and "not finite" in str(choice.fault(1))
+        assert choice.fault(0) is None and choice.ids[0] == whole.ids[0]
 
 
 def test_the_stages_lead_from_the_model_to_the_draw():

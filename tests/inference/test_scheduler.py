@@ -120,3 +120,16 @@ def test_everybody_is_served_whole_whatever_the_crowd(
         finish(scheduler, chunks, count)
     assert all(len(each.ids) == limit for each, (_, limit) in zip(everybody, requests, strict=True))
     assert scheduler.pool.used == 0
+
+
+def test_nobody_gives_way_to_a_guess():
+    """Two who decode, each at the end of a block, and three blocks: the one that is left is the second's."""
+    scheduler = scheduler_of(SIZE - 2, SIZE - 1, blocks=3, step=128, limit=40)
+    turn(scheduler)
+    turn(scheduler)
+    first, second = scheduler.running
+    assert first.length == SIZE and second.length == SIZE + 1
+    chunks = scheduler.plan({first: [7, 7, 7], second: [7, 7]})
+    assert scheduler.preemptions == 0
+    assert [(chunk.sequence.id, chunk.guesses) for chunk in chunks] == [(0, ()), (1, (7, 7))]
+    assert len(first.blocks) == 1 and len(second.blocks) == 2

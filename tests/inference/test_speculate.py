@@ -33,10 +33,11 @@ def near(model, noise=0.02):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def cheap_drafts():
-    """Here drafts are as large as the model, and as such would never be asked."""
+def cheap_guesses():
+    """Here drafts are as large as the model, and by the clock would soon not be asked any more."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("modelwright.inference.engine.share_of", lambda draft, model: 0.05)
+        patch.setattr("modelwright.inference.speculate.Pace.cost", lambda self, requests: 0.05)
+        patch.setattr("modelwright.inference.speculate.Pace.compares", lambda self, requests: False)
         yield
 
 

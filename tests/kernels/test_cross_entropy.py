@@ -125,7 +125,7 @@ def test_products_have_few_sizes_whatever_the_number_of_tokens() -> None:
     sizes = {
         rows.shape[0]
         for tokens in range(1, 5000, 37)
-        for _, rows in cross_entropy._chunks(torch.zeros(tokens, 2), 2048)
+        for _, rows in cross_entropy.chunks(torch.zeros(tokens, 2), 2048)
     }
     assert sizes == {2048, 1024, 512, 256, 128, 64}
 

@@ -27,7 +27,7 @@ from modelwright.data.atlas.documents import LICENCE
 from modelwright.data.corpus import read_corpus
 from modelwright.formats.huggingface import load_model
 from modelwright.inference.engine import Engine
-from modelwright.recipes.stations import VERBS
+from modelwright.recipes.stations import WHOLE_LIFE
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.shards import TokenShards
 
@@ -65,7 +65,7 @@ def test_the_bundle_goes_back_to_the_documents(life: Path) -> None:
     told = [line[verb].manifest.provenance.documents for verb in ("pretrain", "finetune", "align", "export")]
     assert told[0] == counted < told[1] < told[2] == told[3]  # conversations and pairs are data too
     assert set(line["export"].manifest.provenance.licences) == {LICENCE}
-    assert set(ancestors(Artifact.load(life / "evaluate"))) == {*VERBS[:6]}
+    assert set(ancestors(Artifact.load(life / "evaluate"))) == {*WHOLE_LIFE[:6]}
     assert "average" in ancestors(Artifact.load(life / "compress"))
 
 
@@ -179,7 +179,7 @@ def test_the_report_stands_alone_and_names_every_station(life: Path) -> None:
     assert not re.search(r"@import|url\((?!['\"]?#)", text)
     assert "svg" in page.tags
     said = " ".join(page.words)
-    assert all(re.search(rf"\b{verb}\b", said) for verb in VERBS)
+    assert all(re.search(rf"\b{verb}\b", said) for verb in WHOLE_LIFE)
     for role, rows in read_json(life / "evaluate" / "results.json").items():
         assert f"{rows['bits_per_byte']['mean']:.3f}" in said, f"bits per byte of {role} is not in the report"
     for made in artifacts(life).values():
@@ -218,10 +218,10 @@ def test_trace_leads_to_the_documents_and_back(life: Path, capsys: pytest.Captur
 
 
 def test_a_second_run_makes_nothing_anew(life: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {verb: (life / verb / "manifest.json").stat() for verb in VERBS}
+    before = {verb: (life / verb / "manifest.json").stat() for verb in WHOLE_LIFE}
     capsys.readouterr()
     assert main(command(life)) == 0
-    assert capsys.readouterr().err.count("(unchanged: skipped)") == len(VERBS)
+    assert capsys.readouterr().err.count("(unchanged: skipped)") == len(WHOLE_LIFE)
     for verb, stat in before.items():
         now = (life / verb / "manifest.json").stat()
         assert (now.st_ino, now.st_mtime_ns) == (stat.st_ino, stat.st_mtime_ns)
@@ -233,7 +233,7 @@ def test_a_changed_setting_makes_anew_what_depends_on_it(life: Path, tmp_path: P
     before = ids(folder)
     assert main([*command(folder, {"compress.kept_dtype": "float32"}), "--quiet"]) == 0
     now = ids(folder)
-    assert {verb for verb in VERBS if now[verb] != before[verb]} == {
+    assert {verb for verb in WHOLE_LIFE if now[verb] != before[verb]} == {
         "compress"
     }  # export takes the whole model
     assert Artifact.load(folder / "replaced" / "compress-1").id == before["compress"]

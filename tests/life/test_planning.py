@@ -13,10 +13,13 @@ from tests.life.tiny import command
 from modelwright.base.artifact import Artifact
 from modelwright.base.errors import UserError
 from modelwright.cli import main
+from modelwright.data.readers.faults import Faults
 from modelwright.life import planning
 from modelwright.planning.forecast import Forecast
 from modelwright.recipes.recipe import load_recipe
+from modelwright.stages import finetune
 from modelwright.stages import forecast as stage
+from modelwright.tokenizer.bpe import BPETokenizer
 
 SETTINGS = {"pretrain.tokens": 4000, "data.atlas_size_bytes": 100_000}
 
@@ -88,6 +91,15 @@ def test_a_forecast_that_cannot_be_made_is_a_line_of_the_log(
     assert said == ["no forecast: ValueError: no such machine"]
     (tmp_path / "plan.json").write_text("torn")
     assert planning.outcome(recipe, tmp_path, "pretrain").startswith("no comparison with the forecast: ")
+
+
+def test_steps_of_grouped_conversations_are_foretold(tiny_tokenizer: Path) -> None:
+    config = finetune.Config(batching="grouped", conversations=203, rows=8, epochs=3, context=1024)
+    laid = config.lay_out("train", BPETokenizer.load(tiny_tokenizer), 1, Faults())
+    assert len(laid.batches.kept) == 203
+    training, work = stage._tuning(config)
+    assert abs(work.steps - len(laid.batches)) <= config.epochs, "in each epoch one may have fewer rows"
+    assert 0 < work.share < 0.5 and not training.batch.masked, "padded to the longest of few, not to all"
 
 
 @pytest.mark.parametrize(("share", "mean"), [(1.0, 64), (0.5, 48), (0.25, 48), (1e-9, 48)])

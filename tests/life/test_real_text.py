@@ -25,7 +25,7 @@ from modelwright.cli import main
 from modelwright.data.corpus import read_corpus
 from modelwright.formats.huggingface import load_model
 from modelwright.inference.engine import Engine
-from modelwright.recipes.stations import VERBS
+from modelwright.recipes.stations import WHOLE_LIFE
 from modelwright.terminal.chat import Chat
 from modelwright.terminal.load import load
 from modelwright.tokenizer.bpe import BPETokenizer
@@ -242,5 +242,5 @@ def test_chat_and_server_give_the_same_decodable_answer(life: Path, one_thread: 
 
 def test_the_report_covers_every_station(life: Path) -> None:
     said = (life / "report.html").read_text(encoding="utf-8")
-    assert all(artifacts(life)[verb].id[:8] in said for verb in VERBS)
+    assert all(artifacts(life)[verb].id[:8] in said for verb in WHOLE_LIFE)
     assert "LicenseRef-public-domain" in said

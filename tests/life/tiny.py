@@ -17,7 +17,8 @@ from modelwright.base.artifact import Artifact
 from modelwright.base.run import Run
 from modelwright.cli import main
 from modelwright.formats.huggingface import load_model
-from modelwright.recipes.stations import VERBS
+from modelwright.recipes.stations import WHOLE_LIFE
+from modelwright.stages import views
 from modelwright.stages.views import ConversationView
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.shards import TokenShards
@@ -48,7 +49,7 @@ def command(folder: Path, settings: dict[str, Any] | None = None) -> list[str]:
 
 def artifacts(folder: Path) -> dict[str, Artifact]:
     """Every station's artifact; all of them must be there."""
-    return {verb: Artifact.load(folder / verb) for verb in VERBS}
+    return {verb: Artifact.load(folder / verb) for verb in WHOLE_LIFE}
 
 
 def ids(folder: Path) -> dict[str, str]:
@@ -88,7 +89,8 @@ def held_out_loss(folder: Path, station: str) -> float:
     quiet: Any = SimpleNamespace(log=lambda text: None)
     tokenizer = BPETokenizer.load(model_folder)
     with torch.no_grad():
-        return view.measure(load_model(model_folder), tokenizer, quiet, made.seed)()["validation_loss"]
+        held_out = view.pack("validation", tokenizer, quiet, made.seed).batches
+        return views.held_out_loss(load_model(model_folder), held_out)["validation_loss"]
 
 
 def doomed(folder: str, revision: str, station: str, at: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,23 @@ def random_adapter(model: Transformer, seed: int, rank: int = 4, only: str = "")
     )
 
 
+def with_lengths(adapter: Adapter, seed: int) -> Adapter:
+    """The same as DoRA, with lengths of rows of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = {
+        name: torch.rand(len(each.b), generator=generator) + 0.5 for name, each in adapter.layers.items()
+    }
+    return Adapter({name: replace(each, magnitude=lengths[name]) for name, each in adapter.layers.items()})
+
+
 def merged(model: Transformer, adapter: Adapter) -> Transformer:
+    """By the papers' formulas: W + s B A, with the rows brought to their lengths in DoRA."""
     for name, change in adapter.layers.items():
+        weight = model.get_parameter(f"{name}.weight")
         with torch.no_grad():
-            model.get_parameter(f"{name}.weight").add_(change.b @ change.a * change.scale)
+            weight.add_(change.b @ change.a * change.scale)
+            if change.magnitude is not None:
+                weight.mul_((change.magnitude / weight.norm(dim=1))[:, None])
     return model
 
 
@@ -48,10 +62,13 @@ def folder(tiny_model: Callable[..., Path]) -> Path:
 
 
 @torch.inference_mode()
-def test_each_row_answers_with_its_own_adapter(folder: Path) -> None:
+@pytest.mark.parametrize("dora", [False, True], ids=["LoRA", "DoRA"])
+def test_each_row_answers_with_its_own_adapter(folder: Path, dora: bool) -> None:
     model = load_model(folder)
     adapters = AdapterSet(model)
     some, other = random_adapter(model, 1), random_adapter(model, 2, rank=7, only="_proj")
+    if dora:
+        some = with_lengths(some, 3)
     plain = model(IDS).logits()
     adapters.add("some", some)
     adapters.add("other", other)

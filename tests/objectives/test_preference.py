@@ -135,3 +135,24 @@ def test_training_moves_the_policy_and_not_the_reference(tmp_path):
     batch = batch_of(examples, reference)
     _, metrics = DirectPreference(beta=0.5)(model.on_batch(batch), batch)
     assert metrics["accuracy"].item() >= 15
+
+
+@pytest.mark.parametrize("sft_weight", [0.0, 0.3])
+def test_a_pair_without_an_answer_teaches_nothing_and_breaks_nothing(sft_weight):
+    """Its two sides are as likely as before: a finite loss, and the gradient of the other pairs."""
+    model, examples = make_model(), make_examples(3)
+    unlabelled = tuple(Example(side.ids, [False] * len(side.ids)) for side in examples[1])
+    objective = DirectPreference(beta=0.5, sft_weight=sft_weight)
+
+    def gradients(pairs):
+        model.zero_grad()
+        batch = batch_of(pairs, torch.zeros(2 * len(pairs)))
+        loss = objective(model.on_batch(batch), batch)[0]
+        loss.backward()
+        return loss.item(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    with_it, of_all = gradients([examples[0], unlabelled, examples[2]])
+    without, of_others = gradients([examples[0], examples[2]])
+    assert with_it == pytest.approx(without + math.log(2), rel=1e-5)
+    for a, b in zip(of_all, of_others, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

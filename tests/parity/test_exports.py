@@ -15,10 +15,14 @@ from modelwright.evaluation.torture import CONVERSATIONS, TORTURE
 from modelwright.evaluation.verification import Evidence, judge
 from modelwright.formats.gguf import write_gguf
 from modelwright.formats.llama_cpp import LlamaCppReader
-from modelwright.formats.readers import OwnReader, TransformersReader
+from modelwright.formats.readers import TRANSFORMERS, OwnReader, TransformersReader, why_missing
 from modelwright.stages.export import Config
 
 MakeModel = Callable[..., Path]
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
 SHAPES = [
     ("qwen3", {"head_dim": 32}),
     ("llama", {"head_dim": 32, "tie_word_embeddings": False, "rope_theta": 5e5}),
@@ -28,6 +32,7 @@ SHAPES = [
         "qwen3_moe",
         {"head_dim": 32, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
     ),
+    ("llama", {"head_dim": 32, "rope_scaling": LLAMA3}),
 ]
 
 
@@ -80,6 +85,15 @@ def test_llama_cpp_says_why_it_refuses(
     with pytest.raises(DamagedFile, match="cannot load"):
         LlamaCppReader(tmp_path / "m.gguf")
     assert capfd.readouterr() == ("", "")
+
+
+def test_that_transformers_reads_no_gemma_in_gguf_is_said(tiny_model: MakeModel, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    for architecture in ("gemma", "llama"):
+        write_gguf(tiny_model(architecture), tmp_path / f"{architecture}.gguf", "f16")
+    reasons = [why_missing(TRANSFORMERS, tmp_path / f"{name}.gguf") for name in ("gemma", "llama")]
+    assert reasons == ["transformers reads no GGUF files of gemma", None]
 
 
 def test_special_tokens_in_plain_text_stay_plain(exported: tuple[Path, Evidence, Path]) -> None:

@@ -11,7 +11,7 @@ from tests.model.mixtures import config
 from tests.parity.test_transformers import max_difference, perturb
 
 from modelwright.compression.quantize import quantize
-from modelwright.formats.huggingface import load_model, load_weights, save_model
+from modelwright.formats.huggingface import load_model, load_tensors, save_model
 from modelwright.model.init import initialize
 from modelwright.model.quantized import Scheme
 from modelwright.model.transformer import Transformer
@@ -96,7 +96,7 @@ def test_quantized_experts_survive_the_disk_and_stay_close(
     original = load_model(folder)
     made = quantize(original, scheme)
     save_model(tmp_path, made, folder)
-    stored = load_weights(tmp_path)
+    stored = load_tensors(tmp_path / "model.safetensors")
     for kind, (dtype, shape) in STORED[scheme.bits].items():
         tensor = stored[f"model.layers.1.mlp.experts.4.up_proj.{kind}"]
         assert (tensor.dtype, tuple(tensor.shape)) == (dtype, shape)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,32 @@ def test_what_does_not_fit_comes_with_what_would() -> None:
 def test_a_training_without_a_model_is_refused() -> None:
     with pytest.raises(UserError, match="--input model"):
         forecast("stages=[finetune]")
+
+
+def test_a_gguf_file_is_planned_when_it_is_imported(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
+    settings = [
+        "import.model=model.gguf",
+        "import.licence=MIT",
+        "finetune.sources=[atlas]",
+        "finetune.conversations=100",
+        "stages=[import, finetune]",
+    ]
+    recipe = load_recipe("finetune-laptop", settings, environment={})
+    with pytest.raises(UserError, match="Import it first, then add --input model=RUN/import"):
+        planning.forecast(recipe)
+    shutil.copytree(tiny_model("llama"), tmp_path / "import" / "model")
+    made, before, _ = planning.forecast_of(recipe, tmp_path)
+    assert not before and made.stations[1].parameters
+    assert planning.forecast(recipe, model=tmp_path / "import").stations == made.stations
+
+
+def test_what_nobody_looked_at_neither_fits_nor_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside a GPU, stations that do not train run in the host's memory."""
+    found = forecast(on="l4")
+    assert {station.fits for station in found.stations if not station.steps} == {None, True}
+    assert main(["plan", "tiny", "--on", "l4"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("export")]
+    assert not line.rstrip().endswith(("yes", "no"))
 
 
 def test_forecast_against_actual() -> None:

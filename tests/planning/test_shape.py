@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from modelwright.base.errors import UserError
+from modelwright.formats.config_json import config_to_json
 from modelwright.model.config import ModelChoice, ModelConfig
 from modelwright.model.transformer import Transformer
 from modelwright.planning.shape import Shape, find_shape, known_shape, known_shapes
@@ -20,8 +22,17 @@ PUBLISHED = {
     "mixtral-8x7b": 46_702_792_704,
     "qwen3-0.6b": 596_049_920,
     "qwen3-30b-a3b": 30_532_122_624,
+    "smollm2-135m": 134_515_008,
+    "smollm2-360m": 361_821_120,
 }
 """Numbers of weights as the published checkpoints have them."""
+
+
+def test_a_name_on_the_hub_is_known_by_its_shape() -> None:
+    assert find_shape("HuggingFaceTB/SmolLM2-135M-Instruct@main") == known_shape("smollm2-135m")
+    assert find_shape("meta-llama/Llama-3.1-8B") == known_shape("llama-3.1-8b")
+    with pytest.raises(UserError, match="known as 'Someone/Odd-7B-Instruct@main'"):
+        find_shape("Someone/Odd-7B-Instruct@main")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -36,6 +47,22 @@ def test_counts_are_those_of_our_networks(architecture: str, tied: bool) -> None
     with torch.device("meta"):
         model = Transformer(config)
     assert Shape.of(config).parameters == model.num_parameters()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"architecture": "llama", "attention_bias": True, "mlp_bias": True}, {"architecture": "gemma"},
+     {"architecture": "qwen3", "attention_bias": True}, {"architecture": "qwen2"}],
+)  # fmt: skip
+def test_biases_of_imported_models_are_counted(settings: dict[str, Any], tmp_path: Path) -> None:
+    config = ModelConfig(
+        vocab_size=500, hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, **settings,
+    )  # fmt: skip
+    with torch.device("meta"):
+        count = Transformer(config).num_parameters()
+    (tmp_path / "config.json").write_text(json.dumps(config_to_json(config, torch.float32, {})))
+    assert Shape.of(config).parameters == find_shape(str(tmp_path)).parameters == count
 
 
 def test_experts_are_counted_all_and_as_a_token_meets_them() -> None:

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from modelwright.base.errors import ConfigError
+from modelwright.life import stage_config
 from modelwright.recipes.recipe import Recipe, load_recipe, parse_inputs, run_directory, shipped
-from modelwright.recipes.stations import STATIONS, VERBS
+from modelwright.recipes.stations import STATIONS, VERBS, WHOLE_LIFE
 
 
 def test_every_shipped_recipe_loads_and_says_what_it_is_for() -> None:
@@ -21,7 +22,7 @@ def test_every_shipped_recipe_loads_and_says_what_it_is_for() -> None:
 
 
 def test_every_station_has_a_section() -> None:
-    assert {station.section for station in STATIONS} | {"model"} == set(Recipe.model_fields) - {
+    assert {station.section for station in STATIONS} | {"model"} == set(Recipe(name="x").model_dump()) - {
         "name",
         "about",
         "seed",
@@ -66,6 +67,8 @@ def test_a_resolved_recipe_stands_alone(tmp_path: Path) -> None:
         ("stages: prepare", r"stages: expected a list, e\.g\. \[prepare\] \(received 'prepare'\)"),
         ("stages: {a: b}", r"stages: expected a list, e\.g\. \[\.\.\.\]"),
         ("data: atlas", r"data: expected a mapping of settings, \{name: value, \.\.\.\}"),
+        ("stages: [pretrain, import]", "begins with text .* or with a model .*, not both"),
+        ("imprt: {}", r"imprt: unknown setting\. Did you mean 'import'\?"),
         ("stages: []", "must follow the order of a life"),
         ("seed: one", "seed: Input should be a valid integer"),
         ("[1, 2]", "holds a list, expected a mapping"),
@@ -99,6 +102,26 @@ def test_the_default_run_directory(tmp_path: Path) -> None:
     assert run_directory(str(tmp_path / "recipe.yaml"), recipe) == tmp_path
 
 
+def test_a_life_begins_with_text_or_with_a_model() -> None:
+    recipe = load_recipe("tiny", environment={})
+    assert recipe.stages == WHOLE_LIFE and "import" not in WHOLE_LIFE
+    imported = recipe.importing("org/name")
+    assert imported.stages == ("import", *WHOLE_LIFE[3:])
+    assert imported.section("import") == {"model": "org/name"}
+    assert imported.section("finetune") == recipe.section("finetune")
+    again = Recipe.model_validate(yaml.safe_load(imported.to_yaml()))
+    assert again == imported, "the section's name in YAML is that of its verb"
+    assert imported.importing("other/name").stages == imported.stages
+
+
 def test_verbs_are_in_the_order_of_a_life() -> None:
     assert VERBS[0] == "prepare"
     assert VERBS[-1] == "export"
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if name.startswith("finetune-")])
+def test_the_recipes_for_fine_tuning_are_valid_to_the_last_setting(name: str) -> None:
+    recipe = load_recipe(name, environment={})
+    configs = {verb: stage_config(recipe, verb) for verb in recipe.stages}
+    assert [*configs] == ["import", "finetune", "evaluate", "compress", "export"]
+    assert not configs["finetune"].sources[0].is_atlas, "it teaches the user's own rows"

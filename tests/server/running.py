@@ -32,7 +32,7 @@ class Running:
         app, self.service = create_app(
             sources, access=access, on_loaded=lambda _: self.loaded.set(), **settings
         )
-        self.server = Server(app, self.service.drain, drain_seconds)
+        self.server = Server(app, self.service.drain, self.service.cut_off, drain_seconds)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self._listener]})
 
     def __enter__(self) -> Running:

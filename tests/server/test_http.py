@@ -44,6 +44,9 @@ def test_a_stream_is_server_sent_events_that_end_with_done(http):
         ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
         ({"guided_json": {"type": "object"}}, "guided_json", "unsupported_parameter"),
         ({"min_tokens": 3}, "min_tokens", "unsupported_parameter"),
+        ({"include_stop_str_in_output": True}, "include_stop_str_in_output", "unsupported_parameter"),
+        ({"continue_final_message": True}, "continue_final_message", "unsupported_parameter"),
+        ({"structured_outputs": {"choise": ["a"]}}, "structured_outputs.choise", "invalid_value"),
         ({"tools": [{"type": "function"}]}, "tools.0.function", "invalid_value"),
         ({"tools": [{"type": "web_search"}]}, "tools.0.type", "invalid_value"),
         ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
@@ -142,7 +145,9 @@ def test_other_media_types_are_refused(http):
 def test_unknown_models_paths_and_methods(http):
     wrong = http.post(CHAT, json=ASK | {"model": "gpt-4"})
     assert wrong.status_code == 404 and error_of(wrong)["code"] == "model_not_found"
-    assert http.get("/nothing").status_code == 404 and error_of(http.get("/nothing"))
+    nowhere = http.post("/chat/completions", json=ASK)  # a client whose base_url lacks /v1
+    assert nowhere.status_code == 404
+    assert "POST /chat/completions is no endpoint here; GET / lists them" in error_of(nowhere)["message"]
     assert http.get(CHAT).status_code == 405 and error_of(http.get(CHAT))
 
 

@@ -1,5 +1,4 @@
-"""lm-evaluation-harness scores through /v1/completions. It pulls in much, so it is in no extra of ours:
-`pip install "lm-eval[api]"` makes this test run."""
+"""lm-evaluation-harness scores through /v1/completions. It pulls in much, so it has an extra of its own."""
 
 from __future__ import annotations
 
@@ -9,8 +8,9 @@ import pytest
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    completions = pytest.importorskip("lm_eval.models.openai_completions")
-    Instance = pytest.importorskip("lm_eval.api.instance").Instance
+    why = "lm-evaluation-harness is not installed: pip install 'modelwright[harness]'"
+    completions = pytest.importorskip("lm_eval.models.openai_completions", reason=why)
+    Instance = pytest.importorskip("lm_eval.api.instance", reason=why).Instance
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -10,6 +10,7 @@ import pytest
 from tests.server.running import wait_for
 
 from modelwright.inference.engine import Engine
+from modelwright.inference.speculate import Speculation
 from modelwright.server.meters import COUNTERS, GAUGES, HISTOGRAMS, Histogram
 
 CHAT = "/v1/chat/completions"
@@ -61,6 +62,19 @@ def test_requests_are_counted(served):
     assert whole == pytest.approx(first + values["request_decode_time_seconds_sum", None])
     assert values["inter_token_latency_seconds_count", None] == 5  # of the stream's six tokens
     assert values["request_time_per_output_token_seconds_count", None] == 4
+
+
+def test_guesses_are_counted(model, tokenizer, start):
+    engine = Engine(model, tokenizer, stop_ids=(), speculate=Speculation())
+    ask = {"prompt": [5, 6, 7] * 8, "max_tokens": 40, "temperature": 0}
+    with start(engine) as url, httpx.Client(base_url=url) as http:
+        assert http.post("/v1/completions", json=ask).status_code == 200
+        values = {name: value for (name, _), value in read(http).items() if name.startswith("spec_decode")}
+    drafts, drafted, accepted = (
+        values[f"spec_decode_num_{name}_total"] for name in ("drafts", "draft_tokens", "accepted_tokens")
+    )
+    assert 0 < drafts <= drafted >= accepted
+    assert (drafted, accepted) == (engine.stats().drafted, engine.stats().accepted)
 
 
 def test_who_runs_who_waits_and_who_left(served):

@@ -8,7 +8,7 @@ import numpy as np
 import openai
 import pytest
 
-from modelwright.base.schema import Conversation, Message, Sampling
+from modelwright.base.schema import Completion, Conversation, Message, Sampling
 from modelwright.tokenizer.chat import render
 
 ASK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "The capital of France?"}]
@@ -91,10 +91,20 @@ def test_completions_with_echo_score_the_prompt(client, engine, tokenizer):
     assert choice.logprobs.token_logprobs[0] is None and choice.logprobs.top_logprobs[0] is None
     scores = [*engine.score([ids])[0], *expected.logprobs]
     assert choice.logprobs.token_logprobs[1:] == pytest.approx(scores, abs=1e-5)
-    assert choice.logprobs.text_offset[:3] == [0, 3, 11] or choice.logprobs.text_offset[0] == 0
+    before = [len(tokenizer.decode(ids[:n])) for n in range(len(ids) + 1)]  # of plain letters
+    assert choice.logprobs.text_offset[: len(before)] == before
     assert len(choice.logprobs.tokens) == len(ids) + 2
     best, greedy = choice.logprobs.top_logprobs[-1], choice.logprobs.tokens[-1]
     assert list(best) == [greedy]
+
+
+def test_offsets_count_characters_that_tokens_share(client, tokenizer):
+    text = "a\U0001f9a4b\u20acc"
+    got = client.completions.create(model="tiny", prompt=text, max_tokens=0, echo=True, logprobs=0)
+    found = got.choices[0].logprobs
+    assert len(found.tokens) > len(text), "no character of this text is more than one token"
+    starts = dict(zip(found.tokens, found.text_offset, strict=True))
+    assert {letter: text.index(letter) for letter in "abc"} == {letter: starts[letter] for letter in "abc"}
 
 
 def test_only_the_prompts_own_probabilities(client, engine, tokenizer):
@@ -140,6 +150,69 @@ def test_extras_of_other_servers_are_taken(client, engine, tokenizer):
     )
     sampling = Sampling(max_tokens=9, temperature=2, seed=9, top_k=5, min_p=0.05)
     assert got.choices[0].message.content == engine.sample([ids_of(tokenizer, ASK)], sampling)[0].text
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_log_probabilities_after_the_filters(client, engine, tokenizer, temperature):
+    """An extension, whole and streamed, at both endpoints: what the tokens were drawn with."""
+    sampling = Sampling(max_tokens=9, temperature=temperature, seed=3, top_k=6, top_p=0.9, top_logprobs=4)
+    extra = {"top_k": 6, "logprobs_mode": "processed_logprobs"}
+    settings = {"model": "tiny", "temperature": temperature, "seed": 3, "max_tokens": 9, "top_p": 0.9}
+    own = {"model": "tiny", **settings, "extra_body": extra | {"logprobs_mode": "raw_logprobs"}}
+    settings["extra_body"] = extra
+
+    def checked(logprobs: list[float], top: list[list[float]], drawn: Completion) -> None:
+        assert logprobs == pytest.approx(drawn.sampler_logprobs)
+        assert top == [pytest.approx([value for _, value in row]) for row in drawn.top_sampler_logprobs]
+
+    [drawn] = engine.sample([ids_of(tokenizer, ASK)], sampling)
+    assert drawn.finish_reason == "length", "all tokens are part of the answer"
+    assert drawn.sampler_logprobs != drawn.logprobs
+    whole = client.chat.completions.create(messages=ASK, logprobs=True, top_logprobs=4, **settings)
+    stream = client.chat.completions.create(
+        messages=ASK, logprobs=True, top_logprobs=4, stream=True, **settings
+    )
+    for content in (
+        whole.choices[0].logprobs.content,
+        [e for chunk in stream if (p := chunk.choices[0].logprobs) for e in p.content],
+    ):
+        checked([e.logprob for e in content], [[t.logprob for t in e.top_logprobs] for e in content], drawn)
+    plain = client.chat.completions.create(messages=ASK, logprobs=True, top_logprobs=4, **own)
+    assert [e.logprob for e in plain.choices[0].logprobs.content] == pytest.approx(drawn.logprobs)
+
+    [drawn] = engine.sample([tokenizer.encode("Wien")], sampling)
+    whole = client.completions.create(prompt="Wien", logprobs=4, **settings)
+    stream = client.completions.create(prompt="Wien", logprobs=4, stream=True, **settings)
+    parts = [chunk.choices[0].logprobs for chunk in stream]
+    for logprobs, top in (
+        (whole.choices[0].logprobs.token_logprobs, whole.choices[0].logprobs.top_logprobs),
+        (
+            [p for part in parts for p in part.token_logprobs],
+            [t for part in parts for t in part.top_logprobs],
+        ),
+    ):
+        checked(logprobs, [list(row.values()) for row in top], drawn)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "more"),
+    [
+        ("chat", {"logprobs_mode": "processed_logprobs"}),  # without any log-probabilities
+        ("chat", {"logprobs_mode": "drawn", "logprobs": True}),
+        ("text", {"logprobs_mode": "raw_logprobs"}),
+        ("text", {"logprobs_mode": "processed_logprobs", "logprobs": 1, "echo": True}),
+        ("response", {"logprobs_mode": "processed_logprobs"}),
+    ],
+)
+def test_log_probabilities_that_nobody_can_give_are_refused(client, endpoint, more):
+    ask = {
+        "chat": lambda: client.chat.completions.create(model="tiny", messages=ASK, extra_body=more),
+        "text": lambda: client.completions.create(model="tiny", prompt="Wien", extra_body=more),
+        "response": lambda: client.responses.create(model="tiny", input="Wien", extra_body=more),
+    }[endpoint]
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask()
+    assert refused.value.param == "logprobs_mode"
 
 
 def test_many_at_once_get_what_each_gets_alone(address, engine, tokenizer):

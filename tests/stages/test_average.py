@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.training.tiny import make_model, make_windows
 
+from modelwright.base.errors import DamagedFile
 from modelwright.objectives.next_token import NextToken
-from modelwright.stages.average import Config, choose, describe
+from modelwright.stages.average import Config, choose, describe, place, view_of
 from modelwright.stages.judging import Scores, by_objective
+from modelwright.stages.views import ConversationView
 from modelwright.training.batches import Example, Packed
 from modelwright.training.loop import mean_loss
 
@@ -79,3 +81,21 @@ def test_units_add_up_to_what_training_measured() -> None:
     with torch.no_grad():
         assert judge.measure().value == pytest.approx(mean_loss(model, NextToken(), packed)["loss"], rel=1e-5)
     assert make_windows()[0].units == 2
+
+
+def test_a_candidate_must_fit_the_model_and_have_the_names_of_the_first() -> None:
+    model = make_model()
+    weights = {name: torch.ones_like(p) for name, p in model.named_parameters()}
+    place(model, frozenset(weights), weights)
+    assert all((p == 1).all() for p in model.parameters())
+    few = dict(list(weights.items())[1:])
+    place(model, frozenset(few), few)  # a frozen weight is in none
+    with pytest.raises(DamagedFile, match="1 are missing"):
+        place(model, frozenset(weights), few)
+    strange = {f"module.{name}": weight for name, weight in weights.items()}
+    with pytest.raises(DamagedFile, match=r"none of its \['module\."):
+        place(model, frozenset(strange), strange)
+
+
+def test_settings_that_an_older_run_did_not_know_are_as_they_were_then() -> None:
+    assert view_of(ConversationView, {"context": 99}).context == 99

@@ -91,3 +91,15 @@ def test_missing_the_target_is_said(inputs: dict[str, Artifact], tmp_path: Path)
     artifact = compress.run(config, Run(tmp_path / "out", "compress", "quantized", config, 1, inputs))
     missed = not artifact.metrics["top1_target_met"]
     assert missed == ("below the target" in (artifact.path / "log.txt").read_text())
+
+
+def test_without_text_of_its_own_the_damage_is_measured_on_the_embedded_corpus(
+    inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    """As for an imported model, which no shards come with."""
+    del inputs["tokens"]
+    config = Config(sequences=6, sequence_length=64)
+    made = compress.run(config, Run(tmp_path / "out", "compress", "quantized", config, 1, inputs))
+    damage = json.loads((made.path / "damage.json").read_text())
+    assert damage["mean_kl"]["n"] == 6 and 0 < damage["mean_kl"]["mean"] < 0.05
+    assert 0 < damage["bits_per_byte_after"] == pytest.approx(damage["bits_per_byte_before"], rel=0.05)

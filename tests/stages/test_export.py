@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from tests.tokenizer.families import FAMILIES
 
 from modelwright.base.artifact import Artifact
 from modelwright.base.errors import GateRefused, UserError
 from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
+from modelwright.evaluation.torture import CONVERSATIONS
 from modelwright.evaluation.verification import Verdict
-from modelwright.formats import gguf
+from modelwright.formats import gguf, gguf_vocabulary
+from modelwright.formats.huggingface import load_tensors
 from modelwright.stages import export
 from modelwright.stages.export import Config
 
@@ -31,9 +34,12 @@ SOURCES = Provenance.count(
 def trained(tiny_model: MakeModel, tmp_path: Path) -> Callable[..., Artifact]:
     """An artifact as `finetune` would leave it."""
 
-    def make(architecture: str = "qwen3", **settings: object) -> Artifact:
+    def make(architecture: str = "qwen3", family: str = "", **settings: object) -> Artifact:
         run = Run(tmp_path / "life" / "finetune", "finetune", "sft", Config(), 1)
         shutil.copytree(tiny_model(architecture, **settings), run.dir / "model")
+        if family:
+            (run.dir / "model" / "chat_template.jinja").unlink()
+            FAMILIES[family].write(run.dir / "model")
         run.brings_in(SOURCES)
         return run.finish(files=["model"], metrics={"loss": 1.25}, tokens=1000)
 
@@ -77,12 +83,32 @@ def test_a_good_export_is_verified_and_described(
     ]
     assert {v["status"] for v in by_transformers} == {"passed"}
     card = (artifact.path / "README.md").read_text()
+    numbers = sum(t.numel() for t in load_tensors(artifact.path / "hf" / "model.safetensors").values())
+    assert f"{numbers:,} parameters" in card
     for words in ("license: other", "CC0-1.0", "a\\|b.txt", "finetune", "loss 1.25", "llama-cli", "passed"):
         assert words in card
     modelfile = (artifact.path / "Modelfile").read_text()
     assert (
         modelfile.startswith("FROM ./gguf/model-q8_0.gguf\n") and 'PARAMETER stop "<|im_end|>"' in modelfile
     )
+
+
+def test_conversations_that_a_template_refuses_are_not_called_alike(
+    trained: Callable[..., Artifact], bench: Bench, tmp_path: Path
+) -> None:
+    pytest.importorskip("transformers")
+    model = trained("qwen3", family="qwen-2", vocab_size=700)
+    settings = model.path / "model" / "tokenizer_config.json"
+    kept = {name: v for name, v in json.loads(settings.read_text()).items() if name != "chat_template"}
+    settings.write_text(json.dumps(kept))
+    (model.path / "model" / "chat_template.jinja").unlink(missing_ok=True)
+    config = Config(gguf=(), sequences=2, sequence_length=64, readers="require")
+    artifact = export.run(config, bench(config, model))
+    statuses = {verdict["check"]: verdict["status"] for verdict in read_verdicts(tmp_path)}
+    assert statuses == {"tokens": "passed", "chat template": "not verified", "logits": "passed"}
+    log = (artifact.path / "log.txt").read_text()
+    assert f"{len(CONVERSATIONS)} of {len(CONVERSATIONS)} conversations are not compared" in log
+    assert "has no chat template" in log
 
 
 def test_without_a_reader_it_says_not_verified(
@@ -105,13 +131,25 @@ def test_readers_can_be_required(
     assert not (tmp_path / "life" / "export" / "manifest.json").exists()
 
 
+@pytest.mark.parametrize("family", ["qwen-2", "llama-3", "gemma without GGUF"])
+def test_an_imported_tokenizer_and_its_template_are_exported(
+    trained: Callable[..., Artifact], bench: Bench, tmp_path: Path, family: str
+) -> None:
+    pytest.importorskip("transformers")
+    config = Config(gguf=() if "without" in family else ("f32",), sequences=2, sequence_length=64)
+    model = trained("qwen3", family=family.partition(" ")[0], vocab_size=700)
+    export.run(config, bench(config, model))
+    verdicts = read_verdicts(tmp_path)
+    assert {v["check"] for v in verdicts if v["status"] == "passed"} >= {"tokens", "chat template", "logits"}
+
+
 def swap_tokens(content: Any, rows: int) -> Any:
     tokens, types = _tokens(content, rows)
     tokens[300], tokens[301] = tokens[301], tokens[300]
     return tokens, types
 
 
-_tokens = gguf._tokens
+_tokens = gguf_vocabulary._tokens
 _write = gguf.write_gguf
 
 
@@ -133,8 +171,8 @@ def drop_scale(kind: str) -> Callable[..., Any]:
     ("target", "name", "spoil", "check"),
     [
         (gguf, "interleave_rotary", lambda weight, heads: weight, "logits"),
-        (gguf, "_pre_tokenizer", lambda content: "gpt-2", "tokens"),
-        (gguf, "_tokens", swap_tokens, "tokens"),
+        (gguf_vocabulary, "_pre_tokenizer", lambda content: "gpt-2", "tokens"),
+        (gguf_vocabulary, "_tokens", swap_tokens, "tokens"),
         (gguf, "_converted", drop_scale("1.mlp.gate_proj.weight"), "logits"),
         (export, "write_gguf", write_truncated, "reads it"),
     ],

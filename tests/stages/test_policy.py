@@ -13,7 +13,7 @@ from modelwright.base.errors import GateRefused, UserError
 from modelwright.base.policy import Policy
 from modelwright.base.progress import PlainView
 from modelwright.cli import main
-from modelwright.data.conversations import read_conversations, read_preferences
+from modelwright.data.conversations.read import read_conversations, read_preferences
 from modelwright.data.corpus import read_corpus
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.source import Source

@@ -10,6 +10,7 @@ from modelwright.base.artifact import Artifact
 from modelwright.base.config import validate
 from modelwright.base.errors import UserError
 from modelwright.base.files import canonical_json, sha256_text
+from modelwright.base.metrics import read_metrics
 from modelwright.base.progress import PlainView
 from modelwright.data.readers.faults import Faults
 from modelwright.life import Life
@@ -21,7 +22,7 @@ from modelwright.tokenizer.bpe import BPETokenizer
 SMALL = (
     "data.atlas_size_bytes=60000", "pretrain.tokens=2000", "model.depth=1", "finetune.conversations=30",
     "finetune.accumulation=2", "finetune.rows=3", "finetune.epochs=2", "align.pairs=20", "align.rows=4",
-    "align.accumulation=2", "finetune.context=256",
+    "align.accumulation=2", "finetune.context=256", "finetune.samples={prompts: [Hi], max_tokens: 2}",
 )  # fmt: skip
 
 
@@ -33,11 +34,17 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_life_lets_the_model_answer_while_it_is_tuned(life: Path) -> None:
+    steps = [row["step"] for row in read_metrics(life / "finetune" / "samples.jsonl")]
+    assert steps[0] == 0 and steps[-1] == Artifact.load(life / "finetune").metrics["steps"]
+
+
 def test_conversations_of_each_step_are_those_of_its_rows(life: Path) -> None:
     made = Artifact.load(life / "finetune")
     config = validate(finetune.Config, made.manifest.config, "")
     tokenizer = BPETokenizer.load(made.file("model"))
-    packed, found = config.lay_out("train", tokenizer, made.manifest.seed, Faults())
+    laid = config.lay_out("train", tokenizer, made.manifest.seed, Faults())
+    packed, found = laid.batches, laid.conversations
     texts = {sha256_text(canonical_json([[m.role, m.content] for m in c.messages])): c for c in found}
     counts: dict[str, int] = {}
     for step in range(1, made.metrics["steps"] + 1):

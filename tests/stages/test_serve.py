@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -16,6 +17,7 @@ import httpx
 import pytest
 import torch
 
+from modelwright.base.device import Device, choose
 from modelwright.base.errors import ConfigError, UserError
 from modelwright.formats.huggingface import load_model
 from modelwright.formats.peft import save_adapter
@@ -35,7 +37,8 @@ def serving(monkeypatch, models, **settings) -> Iterator[str]:
     monkeypatch.setattr(Server, "run", lambda self, **k: (servers.append(self), begin(self, **k)))
     ready, addresses = threading.Event(), []
 
-    def on_ready(address: str) -> None:
+    def on_ready(address: str, chosen: Device) -> None:
+        assert chosen == choose(settings.get("device", "auto"), settings.get("dtype", "auto"))
         addresses.append(address)
         ready.set()
 
@@ -60,6 +63,24 @@ def test_folders_are_served_by_name(tiny_model, monkeypatch):
             for name in ("one", "two")
         ]
         assert texts[0] != texts[1]
+
+
+@pytest.mark.parametrize("wish", ["ngram", "draft"])
+def test_guesses_change_no_text(tiny_model, monkeypatch, wish):
+    folder = tiny_model()
+    ask = {"prompt": "The capital of France is Paris. The capital of", "max_tokens": 24, "temperature": 0}
+    texts = []
+    for settings in ({}, {"speculate": "ngram" if wish == "ngram" else str(folder), "guesses": 3}):
+        with serving(monkeypatch, folder, **settings) as url:
+            texts.append(httpx.post(f"{url}/completions", json=ask).json()["choices"][0]["text"])
+            counted = httpx.get(f"{url.removesuffix('v1')}metrics").text
+    assert texts[0] == texts[1]
+    [drafted] = re.findall(r"spec_decode_num_draft_tokens_total{.*} (\d+)", counted)
+    assert int(drafted) > 0
+    with pytest.raises(UserError, match="does not exist"):
+        serve([folder], port=0, speculate="absent")
+    with pytest.raises(UserError, match="add --speculate"):
+        serve([folder], port=0, guesses=4)
 
 
 def test_a_reload_takes_what_the_folder_holds_now(tiny_model, monkeypatch):
@@ -182,7 +203,9 @@ def test_sigterm_lets_open_answers_end_and_exits_0(tiny_model):
         assert process.stderr is not None
         try:
             line = process.stderr.readline()
-            assert "serving mine=" in line, line
+            assert "serving mine=" in line and re.search(
+                r" on \w+, \d+ threads, (float32|bfloat16) ", line
+            ), line
             url = line.split(" at ")[1].split(" ")[0]
             headers = {"authorization": f"Bearer {'l' * 20}"}
             ask = {"prompt": "Paris", "max_tokens": 100, "stream": True}

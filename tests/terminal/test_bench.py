@@ -36,6 +36,16 @@ def test_figures_for_programs(folder):
         assert row["share"] == pytest.approx(row["decode"] / row["limit"])
 
 
+def test_guesses_are_told(folder):
+    found = json.loads(shown(folder, as_json=True, speculate="ngram"))
+    assert all(0 <= row["accepted"] <= row["drafted"] for row in found["rows"])
+    by_draft = json.loads(shown(folder, as_json=True, speculate=str(folder), guesses=2))
+    assert by_draft["rows"][0]["accepted"] == by_draft["rows"][0]["drafted"] > 0, "it drafts for itself"
+    assert "guesses right" in shown(folder, speculate=str(folder)) and "guesses right" not in shown(folder)
+    with pytest.raises(UserError, match="add --speculate"):
+        shown(folder, guesses=3)
+
+
 def test_a_table_for_people(folder):
     text = shown(folder)
     assert "parameters" in text and "GB/s" in text

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from modelwright.base.device import choose
 from modelwright.base.errors import UserError
 from modelwright.base.schema import Conversation, Message, Sampling
 from modelwright.inference.engine import PromptTooLong
@@ -77,6 +78,7 @@ def test_piped_lines_are_answered_and_the_model_is_named(monkeypatch, tiny_model
     folder = tiny_model()
     shown = say_piped(monkeypatch, folder, "Hello\n\n/nothing\n/reset\n/exit\nnever read\n")
     assert str(folder) in shown and "parameters" in shown and "no manifest" in shown
+    assert str(choose().dtype).removeprefix("torch.") in shown, "what it computes in is said"
     assert "unknown command '/nothing'" in shown and "forgotten" in shown and BASE_ONLY not in shown
 
 

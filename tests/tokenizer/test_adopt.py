@@ -109,7 +109,7 @@ def test_huggingface_with_added_tokens_that_are_text(tmp_path: Path, nfc: bool) 
     backend.save(str(tmp_path / "tokenizer.json"))
     loaded = adopt(tmp_path)
     assert (loaded._encoder is None) == (library() is None)
-    assert (loaded.cut.gguf_name if loaded.cut else "") == (None if nfc else "qwen2")
+    assert loaded.cut and (loaded.cut.gguf_name, loaded.cut.composed) == ("qwen2", nfc)
     for text in (
         "a<think>b</think>",
         "<think>!e\u0301",

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tokenizer.families import FAMILIES
 
 from modelwright.base.errors import UserError
 from modelwright.base.schema import ToolCall
+from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.chat import written
 from modelwright.tokenizer.tool_calls import (
+    BARE,
+    LISTED,
+    MARKED,
     CallArguments,
     CallBegun,
+    CallForm,
     Piece,
     ToolStream,
     Words,
+    form_of,
     split,
     structure_for,
 )
@@ -171,3 +179,81 @@ def test_nothing_is_enforced_where_nothing_is_asked() -> None:
 def test_wrong_tools_are_refused(tools: list[Any], choice: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         structure_for(tools, choice)
+
+
+ONE = ToolCall(name="weather", arguments='{"city": "Köln", "in": {"a": "}]"}}')
+TWO = ToolCall(name="time", arguments="{}")
+FORMS = {
+    "llama": (
+        BARE,
+        '{"name": "weather", "parameters": {"city": "Köln", "in": {"a": "}]"}}}',
+        '; {"name": "time", "parameters": {}}',
+        "",
+    ),
+    "mistral": (
+        LISTED,
+        '[{"name": "weather", "arguments": {"city": "Köln", "in": {"a": "}]"}}, "id": "abcdefghi"}',
+        ', {"name": "time", "arguments": {}}',
+        "]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_calls_that_are_the_whole_answer(name: str) -> None:
+    form, first, second, end = FORMS[name]
+    assert split(f"{first}{end}", form) == ("", (ONE,))
+    assert split(f" {first}{second}{end} ", form) == ("", (ONE, TWO))
+    other_order = json.dumps({form.key: {}, "name": "time"})
+    assert split(f"{form.start}{other_order}{end}", form) == ("", (TWO,))
+    for words in ("It rains.", f"Look: {first}{end}", "", '{"answer": 12}', "[1, 2]", "[", "{"):
+        assert split(words, form) == (words, ())
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_where_the_text_is_cut_makes_no_difference_to_any_form(name: str) -> None:
+    form, first, second, end = FORMS[name]
+    for text in (f"{first}{second}{end}", f"\n{first}{end}\n", "[{ no call", "words"):
+        whole = split(text, form)
+        for step in (1, 2, 3, 7):
+            stream = ToolStream(form)
+            pieces = [p for at in range(0, len(text), step) for p in stream.push(text[at : at + step])]
+            pieces += stream.end()
+            names = [piece.name for piece in pieces if isinstance(piece, CallBegun)]
+            arguments = [""] * len(names)
+            for piece in pieces:
+                if isinstance(piece, CallArguments):
+                    arguments[piece.index] += piece.text
+            calls = tuple(ToolCall(name=n, arguments=a) for n, a in zip(names, arguments, strict=True))
+            assert ("".join(p.text for p in pieces if isinstance(p, Words)), calls) == whole
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_forced_call_in_the_models_own_form(name: str) -> None:
+    llguidance = pytest.importorskip("llguidance")
+    form, first, second, end = FORMS[name]
+    schema = {"type": "object", "properties": {}, "additionalProperties": True}
+    tools = [{"type": "function", "function": {"name": n, "parameters": schema}} for n in ("weather", "time")]
+    structure = structure_for(tools, "required", True, form)
+    assert structure is not None
+    grammar = llguidance.LLMatcher.grammar_from_lark(structure.text)
+    tokenizer = llguidance.LLTokenizer("byte")
+    for text, fits in ((first.replace(', "id": "abcdefghi"', "") + second + end, True), ("words", False)):
+        matcher = llguidance.LLMatcher(tokenizer, grammar)
+        taken = matcher.try_consume_tokens(list(text.encode()))
+        assert (taken == len(text.encode()) and matcher.is_accepting()) == fits
+    assert structure_for(tools, "auto", True, form) is None
+    with pytest.raises(UserError, match="no mark at which they begin"):
+        structure_for(tools, "auto", False, form)
+
+
+@pytest.mark.parametrize(
+    ("family", "form"), [("llama-3", BARE), ("mistral", LISTED), ("qwen-2", MARKED), ("gemma", None)]
+)
+def test_the_form_is_the_templates(family: str, form: CallForm | None, tmp_path: Path) -> None:
+    tokenizer = BPETokenizer.load(FAMILIES[family].write(tmp_path))
+    if form is not None:
+        assert form_of(tokenizer) == form
+        return
+    with pytest.raises(UserError, match="no calls of tools"):
+        form_of(tokenizer)

@@ -12,7 +12,7 @@ from tests.training.tiny import Tokens, make_model, make_windows
 from modelwright.base.errors import UserError
 from modelwright.base.schema import IGNORE
 from modelwright.objectives.next_token import NextToken
-from modelwright.training.batches import Example, Mixture, Packed, Pairs, Windows, padded
+from modelwright.training.batches import MULTIPLE, Example, Grouped, Mixture, Packed, Pairs, Windows, padded
 
 
 def examples(sizes: list[int], seed: int = 0) -> list[Example]:
@@ -68,8 +68,8 @@ def test_packing_loses_no_token_and_invents_none(sizes, rows, epochs, seed):
     packed = Packed(made, rows, 24, seed, padding=0, epochs=epochs)
     supervised = [e for e in made if any(e.mask[1:])]
     fitting = [e for e in supervised if len(e.ids) <= 25]
-    assert packed.without_target == len(made) - len(supervised)
-    assert packed.too_long == len(supervised) - len(fitting)
+    assert len(packed.without_target) == len(made) - len(supervised)
+    assert len(packed.too_long) == len(supervised) - len(fitting)
     assert [made[index] for index in packed.kept] == fitting
     found = []
     for i in range(len(packed)):
@@ -85,10 +85,68 @@ def test_packing_loses_no_token_and_invents_none(sizes, rows, epochs, seed):
     assert sorted(found) == sorted(wanted)
 
 
-def test_packed_loss_and_gradients_equal_those_of_the_examples_alone():
+def shown(batches, index):
+    """The examples of a micro-batch, as their inputs."""
+    batch = batches[index]
+    rows = batch.ids if batch.segments is None else torch.where(batch.segments < 0, 0, batch.ids)
+    segments = torch.zeros_like(rows) if batch.segments is None else batch.segments
+    for ids, numbers in zip(rows, segments, strict=True):
+        for number in numbers[numbers >= 0].unique().tolist():
+            yield tuple(id for id in ids[numbers == number].tolist() if id)
+
+
+@pytest.mark.parametrize("make", [Packed, Grouped])
+def test_every_epoch_shows_each_example_once_in_an_order_of_its_own(make):
+    made = examples([4 + n % 13 for n in range(45)], seed=3)
+    kept = make(made, rows=4, length=24, seed=1, padding=0).kept
+    wanted = sorted(tuple(made[place].ids[:-1]) for place in kept)
+    whole = make(made, rows=4, length=24, seed=1, padding=0, epochs=3)
+    rows = [list(shown(whole, index)) for index in range(len(whole))]
+    flat, size = [each for row in rows for each in row], len(kept)
+    epochs = [flat[start : start + size] for start in range(0, 3 * size, size)]
+    assert [sorted(epoch) for epoch in epochs] == [wanted] * 3
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    again = make(made, rows=4, length=24, seed=1, padding=0, epochs=3)
+    assert all(torch.equal(whole[i].ids, again[i].ids) for i in range(len(whole)))
+    other = make(made, rows=4, length=24, seed=2, padding=0, epochs=3)
+    assert any(
+        whole[i].ids.shape != other[i].ids.shape or (whole[i].ids != other[i].ids).any()
+        for i in range(len(whole))
+    )
+    members = [place for row in range(4 * len(whole)) for place in whole.members(row)]
+    assert [tuple(made[place].ids[:-1]) for place in members] == flat
+
+
+def test_a_group_is_alike_in_length_and_little_is_padding():
+    made = examples([3 + 17 * n % 200 for n in range(200)], seed=1)
+    grouped = Grouped(made, rows=8, length=256, seed=1, padding=0, epochs=2)
+    lengths = [grouped[index].ids.shape[1] for index in range(len(grouped))]
+    assert all(length % MULTIPLE == 0 for length in lengths) and lengths != sorted(lengths)
+    sizes = [[len(ids) for ids in shown(grouped, index)] for index in range(len(grouped))]
+    assert all(max(each) - min(each) <= 8 for each in sizes)
+    assert grouped.num_positions == sum(grouped[index].ids.numel() for index in range(len(grouped)))
+    assert sum(map(sum, sizes)) > 0.8 * grouped.num_positions
+
+
+def test_the_digest_is_of_what_is_learned_and_of_nothing_else():
+    made = examples([9, 12, 5, 40, 7, 14])
+    digest = Packed(made, rows=2, length=24, seed=1, padding=0).digest()
+    assert digest == Grouped(made, rows=3, length=24, seed=5, padding=9, epochs=4).digest()
+    assert digest == Packed([*made[:3], *made[4:]], rows=2, length=24, seed=1, padding=0).digest(), (
+        "it is too long"
+    )
+    changed = Example(made[0].ids, [not each for each in made[0].mask])
+    others = [[made[1], made[0], *made[2:]], [changed, *made[1:]], made[:-1]]
+    assert len({digest, *(Packed(each, 2, 24, 1, 0).digest() for each in others)}) == 4
+    pairs = [(made[0], made[1]), (made[2], made[4])]
+    assert Pairs(pairs, 2, 1, padding=0).digest() == Pairs(pairs, 1, 3, padding=0).digest() != digest
+
+
+@pytest.mark.parametrize("make", [Packed, Grouped])
+def test_loss_and_gradients_equal_those_of_the_examples_alone(make):
     made = examples([9, 12, 5, 20, 7, 14])
     model, objective = make_model(), NextToken()
-    packed = Packed(made, rows=2, length=24, seed=1, padding=0)
+    packed = make(made, rows=2, length=24, seed=1, padding=0)
 
     def total(batches):
         model.zero_grad()

@@ -24,6 +24,7 @@ from modelwright.base.metrics import read_metrics
 from modelwright.base.world import World
 from modelwright.stages.average import Config, gather
 from modelwright.training.checkpoint import Checkpoints
+from modelwright.training.keeping import BEST
 
 ROOT = Path(__file__).parents[2]
 Task = dict[str, Any]
@@ -35,6 +36,8 @@ MIXTURE = {"architecture": "qwen3_moe", "num_experts": 4, "num_experts_per_tok":
 MIXTURE |= {"moe_intermediate_size": 16}
 AVERAGES = {"half_lives": [0.2], "tails": [0.5], "powers": [0.05, 0.1], "snapshots": 3}
 AVERAGED: Task = {"steps": 6, "loop": OFTEN | {"averages": AVERAGES}}
+KEPT: Task = {"steps": 6, "sign": -1, "loop": OFTEN | {"keep": "best", "stop_early": {"patience": 1}}}
+"""What is measured rises from the start: step 4 is the last, and the weights after step 2 are kept."""
 UNTIED = {"tie_word_embeddings": False, "architecture": "qwen2", "hidden_size": 24}
 FSDP, TENSOR = {"shard": "fsdp"}, {"tensor_parallel": 2}
 
@@ -113,6 +116,7 @@ TWO: dict[str, Task] = {
     "tensor 2 adamw": ADAMW | {"compute": TENSOR},
     "fsdp 2, mixture, fewer rows than processes": ADAMW | {"compute": FSDP, "rows": 1, "model": MIXTURE},
     "fsdp 2, averages": AVERAGED | {"compute": FSDP},
+    "fsdp 2, the best is kept": KEPT | {"compute": FSDP},
     "replicas 2": HALVES | {"compute": {"shard": "none"}},
     "from 4 to 2": MUON | {"compute": FSDP, "from": "fsdp x tensor 2x2 muon"},
     "from 1 to 2": MUON | {"compute": TENSOR, "from": "one"},
@@ -137,6 +141,12 @@ def trained(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", [*FOUR, *TWO, *AGENT])
 def test_several_processes_train_as_one_does(name, trained, tmp_path):
     assert_same_training(trained / name, alone(tmp_path, (FOUR | TWO | AGENT)[name]))
+
+
+def test_several_processes_stop_at_the_same_time(trained):
+    folder = trained / "fsdp 2, the best is kept"
+    assert len(values(folder, "loss")) == 4
+    assert [path.name for path in (folder / BEST / "checkpoints").iterdir()] == ["step-00000002"]
 
 
 def test_one_process_goes_on_from_a_checkpoint_of_two(trained, tmp_path):
@@ -176,7 +186,8 @@ def test_a_checkpoint_in_pieces_holds_what_a_whole_one_holds(trained):
 def test_one_process_averages_what_several_have_left(name, trained, tmp_path):
     """All candidates of `average`, out of checkpoints and snapshots in pieces and out of whole ones."""
     folders = trained / name, alone(tmp_path, AVERAGED)
-    sources: list[Any] = [SimpleNamespace(path=folder, stage="pretrain") for folder in folders]
+    whole = {"stage": "pretrain", "metrics": {}, "manifest": SimpleNamespace(config={})}
+    sources: list[Any] = [SimpleNamespace(path=folder, **whole) for folder in folders]
     found, expected = (gather(source, Config()) for source in sources)
     assert found.keys() == expected.keys()
     kinds = {each.split()[0] for each in found}

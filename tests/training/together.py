@@ -66,7 +66,7 @@ def train_together(folder: Path, task: dict[str, Any], world: World) -> None:
     held_out = FewBatches()
 
     def validate() -> dict[str, float]:
-        return {"validation_loss": mean_loss(spread, NextToken(), held_out)["loss"]}
+        return {"validation_loss": task.get("sign", 1) * mean_loss(spread, NextToken(), held_out)["loss"]}
 
     try:
         trained = train(spread, NextToken(), batches, steps, config, run, validate=validate)

@@ -20,7 +20,12 @@ from modelwright.base.provenance import Provenance
 MANIFEST = "manifest.json"
 FULL_PRECISION_MODELS = ("base", "sft", "aligned", "averaged")
 """Roles of trained models in the order of a life: the last one made is "the model"."""
-LEARNED_FROM = {"corpus": "documents", "sft": "conversations", "aligned": "preference pairs"}
+LEARNED_FROM = {
+    "corpus": "documents",
+    "base": "models from outside",
+    "sft": "conversations",
+    "aligned": "preference pairs",
+}
 """Role -> the kind of texts that its stage reads from outside the run."""
 TEXTS = "texts"
 """Their kind where it cannot be told, because an ancestor that knew is lost."""

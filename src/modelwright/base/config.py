@@ -122,7 +122,7 @@ def _fields_at(kind: type[BaseModel], path: Sequence[str | int]) -> list[str]:
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         kind = annotation
-    return list(kind.model_fields)
+    return [field.alias or name for name, field in kind.model_fields.items()]
 
 
 def trains(config: Config) -> bool:

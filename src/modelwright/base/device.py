@@ -27,12 +27,14 @@ class Device:
     compiler: bool
     """Whether torch.compile can work here."""
 
+    def summary(self) -> str:
+        """What was chosen, in a few words."""
+        return f"{self.name}, {self.threads} threads, {str(self.dtype).removeprefix('torch.')}"
+
     def describe(self) -> str:
-        """One line for the log."""
+        """One line for the log of a training."""
         compile_text = "torch.compile available" if self.compiler else "no compiler: eager"
-        return (
-            f"{self.name}, {self.threads} threads, {str(self.dtype).removeprefix('torch.')}, {compile_text}"
-        )
+        return f"{self.summary()}, {compile_text}"
 
 
 def choose(device: str = "auto", dtype: str = "auto") -> Device:

@@ -76,6 +76,14 @@ def atomic_directory(path: Path) -> Generator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def link(source: Path, target: Path) -> None:
+    """The same file under another name; a copy where the file system has no links, or is another."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def remove_temporaries(folder: Path) -> None:
     """Remove what a killed process left unfinished directly under `folder`."""
     for left in Path(folder).glob(f"{_TEMPORARY}*"):

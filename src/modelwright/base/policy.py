@@ -106,7 +106,7 @@ class Policy(Config):
             return
         found = f"licence '{licence}'"
         unknown = not accepts(licence, lambda part: part.lower() not in UNSTATED)
-        if self.licences is not None and not accepts(licence, lambda part: part in (self.licences or ())):
+        if self.licences is not None and not accepts(licence, self._is_listed):
             yield "licences", found, f"allowed: {', '.join(self.licences)}"
         for rule, pattern, what in (
             ("share_alike", _SHARE_ALIKE, "share-alike licences are not allowed"),
@@ -116,6 +116,10 @@ class Policy(Config):
             free = not unknown and accepts(licence, lambda part, p=pattern: not p.search(part))
             if not getattr(self, rule) and not free:
                 yield rule, found, f"{what}, nor unknown ones" if unknown else what
+
+    def _is_listed(self, licence: str) -> bool:
+        """Whether a licence is among those allowed; SPDX identifiers mean the same in small letters."""
+        return licence.lower() in {allowed.lower() for allowed in self.licences or ()}
 
     def _broken_by_statement(self, facts: Facts, on: date) -> Iterator[tuple[str, str, str]]:
         for basis in facts.bases() if self.legal_basis is not None else ():

@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -32,6 +32,7 @@ from modelwright.base.metrics import MetricsFile, read_metrics
 from modelwright.base.progress import PlainView, Task, View
 from modelwright.base.provenance import Provenance
 from modelwright.base.resources import ASSUMED_WATTS_PER_CPU, Watch, peak_resident_bytes
+from modelwright.base.seams import Sampler
 from modelwright.base.trackers import Place, Trackers
 
 RESOURCES = "resources.jsonl"
@@ -45,6 +46,9 @@ class Run:
     _watch: Watch | None = None
     keeps = True
     """Whether this process writes what is made: of several that train together, the first one does."""
+    sampler_of: Callable[..., Sampler] | None = None
+    """(model, tokenizer, slots) -> what lets a model in training answer. From whoever lives the station;
+    None: nobody answers here."""
 
     def __init__(
         self,

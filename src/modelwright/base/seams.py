@@ -89,8 +89,8 @@ class Preparing(Protocol):
     """A model that has something to do once before all micro-batches of a step. The loop calls it on every
     model that has it."""
 
-    def before_step(self) -> None:
-        """The weights are those that the step's gradients will be of."""
+    def before_step(self, step: int) -> None:
+        """The weights are those that the gradients of step `step`, from 0, will be of."""
         ...
 
 

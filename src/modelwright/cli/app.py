@@ -39,4 +39,17 @@ Seed = Annotated[int | None, typer.Option(help="Same seed, same text.")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes the GPU where there is one.")
 ]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(help="What is computed in; auto takes bfloat16 where it multiplies faster."),
+]
+Speculate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ngram|PATH", help="Guess by look-up, or with a smaller model that has the same tokenizer."
+    ),
+]
+Guesses = Annotated[
+    int | None, typer.Option(min=1, max=64, help="Tokens guessed at a time, at most. [default: 8]")
+]
 ModelPath = Annotated[Path, typer.Argument(help="A run directory, a stage folder, or a model folder.")]

@@ -11,6 +11,11 @@ import typer
 from modelwright.cli.app import LIFE, STATION, Force, Inputs, Out, Overrides, Quiet, RecipeName, app
 from modelwright.recipes.stations import STATIONS, Station
 
+Search = Annotated[
+    bool,
+    typer.Option("--search", help="First try learning rates and ranks for finetune (finetune.search)."),
+]
+
 
 @app.command(rich_help_panel=LIFE)
 def run(
@@ -20,11 +25,13 @@ def run(
     inputs: Inputs = None,
     start: Annotated[str | None, typer.Option("--from", help="Begin at this station.")] = None,
     until: Annotated[str | None, typer.Option("--until", help="Stop after this station.")] = None,
+    search: Search = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Live a whole recipe: skip what is done, resume what was interrupted, run the rest."""
     life = open_life(recipe, out, overrides, inputs, quiet)
+    life.searches = search
     life.run(life.between(start, until), force=force)
     if until is None or until == life.recipe.stages[-1]:
         life.finish()
@@ -60,5 +67,21 @@ def _station_command(station: Station) -> Callable[..., None]:
     return command
 
 
+def _finetune(
+    recipe: RecipeName,
+    out: Out = None,
+    overrides: Overrides = None,
+    inputs: Inputs = None,
+    search: Search = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Conversations -> a model that answers."""
+    life = open_life(recipe, out, overrides, inputs, quiet)
+    life.searches = search
+    life.run(["finetune"], force=force)
+
+
 for _station in STATIONS:
-    app.command(_station.verb, rich_help_panel=STATION)(_station_command(_station))
+    _command = _finetune if _station.verb == "finetune" else _station_command(_station)
+    app.command(_station.verb, rich_help_panel=STATION)(_command)

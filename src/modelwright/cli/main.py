@@ -15,7 +15,18 @@ from modelwright.base.errors import ConfigError, GateRefused, UserError
 from modelwright.base.world import place
 from modelwright.cli.app import app
 
-for _name in ("lives", "talking", "runs", "data", "plan", "scale", "averages", "checks"):
+for _name in (
+    "lives",
+    "talking",
+    "runs",
+    "data",
+    "dataset",
+    "plan",
+    "scale",
+    "averages",
+    "adapters",
+    "checks",
+):
     import_module(f"modelwright.cli.{_name}")  # registers its commands; --help lists them in this order
 
 

@@ -10,7 +10,21 @@ from typing import Annotated
 import typer
 
 from modelwright.base.errors import ConfigError
-from modelwright.cli.app import TALK, AsJson, Device, MinP, ModelPath, Seed, Temperature, TopK, TopP, app
+from modelwright.cli.app import (
+    TALK,
+    AsJson,
+    Device,
+    Dtype,
+    Guesses,
+    MinP,
+    ModelPath,
+    Seed,
+    Speculate,
+    Temperature,
+    TopK,
+    TopP,
+    app,
+)
 
 
 @app.command(rich_help_panel=TALK)
@@ -23,7 +37,10 @@ def chat(
     top_p: TopP = 1.0,
     min_p: MinP = 0.0,
     seed: Seed = None,
-    device: Device = "cpu",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    speculate: Speculate = None,
+    guesses: Guesses = None,
 ) -> None:
     """Talk to a model in the terminal. /help lists the commands, /exit leaves, Ctrl-C stops an answer."""
     from modelwright.base.schema import Sampling
@@ -32,7 +49,9 @@ def chat(
     sampling = Sampling(
         max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
     )
-    terminal.chat(model, sampling, system=system, device=device)
+    terminal.chat(
+        model, sampling, system=system, device=device, dtype=dtype, speculate=speculate, guesses=guesses
+    )
 
 
 @app.command(rich_help_panel=TALK)
@@ -58,7 +77,10 @@ def predict(
     device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
-    """Show what a model thinks comes next, token by token, and what each sampling step makes of it."""
+    """Show what a model thinks comes next, token by token, and what each sampling step makes of it.
+
+    It computes in fp32, whatever is quickest here: in bf16 the figures are off in their third digit.
+    """
     from modelwright.base.schema import Sampling
     from modelwright.terminal import predict as terminal
 
@@ -87,12 +109,15 @@ def bench(
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of each answer.")] = 64,
     repeats: Annotated[int, typer.Option(min=1, help="The median of so many is told.")] = 3,
     device: Device = "auto",
+    speculate: Speculate = None,
+    guesses: Guesses = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure how fast a model answers here, for 1 to 32 requests at once, beside the machine's limit."""
     from modelwright.terminal import bench as terminal
 
-    terminal.bench(model, prompt=prompt, tokens=tokens, repeats=repeats, device=device, as_json=as_json)
+    settings = {"device": device, "speculate": speculate, "guesses": guesses}
+    terminal.bench(model, prompt=prompt, tokens=tokens, repeats=repeats, as_json=as_json, **settings)
 
 
 def _bias(text: str) -> tuple[int, float]:
@@ -135,6 +160,10 @@ def serve(
     slots: Annotated[int, typer.Option(min=1, help="Answers that are made at the same time.")] = 32,
     queue: Annotated[int, typer.Option(min=1, help="Answers that may be open; more are turned away.")] = 128,
     drain: Annotated[float, typer.Option(min=0, help="Seconds that SIGTERM leaves to open answers.")] = 30,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    speculate: Speculate = None,
+    guesses: Guesses = None,
 ) -> None:
     """Serve models over OpenAI's HTTP interface, on this machine."""
     from modelwright.life import stage_module
@@ -151,7 +180,11 @@ def serve(
         slots=slots,
         queue_limit=queue,
         drain_seconds=drain,
-        on_ready=lambda address: print(
-            f"serving {', '.join(models)} at {address} (Ctrl-C stops)", file=sys.stderr
+        device=device,
+        dtype=dtype,
+        speculate=speculate,
+        guesses=guesses,
+        on_ready=lambda address, chosen: print(
+            f"serving {', '.join(models)} at {address} on {chosen.summary()} (Ctrl-C stops)", file=sys.stderr
         ),
     )

@@ -2,86 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
 
 from modelwright.base.config import Config
 from modelwright.base.errors import UserError
 from modelwright.base.files import canonical_json, sha256_text
-from modelwright.base.policy import ANYTHING, NO_JURISDICTION, Policy, stated_facts
+from modelwright.base.policy import NO_JURISDICTION, stated_facts
 from modelwright.base.provenance import Facts, Provenance, personal_data_flag
-from modelwright.base.schema import Conversation, Json, Message, Preference
-from modelwright.data.atlas.conversations import conversations
+from modelwright.base.schema import Conversation, Json, Preference
 from modelwright.data.atlas.documents import LICENCE as ATLAS_LICENCE
-from modelwright.data.atlas.preferences import preferences
-from modelwright.data.conversations import read_conversations, read_preferences
-from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.files import find_files
 from modelwright.data.readers.source import Source
 from modelwright.data.readers.storage import is_remote, readable, sha256_of, stat
-from modelwright.data.split import Side, position, side_of
-
-CONVERSATION_VALIDATION_FRACTION = 0.05
 
 ATLAS_STATEMENT = ("licence", "indefinite")
 """Legal basis and retention of the embedded corpus."""
-
-T = TypeVar("T")
-
-
-def conversations_from(
-    sources: Sequence[Source],
-    seed: int,
-    count: int,
-    split: Side,
-    faults: Faults | None = None,
-    policy: Policy = ANYTHING,
-) -> list[Conversation]:
-    """At most `count` conversations from each source, of one side of the split, that the policy allows."""
-    made: list[Conversation] = []
-    for source in sources:
-        if source.is_atlas:
-            made += conversations(seed, count, split)
-        else:
-            read = read_conversations([source], faults, policy)
-            made += _choose(read, lambda each: each.messages, seed, count, split)
-    return made
-
-
-def preferences_from(
-    sources: Sequence[Source],
-    seed: int,
-    count: int,
-    split: Side,
-    faults: Faults | None = None,
-    policy: Policy = ANYTHING,
-) -> list[Preference]:
-    """At most `count` preference pairs from each source, of one side of the split, that the policy allows."""
-    made: list[Preference] = []
-    for source in sources:
-        if source.is_atlas:
-            made += preferences(seed, count, split)
-        else:
-            read = read_preferences([source], faults, policy)
-            made += _choose(read, lambda each: each.prompt, seed, count, split)
-    return made
-
-
-def _choose(
-    items: list[T], messages_of: Callable[[T], tuple[Message, ...]], seed: int, count: int, split: Side
-) -> list[T]:
-    """One side of the split, by the opening question, so that no question is on both sides; and of it
-    `count` drawn evenly, in the order of the file."""
-
-    def question(item: T) -> str:
-        messages = messages_of(item)
-        return next((message.content for message in messages if message.role == "user"), messages[0].content)
-
-    here = [item for item in items if side_of(question(item), CONVERSATION_VALIDATION_FRACTION) == split]
-    order = sorted(
-        range(len(here)), key=lambda index: position(f"{index}", f"{seed}\x1f{question(here[index])}")
-    )
-    return [here[index] for index in sorted(order[:count])]
 
 
 def provenance_of(items: Iterable[Conversation] | Iterable[Preference]) -> Provenance:

@@ -26,6 +26,7 @@ ROLES = ("base", "sft", "aligned", "averaged", "quantized")
 CURVE_POINTS = 300
 QUESTIONS = 12
 INVENTIONS = 8
+STEPS_SHOWN = 5
 EVENTS = 20
 LABELS = {
     "mean_kl": "KL divergence from the original, nats a token",
@@ -197,9 +198,27 @@ class Findings:
         turns = [row for rank in range(count) for rows in by_suite for row in rows[rank : rank + 1]]
         return sorted(turns[:count], key=lambda row: suites.index(row["suite"]))
 
+    def tuning(self) -> list[dict[str, Any]]:
+        """How the answers to a few prompts changed while the model was tuned, from the first to the last."""
+        by_prompt: dict[str, list[dict[str, Any]]] = {}
+        for row in _samples(self.run_dir / "finetune" / "samples.jsonl"):
+            by_prompt.setdefault(cut(str(row.get("prompt", ""))), []).append(row)
+        return [
+            {
+                "prompt": prompt,
+                "reference": cut(str(rows[0].get("reference", ""))),
+                "answers": [
+                    {"step": str(row.get("step", "?")), "text": cut(str(row.get("answer", "")))}
+                    for row in evenly(rows, STEPS_SHOWN)
+                ],
+            }
+            for prompt, rows in islice(by_prompt.items(), QUESTIONS)
+        ]
+
     def tables(self) -> dict[str, list[dict[str, str]]]:
         """Smaller results as rows of named values: average, compress and export say what they found."""
         names = {
+            "finetune": "finetune/forgetting.json",
             "average": "average/candidates.json",
             "compress": "compress/damage.json",
             "export": "export/verification.json",
@@ -221,6 +240,13 @@ def thin(points: list[tuple[float, float]], most: int = CURVE_POINTS) -> list[tu
     size = -(-len(points) // most) or 1
     stretches = [points[i : i + size] for i in range(0, len(points), size)]
     return [(part[-1][0], math.fsum(y for _, y in part) / len(part)) for part in stretches]
+
+
+def evenly(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """At most `most` of them, the first and the last included."""
+    if len(rows) <= most:
+        return rows
+    return [rows[round(number * (len(rows) - 1) / (most - 1))] for number in range(most)]
 
 
 def flat_rows(content: Any) -> list[dict[str, str]]:

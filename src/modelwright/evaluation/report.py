@@ -62,6 +62,7 @@ def gather(findings: Findings) -> dict[str, Any]:
         "events": part("the events of trainings", findings.events) or {"count": 0, "first": []},
         "resources": [Markup(chart) for chart in part("resources.jsonl", findings.resources) or []],
         "distributions": part("the distributions", findings.distributions) or [],
+        "tuning": part("the answers while tuning", findings.tuning) or [],
         "scores": scores,
         "score_plot": Markup(scores["plot"] if scores else ""),
         "comparisons": part("the comparisons", lambda: comparisons(findings)) or [],

@@ -51,6 +51,32 @@ class Difference:
     """Problems whose score fell: the harm that an average hides."""
 
 
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A model on held-out units: the loss summed over each, and its size in bytes, tokens or pairs."""
+
+    losses: tuple[float, ...]
+    sizes: tuple[float, ...]
+
+    @property
+    def value(self) -> float:
+        """Loss per byte, token or pair over all units together."""
+        return sum(self.losses) / sum(self.sizes)
+
+    def half(self, which: int) -> Scores:
+        """Every other unit, from the first (0) or the second (1) on."""
+        return Scores(self.losses[which::2], self.sizes[which::2])
+
+    def contributions(self) -> list[float]:
+        """One number a unit; their mean is `value`, so that a long text weighs what it holds."""
+        scale = len(self.sizes) / sum(self.sizes)
+        return [loss * scale for loss in self.losses]
+
+    def against(self, before: Scores, confidence: float) -> Difference:
+        """This model's loss less that of `before` on the same units: below 0 is better."""
+        return paired_difference(before.contributions(), self.contributions(), confidence)
+
+
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """The mean of `values` with its interval.
 

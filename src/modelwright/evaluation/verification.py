@@ -99,6 +99,10 @@ def judge(
     pairs = zip(evidence.conversations, evidence.rendered, strict=True)
     template = _differences([("a conversation", ours, theirs.render(talk)) for talk, ours in pairs])
     divergence, note = _divergence(evidence, theirs)
+    no_turns = not_verified(
+        file=file, reader=reader, version=version, check="chat template",
+        reason="the model's chat template takes none of the conversations, or there is none",
+    )  # fmt: skip
 
     def verdict(check: str, measured: float, limit: float, reason: str) -> Verdict:
         status: Status = "passed" if measured <= limit else "failed"  # so that a NaN fails
@@ -110,7 +114,7 @@ def judge(
 
     return [
         verdict("tokens", *tokens),
-        verdict("chat template", *template),
+        verdict("chat template", *template) if evidence.conversations else no_turns,
         verdict("logits", divergence, tolerance, note),
     ]
 
@@ -150,8 +154,10 @@ def could_not_read(*, file: str, reader: str, version: str, reason: str) -> Verd
     )
 
 
-def not_verified(*, file: str, reader: str, reason: str) -> Verdict:
-    """The reader is not there."""
+def not_verified(
+    *, file: str, reader: str, reason: str, version: str = "", check: str = "reads it"
+) -> Verdict:
+    """The reader is not there, or has nothing to be asked for this check."""
     return Verdict(
-        file=file, reader=reader, version="", check="reads it", status="not verified", reason=reason
+        file=file, reader=reader, version=version, check=check, status="not verified", reason=reason
     )

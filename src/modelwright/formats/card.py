@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+import yaml
+
 from modelwright.base.artifact import Artifact
 from modelwright.base.metrics import figure, in_words
-from modelwright.base.provenance import Provenance
+from modelwright.base.provenance import UNKNOWN, Provenance
+from modelwright.formats.config_json import rotations_to_json
+from modelwright.formats.gguf_names import TRANSFORMERS_READS_NO
 from modelwright.model.config import ModelConfig
 from modelwright.model.flops import idle_parameters
+
+MAX_FRONT_MATTER = 100_000
+"""Letters of a card's front matter that are read."""
 
 
 def licence_of(provenance: Provenance) -> str:
     """The licences of the documents as one expression: all of them apply."""
     return " AND ".join(sorted(provenance.licences)) or "unknown"
+
+
+def stated_licence(folder: Path) -> str:
+    """What the card in a model's folder states as its licence; "unknown" where it states none."""
+    card = folder / "README.md"
+    found = (
+        re.match(r"---\n(.*?)\n---", card.read_text("utf-8", "replace"), re.DOTALL)
+        if card.is_file()
+        else None
+    )
+    try:
+        front = yaml.safe_load(found[1][:MAX_FRONT_MATTER]) if found else None
+    except Exception:  # a stranger's text: the library raises what comes
+        return UNKNOWN
+    stated = front if isinstance(front, dict) else {}
+    said = stated.get("license_name" if stated.get("license") == "other" else "license")
+    return said if isinstance(said, str) and said else UNKNOWN
 
 
 def model_card(
@@ -119,7 +144,7 @@ def _loading(name: str, config: ModelConfig, gguf_files: Sequence[str]) -> str:
         file = gguf_files[-1]
         text += (
             f"\nllama.cpp:\n\n```sh\nllama-cli -m {file} -cnv --jinja\n```\n"
-            f"{_gguf_in_transformers(file, config)}"
+            f"{'' if config.architecture in TRANSFORMERS_READS_NO else _gguf_in_transformers(file, config)}"
             f"\nOllama:\n\n```sh\nollama create {Path(name).name} -f Modelfile\n```\n"
         )
     return text
@@ -131,11 +156,13 @@ def _gguf_in_transformers(file: str, config: ModelConfig) -> str:
     source = f'"{path.parent}", gguf_file="{path.name}"'
     size = f"config.moe_intermediate_size = {config.moe_intermediate_size}\n"
     expert = size if config.num_experts else ""
+    stretched = f"config.rope_parameters = {rotations_to_json(config)}\n" if config.rope_scaling else ""
     return (
         f"\nThe GGUF file in transformers. The size of a head ({config.head_dim}) must be given: transformers"
         " takes a default that does not fit this model.\n\n```python\n"
         "from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast\n\n"
         f"config = AutoConfig.from_pretrained({source})\nconfig.head_dim = {config.head_dim}\n{expert}"
+        f"{stretched}"
         f"model = AutoModelForCausalLM.from_pretrained({source}, config=config)\n"
         f"tokenizer = PreTrainedTokenizerFast.from_pretrained({source})\n```\n"
     )

@@ -10,7 +10,7 @@ gate before up, and `experts.down_proj`. A dense model's names are the same ever
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -35,12 +35,13 @@ def as_stored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return made
 
 
-def as_held(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A folder's weights in our names, whichever spelling of the two it has. A stack stands where its first
-    expert stood."""
+def as_held(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """A folder's (name, tensor) pairs in our names, whichever spelling of the two it has. A stack stands
+    where its first expert stood. Single experts are given up as they are stacked: pairs that come one by one
+    need the memory of the model, and of one stack more."""
     made: dict[str, Tensor] = {}
     singles: dict[str, dict[int, Tensor]] = {}
-    for name, tensor in state.items():
+    for name, tensor in tensors:
         if found := _SINGLE.fullmatch(name):
             experts, number, projection, kind = found.groups()
             stack = f"{experts}.{projection}.{kind}"
@@ -50,8 +51,8 @@ def as_held(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             made |= _unfused(found[1], found[2], tensor)
         else:
             made[name] = tensor
-    for stack, parts in singles.items():
-        made[stack] = _stacked(stack, parts)
+    for stack in list(singles):
+        made[stack] = _stacked(stack, singles.pop(stack))
     return made
 
 

@@ -7,6 +7,9 @@ easy to get silently wrong, and what we do about it:
 - The pre-tokenizer is declared by name. The name is looked up from the text of the split regex in
   `tokenizer.json`; a regex we do not know is an error, never a guess.
 - A missing `add_bos_token` or BOS id makes readers add one. Both are always written.
+- Rotations stretched as in Llama 3 are stated as a tensor of factors, those of YaRN by settings; what
+  llama.cpp would compute otherwise is refused.
+- llama.cpp adds no one to Gemma's norms, whose weights are held less one: the file holds them whole.
 - llama.cpp rotates neighbouring pairs for the architecture `llama` (which Mistral's models are of), and
   halves for `qwen2` and `qwen3`. Only for `llama` the rows of query and key projections are reordered.
 """
@@ -22,16 +25,20 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType, quants
+from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, RopeScalingType, quants
 
-from modelwright.base.errors import DamagedFile, UserError, did_you_mean
-from modelwright.base.files import atomic_path, read_json
-from modelwright.formats.experts import as_held
-from modelwright.formats.huggingface import load_config, load_weights
+from modelwright.base.errors import UserError, did_you_mean
+from modelwright.base.files import atomic_path
+from modelwright.formats.gguf_names import (
+    ROPE_FACTORS,
+    gguf_architecture,
+    gguf_name,
+    interleave_rotary,
+)
+from modelwright.formats.gguf_vocabulary import Vocabulary
+from modelwright.formats.huggingface import held_weights, load_config
 from modelwright.model.config import ModelConfig
-from modelwright.tokenizer.bpe import CONFIG_FILE, TOKENIZER_FILE
-from modelwright.tokenizer.chat import END_OF_TEXT, TURN_END
-from modelwright.tokenizer.patterns import REGEX, cut_of
+from modelwright.model.rope import LinearRope, Llama3Rope, Rope, RopeScaling, YarnRope
 
 FileType = Literal["f32", "f16", "q8_0"]
 """How the matrices are stored; vectors (norms, biases) and routers are F32 in every type."""
@@ -43,30 +50,6 @@ _FILE_TYPES: Mapping[str, tuple[LlamaFileType, GGMLQuantizationType]] = {
 }
 _BLOCK = 32
 """Weights that share a scale in Q8_0: a row that this does not divide is stored as F16."""
-
-_TENSORS = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "mlp.gate": "ffn_gate_inp",
-    "mlp.experts.gate_proj": "ffn_gate_exps",
-    "mlp.experts.up_proj": "ffn_up_exps",
-    "mlp.experts.down_proj": "ffn_down_exps",
-}
-"""Module -> GGUF name; those inside a layer without their layer's prefix. Experts are stacked in both."""
-_ARCHITECTURES = {"qwen3_moe": "qwen3moe", "mistral": "llama"}
-"""Where llama.cpp's name differs from Hugging Face's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +79,12 @@ def write_gguf(model_folder: Path, out: Path, file_type: FileType, about: About 
         )
     _refuse_other_mixtures(config)
     _refuse_windows(config)
+    _refuse_others(config)
     vocabulary = Vocabulary.read(model_folder, rows=config.vocab_size)
-    state = as_held(load_weights(model_folder))
-    if config.tie_word_embeddings:
-        state.pop("lm_head.weight", None)  # readers take the embedding where there is no output matrix
-    architecture = _ARCHITECTURES.get(config.architecture, config.architecture)
+    state = held_weights(model_folder, config)  # readers take the embedding where there is no output matrix
+    if isinstance(config.rope_scaling, Llama3Rope):
+        state[ROPE_FACTORS] = _rope_factors(config)
+    architecture = gguf_architecture(config.architecture)
     with atomic_path(out) as temporary, closing(GGUFWriter(str(temporary), architecture)) as writer:
         _describe(writer, config, file_type, about or About())
         vocabulary.write(writer)
@@ -136,6 +120,37 @@ def _refuse_windows(config: ModelConfig) -> None:
         )
 
 
+def _refuse_others(config: ModelConfig) -> None:
+    """What llama.cpp lacks in its architecture of that name."""
+    lacking: list[str] = []
+    if config.attention_bias and config.architecture != "llama":
+        lacking.append("biases of attention (attention_bias)")
+    if config.architecture == "gemma" and not config.tie_word_embeddings:
+        lacking.append("an output matrix that is not the embedding (tie_word_embeddings)")
+    scaling = config.rope_scaling
+    if isinstance(scaling, Llama3Rope) and config.architecture not in ("llama", "mistral"):
+        lacking.append("rotations stretched as Llama 3's (rope_scaling)")
+    if isinstance(scaling, YarnRope) and scaling != _plain_yarn(scaling):
+        lacking.append("YaRN with settings other than its paper's (rope_scaling)")
+    if lacking:
+        raise UserError(
+            f"llama.cpp's {config.architecture} has no {', no '.join(lacking)}: not written as GGUF."
+        )
+
+
+def _plain_yarn(scaling: YarnRope) -> YarnRope:
+    return YarnRope(
+        factor=scaling.factor, original_max_position_embeddings=scaling.original_max_position_embeddings
+    )
+
+
+def _rope_factors(config: ModelConfig) -> torch.Tensor:
+    """(hd / 2) what each frequency is divided by."""
+    ways = (Rope(config.rope_theta, config.head_dim, way) for way in (None, config.rope_scaling))
+    plain, stretched = (rope.frequencies(torch.device("cpu")) for rope in ways)
+    return plain / stretched
+
+
 _STORAGE: Mapping[GGMLQuantizationType, np.dtype[Any]] = {
     GGMLQuantizationType.F32: np.dtype(np.float32),
     GGMLQuantizationType.F16: np.dtype(np.float16),
@@ -164,6 +179,7 @@ def _describe(writer: GGUFWriter, config: ModelConfig, file_type: FileType, abou
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_rope_dimension_count(config.head_dim)
+    _describe_scaling(writer, config.rope_scaling)
     writer.add_vocab_size(config.vocab_size)
     if config.num_experts:
         writer.add_expert_count(config.num_experts)
@@ -171,96 +187,14 @@ def _describe(writer: GGUFWriter, config: ModelConfig, file_type: FileType, abou
         writer.add_expert_feed_forward_length(config.moe_intermediate_size)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Vocabulary:
-    """What GGUF says about a tokenizer, read from `tokenizer.json` and `tokenizer_config.json`."""
-
-    tokens: list[str]
-    """By id, in the byte-level alphabet."""
-    types: list[TokenType]
-    merges: list[str]
-    pre: str
-    """llama.cpp's name for the pre-tokenizer."""
-    end_of_text: int
-    end_of_turn: int
-    chat_template: str
-
-    @classmethod
-    def read(cls, folder: Path, rows: int) -> Vocabulary:
-        """Read and check a folder's tokenizer; `rows` is how many embeddings the model has."""
-        content = read_json(folder / TOKENIZER_FILE)
-        settings = read_json(folder / CONFIG_FILE)
-        try:
-            tokens, types = _tokens(content, rows)
-            return cls(
-                tokens=tokens,
-                types=types,
-                merges=[m if isinstance(m, str) else " ".join(m) for m in content["model"]["merges"]],
-                pre=_pre_tokenizer(content),
-                end_of_text=tokens.index(END_OF_TEXT),
-                end_of_turn=tokens.index(TURN_END),
-                chat_template=settings["chat_template"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DamagedFile(
-                f"{folder}: the tokenizer files lack something a GGUF needs: {error!r}. Expected a byte-level"
-                " BPE with the special tokens and the chat template that `modelwright tokenize` writes."
-            ) from error
-
-    def write(self, writer: GGUFWriter) -> None:
-        """Add all of it to a file's metadata."""
-        writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre(self.pre)
-        writer.add_token_list(self.tokens)
-        writer.add_token_types(self.types)
-        writer.add_token_merges(self.merges)
-        # Without a BOS id llama.cpp assumes token 11 of this vocabulary type.
-        writer.add_bos_token_id(self.end_of_text)
-        writer.add_eos_token_id(self.end_of_turn)
-        writer.add_eot_token_id(self.end_of_turn)
-        writer.add_pad_token_id(self.end_of_text)
-        writer.add_add_bos_token(False)
-        writer.add_chat_template(self.chat_template)
-
-
-def _tokens(content: Mapping[str, Any], rows: int) -> tuple[list[str], list[TokenType]]:
-    ids: dict[int, str] = {index: token for token, index in content["model"]["vocab"].items()}
-    types = dict.fromkeys(ids, TokenType.NORMAL)
-    for added in content["added_tokens"]:
-        ids[added["id"]] = added["content"]
-        types[added["id"]] = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
-    if len(ids) > rows or max(ids) >= rows:
-        raise UserError(
-            f"the tokenizer has {max(ids) + 1} tokens but the model has {rows} embeddings: they do not belong"
-            " together. Export a folder whose tokenizer is the one the model was trained with."
-        )
-    unused = {index: f"[UNUSED{index}]" for index in range(rows) if index not in ids}
-    types.update(dict.fromkeys(unused, TokenType.UNUSED))
-    ids.update(unused)
-    return [ids[index] for index in range(rows)], [types[index] for index in range(rows)]
-
-
-def _pre_tokenizer(content: Mapping[str, Any]) -> str:
-    cut = cut_of(content)
-    if cut is None or cut.gguf_name is None:
-        raise UserError(
-            f"tokenizer.json pre-tokenizes by {content.get('pre_tokenizer')!r} behind the normalizer "
-            f"{content.get('normalizer')!r}; llama.cpp has no name for that, and a wrong name breaks text "
-            f"silently. Known: {', '.join(REGEX)}, without a normalizer."
-        )
-    return cut.gguf_name
-
-
-def gguf_name(name: str) -> str:
-    """The GGUF name of a tensor of a Hugging Face checkpoint ("model.layers.3.mlp.up_proj.weight")."""
-    module, _, kind = name.rpartition(".")
-    prefix = ""
-    if module.startswith("model.layers."):
-        layer, _, module = module.removeprefix("model.layers.").partition(".")
-        prefix = f"blk.{int(layer)}."
-    if module not in _TENSORS or kind not in ("weight", "bias"):
-        raise UserError(f"tensor '{name}' has no place in a GGUF file of the architectures we write.")
-    return f"{prefix}{_TENSORS[module]}.{kind}"
+def _describe_scaling(writer: GGUFWriter, scaling: RopeScaling | None) -> None:
+    """Of Llama 3's way the factors are a tensor, and its context alone is a setting."""
+    if isinstance(scaling, LinearRope | YarnRope):
+        kind = RopeScalingType.LINEAR if isinstance(scaling, LinearRope) else RopeScalingType.YARN
+        writer.add_rope_scaling_type(kind)
+        writer.add_rope_scaling_factor(scaling.factor)
+    if isinstance(scaling, Llama3Rope | YarnRope):
+        writer.add_rope_scaling_orig_ctx_len(scaling.original_max_position_embeddings)
 
 
 def _kind(name: str, shape: tuple[int, ...], file_type: FileType) -> GGMLQuantizationType:
@@ -291,6 +225,8 @@ def _converted(
             weight = interleave_rotary(weight, config.num_attention_heads)
         elif "k_proj" in name:
             weight = interleave_rotary(weight, config.num_key_value_heads)
+    if config.centred_norms and name.endswith("norm.weight"):
+        weight = weight.float() + 1
     values = weight.float().contiguous().numpy()
     kind = _kind(gguf_name(name), values.shape, file_type)
     largest = float(np.abs(values).max(initial=0.0))
@@ -301,13 +237,3 @@ def _converted(
     if kind == GGMLQuantizationType.F16 and largest > float(np.finfo(np.float16).max):
         raise UserError(f"'{name}' reaches {largest:.3g}, more than F16 can hold; export with type f32.")
     return np.ascontiguousarray(quants.quantize(values, kind))
-
-
-def interleave_rotary(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Reorder the rows of a query or key projection (or bias) from rotated halves to rotated pairs.
-
-    Hugging Face rotates row i of a head with row i + head_dim / 2; llama.cpp's `llama` rotates rows
-    2i and 2i + 1. (heads * head_dim, ...) -> the same shape.
-    """
-    halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
-    return halves.transpose(1, 2).reshape(weight.shape)

@@ -35,7 +35,7 @@ class _Log:
         _keep_alive.append(self)
 
     def complaint(self) -> str:
-        """The last line that speaks of an error."""
+        """The first line that speaks of an error."""
         found = [line for line in self._lines if "error" in line.lower() or "fail" in line.lower()]
         return found[0] if found else "it did not say why"
 
@@ -107,8 +107,13 @@ class LlamaCppReader:
         if template is None:
             raise UserError("the GGUF file carries no chat template (key tokenizer.chat_template).")
         messages = [{"role": message.role, "content": message.content} for message in conversation.messages]
-        formatter = self._formatter(template.decode(), eos_token="", bos_token="")
+        library, vocabulary = self._library, self._vocabulary
+        eos, bos = library.llama_vocab_eos(vocabulary), library.llama_vocab_bos(vocabulary)
+        formatter = self._formatter(template.decode(), self._spelled(eos), self._spelled(bos))
         return str(formatter(messages=messages).prompt)
+
+    def _spelled(self, token: int) -> str:
+        return self._library.llama_vocab_get_text(self._vocabulary, token).decode() if token >= 0 else ""
 
     def close(self) -> None:
         """Give the memory back; safe to call twice."""

@@ -7,16 +7,17 @@ from pathlib import Path
 
 from modelwright.base.artifact import FULL_PRECISION_MODELS, MANIFEST, Artifact
 from modelwright.base.errors import UserError
-from modelwright.formats.huggingface import WEIGHTS
+from modelwright.formats.stored import INDEX, WEIGHTS, pickles
 
 # The folder inside an artifact that holds its model, by role; what comes first is taken first.
 _MODELS = (*reversed(FULL_PRECISION_MODELS), "quantized")
 _MODEL_FOLDERS = {"bundle": "hf"} | dict.fromkeys(_MODELS, "model")
+_IMPORT = "modelwright import finetune-laptop --set import.model="
 
 
 def is_model(folder: Path) -> bool:
     """Whether a folder is a Hugging Face model with weights we read."""
-    weights = (folder / WEIGHTS, folder / f"{WEIGHTS}.index.json")
+    weights = (folder / WEIGHTS, folder / INDEX)
     return (folder / "config.json").is_file() and any(file.is_file() for file in weights)
 
 
@@ -29,7 +30,8 @@ def resolve_model(path: Path | str) -> Path:
     path = Path(path).expanduser()
     if not path.exists():
         raise UserError(
-            f"{path} does not exist. Expected a run directory, a stage's folder or a Hugging Face model."
+            f"{path} does not exist. Expected a run directory, a stage's folder or a Hugging Face model; what"
+            f" is on the hub is fetched first: {_IMPORT}{path}"
         )
     if is_model(path):
         return path
@@ -37,10 +39,12 @@ def resolve_model(path: Path | str) -> Path:
     for role in _MODEL_FOLDERS:
         if role in found:
             return found[role]
+    if path.suffix == ".gguf":
+        raise UserError(f"{path} is a GGUF file, which has to become a model folder first: {_IMPORT}{path}")
     here = ", ".join(sorted(child.name for child in path.iterdir())) if path.is_dir() else "a file"
     raise UserError(
         f"{path} holds no model. Found: {here or 'nothing'}. Expected config.json with model.safetensors, or "
-        f"a run with a finished stage that makes a model ({', '.join(_MODEL_FOLDERS)})."
+        f"a run with a finished stage that makes a model ({', '.join(_MODEL_FOLDERS)}){pickles(path)}."
     )
 
 

@@ -2,6 +2,7 @@
 
     base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight    (r, in)
     base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight    (out, r)
+    base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector    (out,), in DoRA
 
 The tensors say which layers are changed; the configuration, how they are scaled. What we would compute
 otherwise than PEFT is refused by name, and so is every tensor that is no such A or B.
@@ -24,7 +25,7 @@ from modelwright.model.transformer import Transformer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-_TENSOR = re.compile(re.escape(PREFIX) + r"(.+)\.lora_(A|B)\.weight")
+_TENSOR = re.compile(re.escape(PREFIX) + r"(.+)\.lora_(?:(A|B)\.weight|(magnitude)_vector)")
 _NOT_HONOURED = (
     "alora_invocation_tokens",
     "arrow_config",
@@ -36,7 +37,6 @@ _NOT_HONOURED = (
     "target_parameters",
     "trainable_token_indices",
     "use_bdlora",
-    "use_dora",
     "use_qalora",
 )
 """Settings of PEFT that change what an adapted layer computes, or change more than linear layers."""
@@ -51,18 +51,19 @@ def load_adapter(folder: Path) -> Adapter:
             raise UserError(f"{folder} has no {name}: expected a LoRA adapter as PEFT saves it")
     config = read_json(folder / CONFIG)
     _check_kind(folder, config)
-    pairs: dict[str, dict[str, Tensor]] = {}
+    parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in load_tensors(folder / WEIGHTS).items():
         found = _TENSOR.fullmatch(name)
-        if found is None or tensor.dim() != 2:
+        kind = (found[2] or found[3]) if found else ""
+        if found is None or tensor.dim() != (1 if kind == "magnitude" else 2):
             raise UserError(
                 f"{folder / WEIGHTS}: {name} {tuple(tensor.shape)} is no A or B of a linear layer. Train the"
                 f" adapter with target_modules that are linear layers only, or {_MERGE}."
             )
-        pairs.setdefault(found[1], {})[found[2]] = tensor
-    if not pairs:
+        parts.setdefault(found[1], {})[kind] = tensor
+    if not parts:
         raise DamagedFile(f"{folder / WEIGHTS} holds no tensors: expected lora_A and lora_B of some layers")
-    return Adapter({layer: _low_rank(folder, config, layer, pair) for layer, pair in pairs.items()})
+    return Adapter({layer: _low_rank(folder, config, layer, each) for layer, each in parts.items()})
 
 
 def _check_kind(folder: Path, config: Any) -> None:
@@ -76,16 +77,19 @@ def _check_kind(folder: Path, config: Any) -> None:
         raise UserError(f"{folder / CONFIG} asks for {', '.join(refused)}, which is not supported: {_MERGE}.")
 
 
-def _low_rank(folder: Path, config: Mapping[str, Any], layer: str, pair: Mapping[str, Tensor]) -> LowRank:
-    if pair.keys() != {"A", "B"}:
-        raise DamagedFile(f"{folder / WEIGHTS}: of {layer} there is only lora_{'/'.join(pair)}")
+def _low_rank(folder: Path, config: Mapping[str, Any], layer: str, parts: Mapping[str, Tensor]) -> LowRank:
+    if parts.keys() != {"A", "B", *(["magnitude"] if config.get("use_dora") else [])}:
+        raise DamagedFile(
+            f"{folder / WEIGHTS}: of {layer} there is only lora_{'/'.join(parts)}, where {CONFIG} says"
+            f" use_dora: {bool(config.get('use_dora'))}"
+        )
     rank = _setting(config, "rank_pattern", "r", layer)
-    ranks = pair["A"].shape[0], pair["B"].shape[1]
+    ranks = parts["A"].shape[0], parts["B"].shape[1]
     if ranks != (rank, rank):
         raise DamagedFile(f"{folder}: A and B of {layer} have ranks {ranks}, {CONFIG} says {rank}")
     stabilised = bool(config.get("use_rslora"))
     scale = _setting(config, "alpha_pattern", "lora_alpha", layer) / (rank**0.5 if stabilised else rank)
-    return LowRank(pair["A"], pair["B"], scale)
+    return LowRank(parts["A"], parts["B"], scale, parts.get("magnitude"))
 
 
 def _setting(config: Mapping[str, Any], pattern: str, default: str, layer: str) -> float:
@@ -107,6 +111,8 @@ def save_adapter(folder: Path, adapter: Adapter, model: Transformer, base: str =
     changes = adapter.layers
     tensors = {f"{PREFIX}{layer}.lora_A.weight": change.a for layer, change in changes.items()}
     tensors |= {f"{PREFIX}{layer}.lora_B.weight": change.b for layer, change in changes.items()}
+    lengths = {layer: change.magnitude for layer, change in changes.items() if change.magnitude is not None}
+    tensors |= {f"{PREFIX}{layer}.lora_magnitude_vector": length for layer, length in lengths.items()}
     save_weights(folder / WEIGHTS, tensors)
     ranks = {layer: change.a.shape[0] for layer, change in changes.items()}
     alphas = {layer: change.scale * ranks[layer] for layer, change in changes.items()}
@@ -121,6 +127,7 @@ def save_adapter(folder: Path, adapter: Adapter, model: Transformer, base: str =
         "lora_dropout": 0.0,
         "bias": "none",
         "use_rslora": False,
+        "use_dora": bool(lengths),
         "target_modules": _targets(adapter, model),
         "rank_pattern": {re.escape(layer): r for layer, r in ranks.items() if r != rank},
         "alpha_pattern": {re.escape(layer): _whole(a) for layer, a in alphas.items() if a != alpha},

@@ -17,10 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGUFReader
 from torch import Tensor
 
+from modelwright.base.errors import DamagedFile
 from modelwright.base.schema import Conversation
+from modelwright.formats.config_json import rotations_to_json
+from modelwright.formats.gguf_config import read_config
+from modelwright.formats.gguf_file import GGUFFile
+from modelwright.formats.gguf_names import TRANSFORMERS_READS_NO
 from modelwright.formats.huggingface import load_config, load_model
 from modelwright.model.config import ModelConfig
 from modelwright.tokenizer.bpe import BPETokenizer
@@ -32,13 +36,25 @@ INSTALL = {TRANSFORMERS: "'modelwright[verify]'", LLAMA_CPP: "'modelwright[judge
 
 
 def why_missing(reader: str, path: Path) -> str | None:
-    """What is not installed that this reader needs to read `path`, in words; None when all is there."""
+    """What this reader lacks to read `path`, most often a package, in words; None when all is there."""
     if reader == LLAMA_CPP:
         needed = ["llama_cpp"]
     else:
         needed = ["transformers"] if path.is_dir() else ["transformers", "accelerate"]
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(missing)} not installed (pip install {INSTALL[reader]})" if missing else None
+    if missing:
+        return f"{' and '.join(missing)} not installed (pip install {INSTALL[reader]})"
+    if reader == TRANSFORMERS and path.is_file() and _architecture(path) in TRANSFORMERS_READS_NO:
+        return f"transformers reads no GGUF files of {_architecture(path)}"
+    return None
+
+
+def _architecture(path: Path) -> str:
+    """What a GGUF file states; "" where it is damaged, which its reader will say."""
+    try:
+        return str(GGUFFile(path).setting("general.architecture", str))
+    except DamagedFile:
+        return ""
 
 
 def reader_version(reader: str) -> str:
@@ -66,7 +82,9 @@ class OwnReader:
         return self._model(torch.tensor([list(ids)])).logits()[0]
 
     def render(self, conversation: Conversation) -> str:
-        """By the function that training used, not by the template."""
+        """By the function that training used, not by our template; by an imported one in our sandbox."""
+        if self._tokenizer.imported is not None:
+            return self._tokenizer.imported.text(conversation, True)
         return self._tokenizer.decode(render(self._tokenizer, conversation, add_generation_prompt=True).ids)
 
 
@@ -128,14 +146,13 @@ class TransformersReader:
         )
 
 
-def _left_unread(path: Path) -> dict[str, int]:
-    """Sizes that a GGUF file states and transformers 5.23 does not read: it takes defaults, which only fit
-    some of the large models. The head's for qwen2 and qwen3, an expert's for qwen3moe."""
-    fields = GGUFReader(path).fields
-    architecture = fields["general.architecture"].contents()
-    keys = {"head_dim": "attention.key_length", "moe_intermediate_size": "expert_feed_forward_length"}
-    found = {name: fields.get(f"{architecture}.{key}") for name, key in keys.items()}
-    return {name: int(field.contents()) for name, field in found.items() if field is not None}
+def _left_unread(path: Path) -> dict[str, Any]:
+    """Settings that a GGUF file states and transformers 5.23 does not read: it takes defaults, which only fit
+    some of the large models. The head's size for qwen2 and qwen3, an expert's for qwen3moe, and how rotations
+    are stretched."""
+    config = read_config(GGUFFile(path))
+    found: dict[str, Any] = {"head_dim": config.head_dim, "rope_parameters": rotations_to_json(config)}
+    return found | ({"moe_intermediate_size": config.moe_intermediate_size} if config.num_experts else {})
 
 
 def _messages(conversation: Conversation) -> list[Any]:

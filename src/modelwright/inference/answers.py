@@ -19,15 +19,20 @@ class Delta:
     """What a step brought to one request: one for each token to streams, to others only the last."""
 
     request: int
-    text: str
+    text: str = ""
     """New text; may lag behind the tokens while a character or a stop string is incomplete."""
-    ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    top_logprobs: tuple[schedule.TopTokens, ...]
-    completion: Completion | None
+    ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    """Under the model, with alternatives where asked for; then under what the tokens were drawn from."""
+    top_logprobs: tuple[schedule.TopTokens, ...] = ()
+    sampler_logprobs: tuple[float, ...] = ()
+    top_sampler_logprobs: tuple[schedule.TopTokens, ...] = ()
+    completion: Completion | None = None
     """The whole answer, when this is the end of it."""
     timing: schedule.Timing | None = None
     """When what happened, when this is the end of it."""
+    error: Exception | None = None
+    """Why it failed, where this is the end of it without an answer."""
 
 
 def draw_rows(chunks: Sequence[schedule.Chunk], logits: Tensor, columns: draws.Columns) -> draws.Choice:

@@ -73,6 +73,13 @@ class PagedCache:
         eight_bits = self._stored == torch.int8
         self.scales = [torch.ones(*shape, 1, device=device) for _ in range(2)] if eight_bits else None
 
+    def clear_in_place(self) -> None:
+        """The same in the memory that there is, for those who hold on to where it lies."""
+        for pool in (self.keys, self.values):
+            pool.zero_()
+        for scales in self.scales or ():
+            scales.fill_(1)
+
 
 class CacheView:
     """The cache as one forward pass of B sequences sees it. The model calls `update` once per layer

@@ -13,7 +13,6 @@ from modelwright.inference.blocks import SIZE, BlockPool, blocks_for
 from modelwright.inference.penalties import Penalties
 from modelwright.inference.runner import Piece, Runner
 from modelwright.inference.scheduler import Sequence
-from modelwright.inference.speculate import ROW
 
 
 @dataclass(slots=True)
@@ -36,15 +35,11 @@ class _Draft:
 class DraftModel:
     """Continues sequences with the draft model, drawn as the request wants it drawn.
 
-    `blocks` is how many the runner's cache has, `share` what a token of the draft model costs of one of the
-    model's. A step reads at most `step_tokens` tokens of texts that it has not seen; who is not read yet
-    gets no guesses.
+    `blocks` is how many the runner's cache has. A step reads at most `step_tokens` tokens of texts that it
+    has not seen; who is not read yet gets no guesses.
     """
 
-    def __init__(
-        self, runner: Runner, blocks: int, vocab_size: int, *, share: float, step_tokens: int
-    ) -> None:
-        self.cost = ROW + share
+    def __init__(self, runner: Runner, blocks: int, vocab_size: int, step_tokens: int) -> None:
         self._runner, self._step_tokens = runner, step_tokens
         self._pool = BlockPool(blocks)
         self._drafts: dict[Sequence, _Draft] = {}
@@ -135,9 +130,3 @@ class DraftModel:
         draft = self._drafts.pop(sequence, None)
         if draft is not None:
             self._pool.release(reversed(draft.blocks))
-
-    def clear(self) -> None:
-        """Begin anew with everybody."""
-        for sequence in list(self._drafts):
-            self.forget(sequence)
-        self._runner.clear()

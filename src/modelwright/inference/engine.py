@@ -1,7 +1,6 @@
 """The engine: prompts in, completions out, many at once. It is a `Sampler` (base/seams.py).
 
-There is one decoding loop, `step`: let in who waits, compute what the scheduler planned, draw a token for
-everybody who is at the end of what is known, take out who is done. `sample` and `stream` turn that crank; a
+There is one decoding loop (inference/loop.py), and `step` is its crank. `sample` and `stream` turn it; a
 server submits and turns it from its own thread. The engine itself is for one thread.
 """
 
@@ -10,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
 
@@ -21,20 +21,19 @@ from modelwright.base.schema import Completion, Sampling
 from modelwright.inference import compiled, scoring
 from modelwright.inference import sampling as draws
 from modelwright.inference import scheduler as schedule
-from modelwright.inference.answers import Delta, completion_of, draw_rows
+from modelwright.inference.answers import Delta
 from modelwright.inference.blocks import BlockPool, blocks_for
 from modelwright.inference.cache import blocks_of_cache
 from modelwright.inference.draft import DraftModel
+from modelwright.inference.loop import Loop
 from modelwright.inference.penalties import Penalties
 from modelwright.inference.runner import Piece, Runner
-from modelwright.inference.speculate import NGram, Speculation, Speculator, check_draft, share_of
+from modelwright.inference.speculate import NGram, Speculation, Speculator, check_draft
 from modelwright.inference.structured import Vocabulary
 from modelwright.inference.text import ByteTokenizer, TextStream
 from modelwright.model.adapters import Adapter, AdapterSet
 from modelwright.model.transformer import Transformer
 
-END_TOKENS = ("<|im_end|>", "<|endoftext|>")
-"""What ends a completion by default: the end of a turn and the end of a text."""
 SCRATCH = 64
 """Blocks kept for texts that are scored, at the least."""
 
@@ -48,11 +47,12 @@ class Engine:
 
     `max_slots` sequences run at once and the rest wait. `max_length` bounds prompt plus answer (the
     model's context by default). `stop_ids` end every completion, besides the request's own; by
-    default they are the tokenizer's end-of-turn and end-of-text, and `()` switches that off.
+    default they are the tokenizer's, such as end-of-turn and end-of-text, and `()` switches that off.
     `cache_tokens` is how many positions the key-value cache holds (by default enough for all slots, in at
     most 2 GiB); `cache` is what they are stored in. A step computes at most `step_tokens` tokens.
     `head` "int8" keeps the output projection of the compiled path in 8 bits (see CompiledRunner).
     `use_compiled` False takes the plain path even where there is a compiled one. `speculate` lets it guess.
+    `owns_model`: nobody else needs the model, which saves the memory of a second copy of its weights.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Engine:
         head: Literal["auto", "int8"] = "auto",
         use_compiled: bool = True,
         speculate: Speculation | None = None,
+        owns_model: bool = False,
     ) -> None:
         if max_slots < 1:
             raise UserError(f"max_slots is {max_slots}, expected at least 1")
@@ -78,26 +79,29 @@ class Engine:
         context = model.config.max_position_embeddings
         self.max_length = min(max_length or context, context)
         self.vocab_size = model.config.vocab_size
-        special = tokenizer.special_ids
-        ends = [special[name] for name in END_TOKENS if name in special] if stop_ids is None else stop_ids
-        self.stop_ids = frozenset(ends)
-        self.policy_version = 0
+        self.stop_ids = frozenset(tokenizer.stop_ids if stop_ids is None else stop_ids)
         blocks = blocks_of_cache(model, cache, cache_tokens, max_slots, self.max_length)
         scratch = max(SCRATCH, blocks_for(self.max_length))
         self._scratch = range(blocks, blocks + scratch)
-        self._adapters = AdapterSet(model)
+        self._adapters, self._use_compiled = AdapterSet(model), use_compiled
         self._runner: Runner = compiled.runner_of(
-            model, blocks + scratch, cache, self._adapters, head=head, use_compiled=use_compiled
+            model,
+            blocks + scratch,
+            cache,
+            self._adapters,
+            head=head,
+            use_compiled=use_compiled,
+            owns_model=owns_model,
         )
         self.structures = Vocabulary(tokenizer, self.vocab_size, sorted(self.stop_ids))
         """Compiles structures; safe to call from any thread, so that a long one holds up nobody."""
         self._scheduler = schedule.Scheduler(BlockPool(blocks), max_slots, step_tokens)
         race = speculate is not None and speculate.kind == "draft"
-        self._columns = draws.Columns(self.vocab_size, str(self._runner.device), race=race)
+        columns = draws.Columns(self.vocab_size, str(self._runner.device), race=race)
         self._speculator = None if speculate is None else self._speculator_of(speculate, model, step_tokens)
+        self._loop = Loop(self._scheduler, self._runner, columns, tokenizer, self._speculator)
         self._undelivered: list[Delta] = []
         self._next_id = 0
-        self._prompt_tokens = self._generation_tokens = 0
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -119,6 +123,11 @@ class Engine:
         self._runner.adapters_changed()
 
     @property
+    def runner(self) -> str:
+        """What computes the steps: "CompiledRunner", "GraphRunner" or "PlainRunner"."""
+        return type(self._runner).__name__
+
+    @property
     def is_compiled(self) -> bool:
         """Whether steps run in compiled code."""
         return isinstance(self._runner, compiled.CompiledRunner)
@@ -132,9 +141,10 @@ class Engine:
             cache_usage=scheduler.pool.used / scheduler.pool.total,
             prefix_queries=scheduler.prefix_queries,
             prefix_hits=scheduler.prefix_hits,
-            prompt_tokens=self._prompt_tokens,
-            generation_tokens=self._generation_tokens,
+            prompt_tokens=self._loop.prompt_tokens,
+            generation_tokens=self._loop.generation_tokens,
             preemptions=scheduler.preemptions,
+            drafts=self._speculator.drafts if self._speculator else 0,
             drafted=self._speculator.drafted if self._speculator else 0,
             accepted=self._speculator.accepted if self._speculator else 0,
         )
@@ -158,7 +168,11 @@ class Engine:
                 copies[ids] += 1
             wanted = frozenset(order)
             while len(done) < len(order):
-                done.update((d.request, d.completion) for d in self._step_for(wanted) if d.completion)
+                for delta in self._step_for(wanted):
+                    if delta.error is not None:
+                        raise delta.error
+                    if delta.completion is not None:
+                        done[delta.request] = delta.completion
         finally:
             for request in order:
                 if request not in done:
@@ -177,7 +191,8 @@ class Engine:
                 raise PromptTooLong(
                     f"a sequence to score has {len(ids)} tokens, the model reads at most {self.max_length}"
                 )
-        return scoring.score(self._runner, self._scratch, self.vocab_size, sequences, top)
+        with self._in_scratch():
+            return scoring.score(self._runner, self._scratch, self.vocab_size, sequences, top)
 
     def embed(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """(n, D) fp32: for each sequence the mean of its last hidden states, scaled to length 1."""
@@ -185,7 +200,8 @@ class Engine:
             self._check_ids(ids)
             if not 0 < len(ids) <= self.max_length:
                 raise PromptTooLong(f"a text has {len(ids)} tokens, expected 1 to {self.max_length}")
-        return scoring.embed(self._runner, self._scratch, sequences)
+        with self._in_scratch():
+            return scoring.embed(self._runner, self._scratch, sequences)
 
     def update_weights(self, state: Mapping[str, Tensor], version: int) -> None:
         """Take new weights; later completions carry `version`."""
@@ -193,7 +209,7 @@ class Engine:
             raise RuntimeError("weights cannot change while sequences run: their cache would be stale")
         self._runner.load(state)
         self._scheduler.pool.forget()
-        self.policy_version = version
+        self._loop.policy_version = version
 
     # --- continuous batching
 
@@ -223,39 +239,19 @@ class Engine:
         return sequence.id
 
     def step(self) -> list[Delta]:
-        """Compute what the scheduler planned; the requests that streamed or ended."""
-        deltas, self._undelivered = self._undelivered, []
-        try:
-            guesses = self._speculator.guesses(self._scheduler.running) if self._speculator else {}
-            chunks = self._scheduler.plan(guesses)
-            if not chunks:
-                return deltas
-            drawing = [chunk for chunk in chunks if chunk.draws]
-            with torch.inference_mode():
-                logits = self._runner.logits([_piece(chunk) for chunk in chunks])
-                for chunk in chunks:
-                    if not chunk.draws:
-                        self._scheduler.computed(chunk)
-                if drawing:
-                    deltas += self._accept(drawing, logits)
-        except Exception:
-            # What the cache holds may be broken (a number that is none spreads), so nothing of it is kept.
-            self._scheduler.preempt_all()
-            self._runner.clear()
-            if self._speculator is not None:
-                self._speculator.clear()
-            raise
+        """Compute what the scheduler planned; the requests that streamed, ended or failed."""
+        deltas, self._undelivered = [*self._undelivered, *self._loop.step()], []
         return deltas
 
     def cancel(self, request: int) -> Completion | None:
         """Stop a request; what it has so far, or None if it has ended already."""
-        everybody = [*self._scheduler.running, *self._scheduler.waiting]
-        found = next((sequence for sequence in everybody if sequence.id == request), None)
+        self._undelivered = [delta for delta in self._undelivered if delta.request != request]
+        found = self._sequence(request)
         if found is None:
             return None
         found.finish_reason = "cancelled"
-        self._remove(found)
-        return self._completion(found)
+        self._loop.remove(found)
+        return self._loop.completion(found)
 
     def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[Delta]:
         """Complete one prompt piece by piece; giving the iterator up cancels the rest."""
@@ -263,7 +259,12 @@ class Engine:
         try:
             ended = False
             while not ended:
-                for delta in self._step_for({request}):
+                deltas = self._step_for({request})
+                if not deltas and self._sequence(request) is None:
+                    return  # somebody else has cancelled it
+                for delta in deltas:
+                    if delta.error is not None:
+                        raise delta.error
                     ended = delta.completion is not None
                     yield delta
         finally:
@@ -297,6 +298,22 @@ class Engine:
 
     # --- inside
 
+    @contextmanager
+    def _in_scratch(self) -> Iterator[None]:
+        """What is computed inside uses the scratch blocks. Numbers that are none would stay there, and reach
+        the next text as 0 x NaN."""
+        try:
+            yield
+        except draws.BrokenModel:
+            self._scheduler.preempt_all()
+            self._runner.clear()
+            raise
+
+    def _sequence(self, request: int) -> schedule.Sequence | None:
+        """The request, unless it has ended."""
+        everybody = [*self._scheduler.running, *self._scheduler.waiting]
+        return next((sequence for sequence in everybody if sequence.id == request), None)
+
     def _step_for(self, requests: AbstractSet[int]) -> list[Delta]:
         """A step's deltas for some requests; those of others wait for whoever calls `step`."""
         deltas = self.step()
@@ -310,88 +327,12 @@ class Engine:
         draft = settings.draft
         blocks = blocks_of_cache(draft, "auto", None, self._scheduler.max_running, self.max_length)
         runner = compiled.runner_of(
-            draft, blocks, "auto", AdapterSet(draft), head="auto", use_compiled=self.is_compiled
+            draft, blocks, "auto", AdapterSet(draft), head="auto", use_compiled=self._use_compiled
         )
-        proposer = DraftModel(
-            runner, blocks, self.vocab_size, share=share_of(draft, model), step_tokens=step_tokens
-        )
-        return Speculator(settings, proposer)
+        return Speculator(settings, DraftModel(runner, blocks, self.vocab_size, step_tokens))
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         if ids and not 0 <= min(ids) <= max(ids) < self.vocab_size:
             raise UserError(
                 f"token ids must be between 0 and {self.vocab_size - 1}, received {min(ids)}..{max(ids)}"
             )
-
-    def _accept(self, chunks: list[schedule.Chunk], logits: Tensor) -> list[Delta]:
-        """Draw for the rows of `logits` (outputs of all chunks, V), and let go of those that end."""
-        choice = draw_rows(chunks, logits, self._columns)
-        deltas: list[Delta] = []
-        row = 0
-        for chunk in chunks:
-            outputs = chunk.outputs
-            deltas += self._take(chunk, choice, range(row, row + outputs))
-            row += outputs
-        for chunk in chunks:
-            if chunk.sequence.finish_reason is not None:
-                self._remove(chunk.sequence)
-        return deltas
-
-    def _take(self, chunk: schedule.Chunk, choice: draws.Choice, rows: range) -> list[Delta]:
-        """A chunk's sequence takes what was drawn, as far as its guesses were right."""
-        sequence = chunk.sequence
-        if not sequence.ids:
-            self._prompt_tokens += len(sequence.prompt)
-        deltas: list[Delta] = []
-        right = 0
-        for row in rows:
-            piece = sequence.accept(choice.ids[row], choice.logprobs[row], choice.sampler_logprobs[row])
-            self._generation_tokens += 1
-            top: schedule.TopTokens = ()
-            if choice.top is not None and choice.top_sampler is not None and sequence.sampling.top_logprobs:
-                top = tuple(choice.top[row])
-                sequence.top.append(top)
-                sequence.top_sampler.append(tuple(choice.top_sampler[row]))
-            if sequence.streaming or sequence.finish_reason is not None:
-                deltas.append(self._delta(sequence, piece, top))
-            if right == len(chunk.guesses) or chunk.guesses[right] != choice.ids[row]:
-                break
-            right += 1
-            if sequence.finish_reason is not None:
-                break
-        self._scheduler.computed(chunk, right)
-        if self._speculator is not None and chunk.guesses:
-            self._speculator.learn(sequence, len(chunk.guesses), right)
-        return deltas
-
-    def _remove(self, sequence: schedule.Sequence) -> None:
-        self._scheduler.remove(sequence)
-        if self._speculator is not None:
-            self._speculator.forget(sequence)
-
-    def _delta(self, sequence: schedule.Sequence, piece: str, top: schedule.TopTokens) -> Delta:
-        ended = sequence.finish_reason is not None
-        return Delta(
-            request=sequence.id,
-            text=piece,
-            ids=(sequence.ids[-1],),
-            logprobs=(sequence.logprobs[-1],),
-            top_logprobs=(top,) if sequence.sampling.top_logprobs else (),
-            completion=self._completion(sequence) if ended else None,
-            timing=sequence.timing() if ended else None,
-        )
-
-    def _completion(self, sequence: schedule.Sequence) -> Completion:
-        return completion_of(sequence, self.tokenizer, self.policy_version)
-
-
-def _piece(chunk: schedule.Chunk) -> Piece:
-    """A chunk as the runner takes it."""
-    sequence = chunk.sequence
-    return Piece(
-        [*sequence.tokens[chunk.start : chunk.start + chunk.count], *chunk.guesses],
-        chunk.start,
-        sequence.blocks,
-        outputs=chunk.outputs,
-        adapter=sequence.sampling.adapter,
-    )

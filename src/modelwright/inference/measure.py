@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from modelwright.base.schema import Sampling
-from modelwright.inference.engine import Engine
+from modelwright.inference.engine import Delta, Engine
 from modelwright.model.config import ModelConfig
 from modelwright.model.transformer import Transformer
 
@@ -52,19 +52,27 @@ def time_phases(engine: Engine, prompts: list[list[int]], tokens: int) -> Phases
     unfinished = {engine.submit(prompt, sampling, streaming=True) for prompt in prompts}
     unstarted = set(unfinished)
     while unstarted:
-        deltas = engine.step()
+        deltas = _step(engine)
         unstarted -= {delta.request for delta in deltas}
         unfinished -= {delta.request for delta in deltas if delta.completion}
     all_started = time.perf_counter()
     decoding, decoded = len(unfinished), 0
     while unfinished and len(unfinished) == decoding:
-        deltas = engine.step()
+        deltas = _step(engine)
         decoded += sum(len(delta.ids) for delta in deltas)
         unfinished -= {delta.request for delta in deltas if delta.completion}
     first_ended = time.perf_counter()
     for request in unfinished:
         engine.cancel(request)
     return Phases(all_started - start, first_ended - all_started, decoded)
+
+
+def _step(engine: Engine) -> list[Delta]:
+    deltas = engine.step()
+    for delta in deltas:
+        if delta.error is not None:
+            raise delta.error
+    return deltas
 
 
 def step_bytes(model: Transformer, batch: int, context: int) -> float:

@@ -3,7 +3,7 @@
 A prompt read at once or in pieces, decoding, and texts that are only scored are one call: some tokens at some
 positions of some sequences, each of which may look at every earlier position of its own. `PlainRunner` does
 it with the model as it is, anywhere; `CompiledRunner` (inference/compiled.py) in one call of compiled code
-on a CPU.
+on a CPU; `GraphRunner` (inference/graphs.py) on a GPU with steps that were recorded.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class PlainRunner:
             self.device,
             eight_bits=cache == "int8",
         )
-        self._waste = blocks  # where padding is written
+        self._waste = blocks
+        """Where padding is written."""
 
     @torch.inference_mode()
     def logits(self, pieces: Sequence[Piece]) -> Tensor:
@@ -124,13 +125,19 @@ class PlainRunner:
         real = positions < ends
         places = positions.clamp(max=tables.shape[1] * SIZE - 1)
         blocks = torch.where(real, tables.gather(1, places // SIZE), self._waste)
-        view = CacheView(self._cache, tables, blocks, positions % SIZE, used)
-        visible = torch.arange(used, device=self.device) <= positions[:, None, :, None]
-        if window := self.model.config.sliding_window:
-            visible &= torch.arange(used, device=self.device) > positions[:, None, :, None] - window
         with self._adapters.rows([piece.adapter for piece in pieces]):
-            output = self.model(ids, positions=positions, mask=visible, cache=view)
-        return [rows[: len(piece.ids)] for rows, piece in zip(output.hidden, pieces, strict=True)]
+            hidden = self._pass(ids, positions, tables, blocks, used)
+        return [rows[: len(piece.ids)] for rows, piece in zip(hidden, pieces, strict=True)]
+
+    def _pass(self, ids: Tensor, positions: Tensor, tables: Tensor, blocks: Tensor, used: int) -> Tensor:
+        """(B, T, D) of (B, T) ids at these positions of sequences with (B, n) blocks, of whose positions
+        `used` are looked at; keys and values go to (B, T) blocks."""
+        view = CacheView(self._cache, tables, blocks, positions % SIZE, used)
+        places = torch.arange(used, device=self.device)
+        visible = places <= positions[:, None, :, None]
+        if window := self.model.config.sliding_window:
+            visible &= places > positions[:, None, :, None] - window
+        return self.model(ids, positions=positions, mask=visible, cache=view).hidden
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Copy new weights in place."""

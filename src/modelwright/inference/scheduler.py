@@ -51,6 +51,8 @@ class EngineStats:
     prompt_tokens: int
     generation_tokens: int
     preemptions: int
+    drafts: int = 0
+    """How often guesses were looked at, how many these were, and how many of them were right:"""
     drafted: int = 0
     accepted: int = 0
 
@@ -92,6 +94,8 @@ class Sequence:
     admitted: float = 0.0
     first_token: float = 0.0
     cached_tokens: int = 0
+    doubted: bool = False
+    """Whether what was computed for it was no number, once."""
 
     def __post_init__(self) -> None:
         self.tokens = [*self.prompt, *self.ids]
@@ -182,7 +186,7 @@ class Scheduler:
     def plan(self, guesses: Mapping[Sequence, list[int]] | None = None) -> list[Chunk]:
         """What to compute now; every chunk's blocks are there. Of `guesses` as many as there is room for."""
         guesses = guesses or {}
-        chunks: list[Chunk] = []
+        planned: list[tuple[Sequence, int, list[int]]] = []
         room = self.step_tokens
         number = 0
         # Who decodes comes first, whenever it came; a prompt that is being read takes what is left.
@@ -195,10 +199,14 @@ class Scheduler:
             count = min(sequence.length - sequence.computed, room)
             if self._make_room(sequence, sequence.computed + count):
                 spare = room - count - (len(order) - number)  # one token for each who comes after
-                guessed = self._with_blocks(sequence, guesses.get(sequence, [])[: max(spare, 0)])
-                chunks.append(Chunk(sequence, sequence.computed, count, guessed))
+                guessed = guesses.get(sequence, [])[: max(spare, 0)]
+                planned.append((sequence, count, guessed))
                 room -= count + len(guessed)
-        chunks = [chunk for chunk in chunks if chunk.sequence.blocks]
+        chunks = [  # blocks for guesses come after everybody's own: nobody gives way to a guess
+            Chunk(sequence, sequence.computed, count, self._with_blocks(sequence, guessed))
+            for sequence, count, guessed in planned
+            if sequence.blocks
+        ]
         room = self.step_tokens - sum(chunk.count + len(chunk.guesses) for chunk in chunks)
         while room and self.waiting and len(self.running) < self.max_running:
             sequence = self.waiting[0]
@@ -244,7 +252,7 @@ class Scheduler:
         return True
 
     def _with_blocks(self, sequence: Sequence, guessed: list[int]) -> tuple[int, ...]:
-        """As many of the guesses as there are blocks for; nobody gives way to a guess."""
+        """As many of the guesses as there are blocks for."""
         while len(sequence.blocks) < blocks_for(sequence.length + len(guessed)):
             block = self.pool.allocate()
             if block is None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modelwright.inference.blocks import blocks_for
 from modelwright.inference.runner import Piece, Runner
-from modelwright.inference.sampling import best_tokens
+from modelwright.inference.sampling import BrokenModel, best_tokens
 
 MAX_LOGITS = 1 << 23
 """At most this many logits exist at a time (32 MiB in fp32): a vocabulary is wide."""
@@ -35,7 +35,7 @@ def score(
     runner: Runner, scratch: Sequence[int], vocab_size: int, sequences: Sequence[Sequence[int]], top: int = 0
 ) -> list[Scored]:
     """Score every sequence, in `scratch` blocks; results are in the order given and do not depend on how
-    sequences were grouped."""
+    sequences were grouped. `BrokenModel` where a number is none."""
     results = [Scored([], []) for _ in sequences]
     room = max(1, min(MAX_TOKENS, MAX_LOGITS // vocab_size))
     read = [ids[:-1] for ids in sequences]  # nobody asks what follows the last
@@ -45,6 +45,7 @@ def score(
         targets = [token for n, piece in pairs for token in sequences[n][piece.start + 1 : piece.end + 1]]
         normaliser = logits.logsumexp(-1, keepdim=True)
         chosen = logits.gather(1, torch.tensor(targets, device=logits.device)[:, None]) - normaliser
+        _check(chosen)
         alternatives = best_tokens(logits - normaliser, top) if top else []
         done = 0
         for number, piece in pairs:
@@ -58,7 +59,7 @@ def score(
 @torch.inference_mode()
 def embed(runner: Runner, scratch: Sequence[int], sequences: Sequence[Sequence[int]]) -> Tensor:
     """(n, D) fp32: the mean over each sequence's tokens of what the model holds after its last norm, of
-    length 1."""
+    length 1. `BrokenModel` where a number is none."""
     sums: dict[int, Tensor] = {}
     for numbers, pieces in passes(sequences, scratch, MAX_TOKENS):
         parts = runner.hidden(pieces).split([len(piece.ids) for piece in pieces])
@@ -66,7 +67,13 @@ def embed(runner: Runner, scratch: Sequence[int], sequences: Sequence[Sequence[i
             total = part.sum(0)
             sums[number] = sums[number] + total if number in sums else total
     means = torch.stack([sums[number] for number in range(len(sequences))])
+    _check(means)
     return torch.nn.functional.normalize(means, dim=-1)
+
+
+def _check(found: Tensor) -> None:
+    if not found.isfinite().all():
+        raise BrokenModel()
 
 
 def passes(

@@ -10,29 +10,31 @@ possible for one that was not drawn at random. A draft model draws its guesses, 
 the model will (`race` in kernels/draw.py), because two models seldom agree on a draw by one number for all
 tokens: in flat distributions each token's place in the cumulative sum shifts.
 
-Guesses come where they pay: no more than the share of right ones makes worth it, none in a crowded step, and
-none for structured answers.
+Guesses come where they pay: no more than the share of right ones makes worth what they cost, which is
+measured (pace.py), none in a crowded step, and none for structured answers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from modelwright.base.errors import UserError
-from modelwright.inference.scheduler import Sequence
+from modelwright.inference.pace import Pace
+from modelwright.inference.scheduler import Chunk, Sequence
 from modelwright.inference.text import ByteTokenizer
 from modelwright.model.transformer import Transformer
 
-ROW = 0.05
-"""What one row more costs, in steps for one row (the compiled step on a CPU; a GPU has it for less)."""
 FIRST_HOPE = 0.7
-"""The share of right guesses that a new sequence is believed to have."""
+"""The share of right guesses that the first sequence is believed to have."""
 LEARNED = 0.1
-"""How much one guess changes that belief, and how much of it returns with each step without guesses:"""
-FORGOTTEN = 1 / 256
+"""How much one guess changes that belief, and each sequence that of the next one; and how much of it returns
+with each step in which guesses do not pay:"""
+FORGOTTEN = 1 / 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,26 @@ class Speculation:
     """How long an ending is looked up, at most ("ngram")."""
     draft: Transformer | None = None
     draft_tokenizer: ByteTokenizer | None = None
+
+    @classmethod
+    def of(
+        cls,
+        wish: str | None,
+        tokens: int | None,
+        open_draft: Callable[[str], tuple[Transformer, ByteTokenizer]],
+    ) -> Speculation | None:
+        """What a user wishes for: "ngram", the path of a draft model, or nothing; with so many guesses."""
+        if wish is None:
+            if tokens is not None:
+                raise UserError(f"{tokens} guesses are asked for, and nothing to guess with: add --speculate")
+            return None
+        settings = cls()
+        if wish != "ngram":
+            draft, tokenizer = open_draft(wish)
+            settings = cls(kind="draft", draft=draft, draft_tokenizer=tokenizer)
+        if tokens is None:
+            return settings
+        return replace(settings, tokens=tokens, rows=max(settings.rows, tokens + 1))
 
     def __post_init__(self) -> None:
         for name, value in (("tokens", self.tokens), ("rows", self.rows), ("n", self.n)):
@@ -76,20 +98,8 @@ def check_draft(settings: Speculation, model: Transformer, tokenizer: ByteTokeni
         raise UserError("the draft model has another tokenizer than the model")
 
 
-def share_of(draft: Transformer, model: Transformer) -> float:
-    """What a token of the draft model costs of one of the model's: both are bound by reading weights."""
-    bytes_of = [
-        sum(weight.numel() * weight.element_size() for weight in each.state_dict().values())
-        for each in (draft, model)
-    ]
-    return bytes_of[0] / bytes_of[1]
-
-
 class Proposer(Protocol):
     """Where guesses come from."""
-
-    cost: float
-    """Of one guess, its row in the step included, in steps for one row."""
 
     def propose(self, wanted: Mapping[Sequence, int]) -> dict[Sequence, list[int]]:
         """For each sequence at most so many tokens that may follow."""
@@ -99,15 +109,9 @@ class Proposer(Protocol):
         """A sequence has ended."""
         ...
 
-    def clear(self) -> None:
-        """What was kept may be broken."""
-        ...
-
 
 class NGram:
     """Prompt lookup: what followed the last time that the text had the ending that it has now."""
-
-    cost = ROW
 
     def __init__(self, n: int) -> None:
         self._lengths = range(n, min(2, n) - 1, -1)
@@ -146,41 +150,69 @@ class NGram:
         """Drop its index."""
         self._seen.pop(sequence, None)
 
-    def clear(self) -> None:
-        """An index of tokens does not break."""
-
 
 class Speculator:
     """Decides how much is guessed, and counts how much of it was right."""
 
     def __init__(self, settings: Speculation, proposer: Proposer) -> None:
         self._settings, self._proposer = settings, proposer
-        self._hope: dict[Sequence, float] = {}
-        """For each sequence, the share of right guesses of late."""
-        self.drafted = self.accepted = 0
+        self._first, self._hope = FIRST_HOPE, dict[Sequence, float]()
+        """The share of right guesses of late: of sequences that have ended, and of each that has not."""
+        self._pace, self._seconds = Pace(), 0.0
+        """What guesses cost; how long those for the next step took to be made."""
+        self._known, self._failed = set[Sequence](), False
+        """Sequences for which guesses were made; and whether none is made any more."""
+        self.drafts = self.drafted = self.accepted = 0
 
     def guesses(self, running: Iterable[Sequence]) -> dict[Sequence, list[int]]:
         """What may follow, for sequences that decode in the next step."""
+        if self._failed:
+            return {}
         decoding = [each for each in running if each.ids and each.length - each.computed == 1]
         room = self._settings.rows // max(len(decoding), 1) - 1
+        cost, self._seconds = self._pace.cost(len(decoding)), 0.0
+        if self._pace.compares(len(decoding)):
+            return {}
         wanted: dict[Sequence, int] = {}
         for sequence in decoding:
             left = sequence.limit - len(sequence.ids) - 1  # one more is drawn after the guesses
-            count = min(room, left, self._settings.tokens, self._worth(sequence))
+            count = min(room, left, self._settings.tokens, self._worth(sequence, cost))
             if count > 0 and sequence.matcher is None:
                 wanted[sequence] = count
-        return self._proposer.propose(wanted) if wanted else {}
+        return self._proposed(wanted) if wanted else {}
 
-    def _worth(self, sequence: Sequence) -> int:
-        """How many guesses pay: all before the n-th are right with hope^n, which must exceed its cost."""
-        hope = self._hope.setdefault(sequence, FIRST_HOPE)
-        if hope <= self._proposer.cost:
+    def _proposed(self, wanted: Mapping[Sequence, int]) -> dict[Sequence, list[int]]:
+        """Guesses only help, so nobody fails for want of them; a proposer that fails is not asked again."""
+        start = time.perf_counter()
+        try:
+            found = self._proposer.propose(wanted)
+        except Exception as error:
+            self._failed = True
+            warnings.warn(f"nothing is guessed from now on: {type(error).__name__}: {error}", stacklevel=2)
+            return {}
+        if self._known.issuperset(wanted):  # a draft model has read their prompts
+            self._seconds = time.perf_counter() - start
+        self._known.update(wanted)
+        return found
+
+    def _worth(self, sequence: Sequence, cost: float) -> int:
+        """How many guesses pay: the n-th brings a token if it is right and all before it, with hope^n, which
+        must exceed its cost."""
+        hope = self._hope.setdefault(sequence, self._first)
+        if hope <= cost:
             self._hope[sequence] = hope + FORGOTTEN * (FIRST_HOPE - hope)
             return 0
-        return math.floor(math.log(self._proposer.cost) / math.log(min(hope, 0.99)))
+        return math.floor(math.log(cost) / math.log(min(hope, 0.99)))
+
+    def timed(self, chunks: Collection[Chunk], seconds: float) -> None:
+        """A step took so long. Those that read prompts tell nothing of guesses."""
+        if all(chunk.draws and chunk.count == 1 for chunk in chunks):
+            guesses = sum(len(chunk.guesses) for chunk in chunks)
+            self._pace.saw(len(chunks), guesses, seconds + self._seconds)
 
     def learn(self, sequence: Sequence, guessed: int, right: int) -> None:
         """Of the guesses that a step looked at, the first `right` were accepted."""
+        self.drafts += 1
         self.drafted += guessed
         self.accepted += right
         kept = (1 - LEARNED) ** right
@@ -189,9 +221,6 @@ class Speculator:
 
     def forget(self, sequence: Sequence) -> None:
         """A sequence has ended."""
-        self._hope.pop(sequence, None)
+        self._known.discard(sequence)
+        self._first += LEARNED * (self._hope.pop(sequence, self._first) - self._first)
         self._proposer.forget(sequence)
-
-    def clear(self) -> None:
-        """What the proposer kept may be broken."""
-        self._proposer.clear()

@@ -14,6 +14,15 @@ class ByteTokenizer(Tokenizer, Protocol):
 
     def token_bytes(self, token_id: int, /) -> bytes: ...
 
+    def begin(self, text: str, /) -> list[int]:
+        """Ids of a text that the model shall continue."""
+        ...
+
+    @property
+    def stop_ids(self) -> Sequence[int]:
+        """What ends an answer."""
+        ...
+
     @property
     def vocab_size(self) -> int:
         """Ids from here on have no text (a model may have more rows than its tokenizer has tokens)."""

@@ -78,7 +78,7 @@ def _chunk(hidden: Tensor, head: Tensor) -> int:
     return max(CHUNK, FUSED_CHUNK // head.shape[0]) if native.usable(hidden) else CHUNK
 
 
-def _chunks(x: Tensor, chunk: int) -> list[tuple[slice, Tensor]]:
+def chunks(x: Tensor, chunk: int) -> list[tuple[slice, Tensor]]:
     """The rows of x in parts: where each is, and it. On a CPU the parts of what whole chunks leave over have
     few sizes, chunk / 2, chunk / 4 and so on down to PART; behind the last part stand rows of zeros."""
     total, start, parts = x.shape[0], 0, list[tuple[slice, Tensor]]()
@@ -163,26 +163,29 @@ class _SummedCrossEntropy(torch.autograd.Function):
         total, squares = torch.zeros(2, dtype=torch.float32, device=hidden.device).unbind()
         minus_one = torch.full((), -1.0, device=hidden.device) if needs_gradient else None
         d_hidden = torch.empty_like(hidden) if needs_gradient else None
-        d_head = torch.zeros_like(head, dtype=torch.float32) if needs_gradient else None
-        for part, rows in _chunks(hidden, chunk):
+        learns = needs_gradient and ctx.needs_input_grad[1]  # adapters leave the head frozen
+        d_head = torch.zeros_like(head, dtype=torch.float32) if learns else None
+        for part, rows in chunks(hidden, chunk):
             logits, count = rows @ cast.T, part.stop - part.start
             found, normalizers = _logprobs(logits[:count], targets[part], minus_one, z)
             total = total - found.sum()
             if normalizers is not None:
                 squares = squares + z * normalizers.square().sum()
-            if d_hidden is not None and d_head is not None:
+            if d_hidden is not None:
                 logits[count:] = 0
                 d_hidden[part] = (logits @ cast)[:count]
+            if d_head is not None:
                 add_weight_gradient(d_head, logits, rows)
-        ctx.save_for_backward(*((d_hidden, d_head) if d_hidden is not None else ()))
+        ctx.save_for_backward(d_hidden, d_head)
         ctx.mark_non_differentiable(squares)
         return (total + squares if z else total), squares
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         d_hidden, d_head = ctx.saved_tensors
-        return d_hidden * upstream[0].to(d_hidden.dtype), d_head * upstream[0], None, None, None, None
+        d_head = None if d_head is None else d_head * upstream[0]
+        return d_hidden * upstream[0].to(d_hidden.dtype), d_head, None, None, None, None
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -190,7 +193,7 @@ class _TokenLogprobs(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, chunk: int) -> Tensor:
         cast = head.to(hidden.dtype)
         found = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        for part, rows in _chunks(hidden, chunk):
+        for part, rows in chunks(hidden, chunk):
             found[part] = _logprobs((rows @ cast.T)[: part.stop - part.start], targets[part], None)[0]
         ctx.save_for_backward(hidden, head, targets)
         ctx.chunk = chunk
@@ -198,16 +201,17 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         hidden, head, targets = ctx.saved_tensors
         cast = head.to(hidden.dtype)
         weights = upstream[0].contiguous()
         d_hidden = torch.empty_like(hidden)
-        d_head = torch.zeros_like(head, dtype=torch.float32)
-        for part, rows in _chunks(hidden, ctx.chunk):
+        d_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        for part, rows in chunks(hidden, ctx.chunk):
             logits, count = rows @ cast.T, part.stop - part.start
             _logprobs(logits[:count], targets[part], weights[part])
             logits[count:] = 0
             d_hidden[part] = (logits @ cast)[:count]
-            add_weight_gradient(d_head, logits, rows)
-        return d_hidden, d_head.to(head.dtype), None, None
+            if d_head is not None:
+                add_weight_gradient(d_head, logits, rows)
+        return d_hidden, None if d_head is None else d_head.to(head.dtype), None, None

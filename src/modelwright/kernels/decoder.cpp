@@ -94,6 +94,9 @@ inline void put_as(uint16_t* to, Floats x) {
 #endif
 }
 
+inline void put_one(float* to, float x) { *to = x; }
+inline void put_one(uint16_t* to, float x) { *to = narrowed(x); }
+
 inline void put_bytes(int8_t* to, Ints x) {
 #ifdef WIDE_VECTORS
     const __m128i found = _mm512_cvtepi32_epi8(at<__m512i>(&x));
@@ -101,6 +104,14 @@ inline void put_bytes(int8_t* to, Ints x) {
 #else
     for (int j = 0; j < 16; ++j) to[j] = int8_t(x[j]);
 #endif
+}
+
+// Weights are read from end to end, but the processor's own look-ahead stops at every page and does not see what the
+// matrix unit loads. So a product asks for what it will read some tiles later.
+constexpr int64_t AHEAD = 8192;
+
+inline void fetch_ahead(const void* from, int64_t bytes) {
+    for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(from) + AHEAD + line);
 }
 
 inline float sum(Floats x) {  // in one fixed order
@@ -223,12 +234,14 @@ class Strip {
   public:
     Strip(const void* data, int64_t first, int64_t steps, Kind kind) : data_(data), first_(first), steps_(steps), kind_(kind) {}
     const E* operator()(int64_t step) {
+        if (first_pass) fetch_ahead(static_cast<const char*>(data_) + (first_ + step) * TILE_BYTES[kind_], TILE_BYTES[kind_]);
         if (kind_ != INT8 && kind_ != INT4) return tile_at<E>(data_, first_ + step, kind_, nullptr);
         if (ready_ != step) tile_at<E>(data_, first_ + step, kind_, rooms_[step % 2]);
         if (step + 1 < steps_) tile_at<E>(data_, first_ + step + 1, kind_, rooms_[(step + 1) % 2]);
         ready_ = step + 1;
         return rooms_[step % 2];
     }
+    bool first_pass = true;  // later ones find the strip in a cache
 
   private:
     alignas(64) E rooms_[2][ELEMENTS];
@@ -353,7 +366,7 @@ void product_on_unit(const uint16_t* a, int64_t stride, int64_t rows, Next& next
 // The same for int8 weights. The left side has 15 bits: whole x scale = 128 x high + low, two rows of int8, so that
 // it loses less than bf16 would; sums are whole numbers and exact. c = (128 x high + low) x scale. At most 16 rows.
 inline void product_of_bytes(const int8_t* high, const int8_t* low, int64_t stride, int64_t rows, const float* scale,
-                             const int8_t* strip, int64_t steps, float* c) {
+                             const int8_t* strip, int64_t steps, bool first_pass, float* c) {
     alignas(64) int32_t sums[4][HALF * HALF];
     shape_tiles(rows, rows);
     _tile_zero(0);
@@ -361,6 +374,7 @@ inline void product_of_bytes(const int8_t* high, const int8_t* low, int64_t stri
     _tile_zero(2);
     _tile_zero(3);
     for (int64_t step = 0; step < steps; ++step, strip += 2 * ELEMENTS) {
+        if (first_pass) fetch_ahead(strip, 2 * ELEMENTS);
         _tile_loadd(4, high + step * 2 * TILE, stride);
         _tile_loadd(5, low + step * 2 * TILE, stride);
         _tile_loadd(6, strip, 64);
@@ -385,15 +399,16 @@ inline void product_of_bytes(const int8_t* high, const int8_t* low, int64_t stri
 #else
 inline void release_tiles() {}
 inline void product_of_bytes(const int8_t*, const int8_t*, int64_t, int64_t, const float*, const int8_t*, int64_t,
-                             float*) {}
+                             bool, float*) {}
 #endif
 
 // A row as 15-bit whole numbers, 128 x high + low, of `scale` each: the largest is 127 x 128.
 inline float split(const uint16_t* from, int64_t size, int8_t* high, int8_t* low) {
-    Floats top{};
+    Floats top{}, broken{};  // broken: zeros, unless the row holds what is no number or not finite
     for (int64_t k = 0; k < size; k += TILE) {
         const Words both = at<Words>(from + k);  // 16 pairs of bf16
         const Floats even = as_floats((both << 16) & 0x7fffffffu), odd = as_floats(both & 0x7fff0000u);
+        broken += (even - even) + (odd - odd);
         top = even > top ? even : top;
         top = odd > top ? odd : top;
     }
@@ -411,7 +426,7 @@ inline float split(const uint16_t* from, int64_t size, int8_t* high, int8_t* low
         put_bytes(high + k, h);
         put_bytes(low + k, l);
     }
-    return scale;
+    return scale + sum(broken);
 }
 inline float split(const float*, int64_t, int8_t*, int8_t*) { return 0.f; }
 
@@ -445,22 +460,34 @@ struct Matrix {
 };
 
 // What a LoRA adapter adds to one matrix: (rank, in) and (out, rank), the second with alpha / rank in it. Matrices
-// that share their input are one here too: ranks one under another. `down.data` null: nothing.
+// that share their input are one here too: ranks one under another. `down.data` null: nothing. `gain`: (out) or null,
+// what DoRA multiplies the sum with, before the bias.
 struct Adapter {
     Matrix down, up;
+    const float* gain;
+};
+
+// One feed-forward network of a mixture.
+struct Expert {
+    Matrix gate_up, down;
 };
 
 struct Layer {
     const float *attention_norm, *feed_forward_norm, *query_norm, *key_norm;
     Matrix qkv, out, gate_up, down;  // gate_up: strips of 16 columns of the gate and the same 16 of the other
     const Adapter* adapters;  // for each adapter those of qkv, out, gate_up and down
+    Matrix router;            // (experts, hidden) fp32; `data` null in a dense layer, and then the next is too
+    const Expert* experts;    // instead of gate_up and down
 };
 
 struct Model {
     int64_t layers, hidden, heads, kv_heads, head_dim, inner, vocabulary;
     int64_t window;  // 0: none
+    int64_t gelu;    // whether the gate is GELU, by its approximation with tanh, and not SiLU
+    int64_t experts, asked, expert_inner, normalise;  // of mixtures: how many, how many a row asks, their width,
+                                                      // whether weights are divided by their sum
     int64_t rank;  // the largest of all adapters, those that share an input added up; 0 without adapters
-    float epsilon;
+    float epsilon, embedding_scale;
     const Layer* layer;
     const void* embedding;  // (vocabulary, hidden) in the mode's elements; null: the columns of `head`
     const float* norm;
@@ -487,11 +514,13 @@ namespace {
 // Memory that a step works in; kept from step to step, since fresh pages cost more than a small model's layer.
 class Arena {
   public:
+    ~Arena() { std::free(memory_); }  // with its thread
     void reset() {
         if (wanted_ > size_) {
             std::free(memory_);
             size_ = wanted_ + wanted_ / 2;
             memory_ = static_cast<char*>(std::aligned_alloc(64, (size_ + 63) / 64 * 64));
+            if (memory_ == nullptr) size_ = 0;  // the next step may want less
         }
         used_ = wanted_ = 0;
     }
@@ -561,9 +590,10 @@ struct Workspace {
     int8_t *high, *low;  // rows in 15 bits
     float* scales;     // of these
     E* ranks;          // rows through the first half of their adapter
+    int64_t *pairs, *begins;  // of a row and an expert that it asks, sorted by expert; where each expert's begin
 };
 
-enum Place { QKV, OUT, GATE_UP, DOWN, HEAD };
+enum Place { QKV, OUT, GATE_UP, DOWN, OTHER };
 
 template <class Mode>
 struct Forward {
@@ -573,8 +603,12 @@ struct Forward {
     const Step& s;
     int threads;
     int64_t width, inner, mixed, group, head_size, task_count = 0, longest = 0;
+    int64_t pair_count, expert_inner;
     float *x, *wide;
     E *narrow, *queries, *attended, *gated;
+    float *normed, *said, *weights;  // mixtures: rows for the router, its logits, the weights of who is asked
+    int64_t* chosen;                 // (rows, asked) experts, the most likely first
+    E *spread, *gated_apart;         // pairs: rows for experts, and inside of these
     Task* tasks;
     Barrier barrier;
     std::atomic<int64_t> next_task{0};
@@ -585,6 +619,8 @@ struct Forward {
         head_size = padded(m.head_dim);
         mixed = padded(m.heads * m.head_dim);
         inner = padded(m.inner);
+        pair_count = s.rows * m.asked;
+        expert_inner = padded(m.expert_inner);
         for (int64_t q = 0; q < s.sequences; ++q)
             longest = std::max(longest, s.positions[s.first_row[q] + s.count[q] - 1] + 1);
     }
@@ -599,19 +635,27 @@ struct Forward {
         queries = arena.take<E>(s.rows * m.heads * head_size);
         attended = arena.take<E>(s.rows * mixed);
         gated = arena.take<E>(s.rows * inner);
+        normed = arena.take<float>(m.experts ? s.rows * width : 0);
+        said = arena.take<float>(s.rows * padded(m.experts));
+        weights = arena.take<float>(pair_count);
+        chosen = arena.take<int64_t>(pair_count);
+        spread = arena.take<E>(pair_count * width);
+        gated_apart = arena.take<E>(pair_count * expert_inner);
         tasks = arena.take<Task>(s.rows * m.kv_heads * (group / HALF + 1));
         return arena.enough();
     }
 
     bool workspace(Workspace<E>& mine, Arena& arena) const {
         arena.reset();
-        const int64_t bytes = s.rows * (std::max({width, inner, mixed}) + TILE);  // rows of whole tiles of 64
+        const int64_t bytes = s.rows * (std::max({width, inner, mixed, expert_inner}) + TILE);  // rows of whole tiles of 64
         mine.scores = arena.take<float>(HALF * padded(longest));
         mine.shares = arena.take<E>(HALF * padded(longest));
         mine.high = arena.take<int8_t>(bytes);
         mine.low = arena.take<int8_t>(bytes);
         mine.scales = arena.take<float>(s.rows);
         mine.ranks = arena.take<E>(s.rows * padded(m.rank));
+        mine.pairs = arena.take<int64_t>(pair_count);
+        mine.begins = arena.take<int64_t>(m.experts + 1);
         return arena.enough();
     }
 
@@ -633,12 +677,12 @@ struct Forward {
             const int64_t id = s.ids[row];
             if (m.embedding != nullptr) {
                 const E* from = static_cast<const E*>(m.embedding) + id * m.hidden;
-                for (int64_t k = 0; k < m.hidden; ++k) to[k] = Mode::wide(from[k]);
+                for (int64_t k = 0; k < m.hidden; ++k) to[k] = Mode::wide(from[k]) * m.embedding_scale;
                 continue;
             }
             const E* strip = static_cast<const E*>(m.head.data) + (id / TILE) * width * TILE;
             for (int64_t k = 0; k < m.hidden; ++k)
-                to[k] = Mode::wide(strip[(k / TILE) * ELEMENTS + Mode::place(k % TILE, id % TILE)]);
+                to[k] = Mode::wide(strip[(k / TILE) * ELEMENTS + Mode::place(k % TILE, id % TILE)]) * m.embedding_scale;
         }
     }
 
@@ -654,18 +698,21 @@ struct Forward {
         return 1.f / std::sqrt(total / float(size) + epsilon);
     }
 
-    void norm(const float* from, const float* weight, E* to) const {
+    template <class To>
+    void norm(const float* from, const float* weight, To* to) const {
         const float scale = inverse_rms(from, m.hidden, m.epsilon);
         int64_t k = 0;
         for (; k + HALF <= m.hidden; k += HALF) put_as(to + k, at<Floats>(from + k) * scale * at<Floats>(weight + k));
-        for (; k < m.hidden; ++k) to[k] = Mode::of(from[k] * scale * weight[k]);
-        for (; k < width; ++k) to[k] = E{};
+        for (; k < m.hidden; ++k) put_one(to + k, from[k] * scale * weight[k]);
+        for (; k < width; ++k) to[k] = To{};
     }
 
-    void norm_rows(const float* weight, int thread) {
+    void norm_rows(const float* weight, int thread, bool for_router = false) {
         const Range part = share(s.rows, thread, threads);
-        for (int64_t row = part.first; row < part.end; ++row)
+        for (int64_t row = part.first; row < part.end; ++row) {
             norm(x + row * m.hidden, weight, narrow + row * width);
+            if (for_router) norm(x + row * m.hidden, weight, normed + row * width);
+        }
     }
 
     // ---- products with weights
@@ -683,7 +730,7 @@ struct Forward {
         if (kind == INT8_FOURS)
             for (int64_t row = 0; row < rows; ++row)
                 own.scales[row] = split_row(a + row * stride, stride, wide_k, own, row);
-        const bool adapted = m.rank && place != HEAD && through_adapters(place, *layer, a, stride, own);
+        const bool adapted = m.rank && place != OTHER && through_adapters(place, *layer, a, stride, own);
         for (int64_t strip = part.first; strip < part.end; ++strip) {
             Strip<E> tile(w.data, strip * steps, steps, kind);
             for (int64_t first = 0; first < rows; first += pass) {
@@ -691,12 +738,14 @@ struct Forward {
                 const E* left = a + first * stride;
                 if (kind == INT8_FOURS)
                     product_of_bytes(own.high + first * wide_k, own.low + first * wide_k, wide_k, some, own.scales + first,
-                                     static_cast<const int8_t*>(w.data) + strip * steps * TILE_BYTES[kind], steps, sums);
+                                     static_cast<const int8_t*>(w.data) + strip * steps * TILE_BYTES[kind], steps, first == 0,
+                                     sums);
                 else if (kind == INT4) product_in_groups(w, left, stride, some, strip, steps, tile, piece, sums);
                 else product<E, Strip<E>&>(left, stride, some, tile, steps, sums);
+                tile.first_pass = false;
                 if (kind == INT8 || kind == INT8_FOURS) scale_columns(w.scales + strip * TILE, some, sums);
-                if (w.bias != nullptr) add_to_rows(w.bias + strip * TILE, some, sums);
                 if (adapted) add_adapters(place, *layer, first, some, strip, own, sums);
+                if (w.bias != nullptr) add_to_rows(w.bias + strip * TILE, some, sums);
                 done(first, some, strip, sums);
             }
         }
@@ -745,6 +794,7 @@ struct Forward {
             Strip<E> tile(adapter->up.data, strip * steps, steps, Kind(adapter->up.kind));
             product<E, Strip<E>&>(own.ranks + (first + r) * padded(m.rank), 0, 1, tile, steps, added);
             for (int64_t j = 0; j < TILE; ++j) sums[r * TILE + j] += added[j];
+            if (adapter->gain != nullptr) scale_columns(adapter->gain + strip * TILE, 1, sums + r * TILE);
         }
     }
 
@@ -944,20 +994,100 @@ struct Forward {
         }
     }
 
-    // silu(gate) x up of a strip's 16 columns each.
-    void gate(int64_t first, int64_t rows, int64_t strip, const float* sums) {
+    // silu(gate) x up of a strip's 16 columns each, silu(x) being x sigmoid(x); gelu(x) is about x sigmoid(1.6 (x +
+    // 0.045 x^3)) (arXiv 1606.08415).
+    void gate(E* to, int64_t line, int64_t first, int64_t rows, int64_t strip, const float* sums) {
         for (int64_t r = 0; r < rows; ++r) {
             const Floats g = at<Floats>(sums + r * TILE), up = at<Floats>(sums + r * TILE + HALF);
-            const Floats size = g < 0.f ? g : -g, e = exponential(size);  // of -|g|: nothing overflows
-            const Floats sigmoid = (g < 0.f ? e : all(1.f)) / (e + 1.f), found = g * sigmoid * up;
-            put_as(gated + (first + r) * inner + strip * HALF, found);
+            const Floats x = m.gelu ? (g + g * g * g * 0.044715f) * 1.59576912f : g;
+            const Floats size = x < 0.f ? x : -x, e = exponential(size);  // of -|x|: nothing overflows
+            const Floats sigmoid = (x < 0.f ? e : all(1.f)) / (e + 1.f), found = g * sigmoid * up;
+            put_as(to + (first + r) * line + strip * HALF, found);
         }
     }
 
     void feed_forward(const Layer& layer, Workspace<E>& own, int thread) {
-        linear(GATE_UP, &layer, layer.gate_up, narrow, width, s.rows, own, thread, [&](auto... found) { gate(found...); });
+        if (layer.experts != nullptr) return mix(layer, own, thread);
+        linear(GATE_UP, &layer, layer.gate_up, narrow, width, s.rows, own, thread,
+               [&](auto... found) { gate(gated, inner, found...); });
         barrier.wait();
         linear(DOWN, &layer, layer.down, gated, inner, s.rows, own, thread, [&](auto... found) { add_to_stream(found...); });
+    }
+
+    // ---- mixtures of experts: each reads its rows together, so that its weights are read once
+
+    void mix(const Layer& layer, Workspace<E>& own, int thread) {
+        ask_router(layer, thread);
+        barrier.wait();
+        const Range rows = share(s.rows, thread, threads);
+        for (int64_t row = rows.first; row < rows.end; ++row) choose(row);
+        barrier.wait();
+        sort_pairs(own);
+        const Range part = share(pair_count, thread, threads);
+        for (int64_t i = part.first; i < part.end; ++i)
+            std::memcpy(spread + i * width, narrow + own.pairs[i] / m.asked * width, size_t(width) * sizeof(E));
+        barrier.wait();
+        through_experts(layer, &Expert::gate_up, spread, width, own, thread,
+                        [&](auto... found) { gate(gated_apart, expert_inner, found...); });
+        barrier.wait();
+        // Each row's experts come in their order, whoever else is here: a strip has one thread.
+        through_experts(layer, &Expert::down, gated_apart, expert_inner, own, thread,
+                        [&](int64_t first, int64_t count, int64_t strip, float* sums) {
+                            for (int64_t r = 0; r < count; ++r) {
+                                const int64_t pair = own.pairs[first + r];
+                                for (int64_t j = 0; j < TILE; ++j) sums[r * TILE + j] *= weights[pair];
+                                add_to_stream(pair / m.asked, 1, strip, sums + r * TILE);
+                            }
+                        });
+    }
+
+    // What the router says of every row, in fp32 whatever the mode.
+    void ask_router(const Layer& layer, int thread) {
+        const int64_t steps = tiles(m.hidden);
+        const Range part = share(tiles(m.experts), thread, threads);
+        for (int64_t strip = part.first; strip < part.end; ++strip) {
+            Strip<float> tile(layer.router.data, strip * steps, steps, FLOAT32);
+            product<float, Strip<float>&>(normed, width, s.rows, tile, steps, said + strip * TILE, padded(m.experts));
+        }
+    }
+
+    // The experts a row asks: those of the largest logits, of equal ones the first, weighted by their probability.
+    void choose(int64_t row) {
+        const float* logits = said + row * padded(m.experts);
+        int64_t* mine = chosen + row * m.asked;
+        for (int64_t e = 0; e < m.experts; ++e) {  // whatever the logits are, no expert is asked twice
+            int64_t at = std::min(e, m.asked);
+            if (at == m.asked && !(logits[e] > logits[mine[--at]])) continue;
+            for (; at > 0 && logits[e] > logits[mine[at - 1]]; --at) mine[at] = mine[at - 1];
+            mine[at] = e;
+        }
+        float all_experts = 0, asked = 0;
+        for (int64_t e = 0; e < m.experts; ++e) all_experts += std::exp(logits[e] - logits[mine[0]]);
+        for (int64_t j = 0; j < m.asked; ++j) {
+            weights[row * m.asked + j] = std::exp(logits[mine[j]] - logits[mine[0]]) / all_experts;
+            asked += weights[row * m.asked + j];
+        }
+        if (m.normalise)
+            for (int64_t j = 0; j < m.asked; ++j) weights[row * m.asked + j] /= asked;
+    }
+
+    // Every thread does this for itself. Of one expert, pairs keep the order of their rows.
+    void sort_pairs(Workspace<E>& own) const {
+        std::fill(own.begins, own.begins + m.experts + 1, 0);
+        for (int64_t i = 0; i < pair_count; ++i) ++own.begins[chosen[i]];
+        for (int64_t e = 0; e < m.experts; ++e) own.begins[e + 1] += own.begins[e];  // the ends, for now
+        for (int64_t i = pair_count; i-- > 0;) own.pairs[--own.begins[chosen[i]]] = i;
+    }
+
+    template <class Done>
+    void through_experts(const Layer& layer, Matrix Expert::*matrix, const E* from, int64_t line, Workspace<E>& own,
+                         int thread, Done done) {
+        for (int64_t e = 0; e < m.experts; ++e) {
+            const int64_t begin = own.begins[e], count = own.begins[e + 1] - begin;
+            if (count == 0) continue;
+            linear(OTHER, nullptr, layer.experts[e].*matrix, from + begin * line, line, count, own, thread,
+                   [&](int64_t first, int64_t rows, int64_t strip, float* sums) { done(begin + first, rows, strip, sums); });
+        }
     }
 
     void run(int thread, Workspace<E>& own) {
@@ -982,7 +1112,7 @@ struct Forward {
             barrier.wait();
             linear(OUT, &layer, layer.out, attended, mixed, s.rows, own, thread, [&](auto... found) { add_to_stream(found...); });
             barrier.wait();
-            norm_rows(layer.feed_forward_norm, thread);
+            norm_rows(layer.feed_forward_norm, thread, layer.experts != nullptr);
             barrier.wait();
             feed_forward(layer, own, thread);
             barrier.wait();
@@ -1004,7 +1134,7 @@ struct Forward {
         for (int64_t i = outputs.first; i < outputs.end; ++i)
             norm(x + s.output_rows[i] * m.hidden, m.norm, narrow + i * width);
         barrier.wait();
-        linear(HEAD, nullptr, m.head, narrow, width, s.outputs, own, thread,
+        linear(OTHER, nullptr, m.head, narrow, width, s.outputs, own, thread,
                [&](int64_t first, int64_t rows, int64_t strip, const float* sums) {
                    const int64_t columns = std::min(TILE, m.vocabulary - strip * TILE);
                    for (int64_t r = 0; r < rows; ++r)
@@ -1024,6 +1154,7 @@ bool forward(const Model& model, const Step& step, int threads) {
     // Columns behind the last of a matrix are multiplied by zeros: whatever is there must be a number.
     std::memset(static_cast<void*>(work.attended), 0, size_t(step.rows * work.mixed) * sizeof(E));
     std::memset(static_cast<void*>(work.gated), 0, size_t(step.rows * work.inner) * sizeof(E));
+    std::memset(static_cast<void*>(work.gated_apart), 0, size_t(work.pair_count * work.expert_inner) * sizeof(E));
     work.plan_attention();
     std::atomic<bool> good{true};
 #pragma omp parallel num_threads(threads)

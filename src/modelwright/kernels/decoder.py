@@ -115,8 +115,11 @@ def pack_nibbles(levels: Tensor, scales: Tensor, bias: Tensor | None = None) -> 
 
 
 def _padded(vector: Tensor | None) -> Tensor | None:
-    if vector is None:
-        return None
+    return None if vector is None else pack_vector(vector)
+
+
+def pack_vector(vector: Tensor) -> Tensor:
+    """(n,) numbers in fp32, padded with zeros."""
     whole = torch.zeros(-(-len(vector) // TILE) * TILE)
     whole[: len(vector)] = vector.float()
     return whole
@@ -143,7 +146,13 @@ class MatrixStruct(Structure):
 class AdapterStruct(Structure):
     """`Adapter`."""
 
-    _fields_ = [("down", MatrixStruct), ("up", MatrixStruct)]
+    _fields_ = [("down", MatrixStruct), ("up", MatrixStruct), ("gain", c_void_p)]
+
+
+class ExpertStruct(Structure):
+    """`Expert`."""
+
+    _fields_ = [("gate_up", MatrixStruct), ("down", MatrixStruct)]
 
 
 class LayerStruct(Structure):
@@ -153,6 +162,8 @@ class LayerStruct(Structure):
         *((f"{name}_norm", c_void_p) for name in ("attention", "feed_forward", "query", "key")),
         *((name, MatrixStruct) for name in ("qkv", "out", "gate_up", "down")),
         ("adapters", c_void_p),
+        ("router", MatrixStruct),
+        ("experts", c_void_p),
     ]
 
 
@@ -164,8 +175,12 @@ class ModelStruct(Structure):
             (name, c_int64)
             for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "inner", "vocabulary")
         ),
-        *((name, c_int64) for name in ("window", "rank")),
+        *(
+            (name, c_int64)
+            for name in ("window", "gelu", "experts", "asked", "expert_inner", "normalise", "rank")
+        ),
         ("epsilon", c_float),
+        ("embedding_scale", c_float),
         ("layer", ctypes.POINTER(LayerStruct)),
         ("embedding", c_void_p),
         ("norm", c_void_p),

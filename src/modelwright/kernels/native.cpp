@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -43,6 +44,23 @@ inline float load(T x) { return x; }
 inline T store(float x) { return x; }
 
 #endif
+
+// 16 numbers, as often as a register has room for them, and 4-bit places looked up among them: two in a byte, the
+// first in its lower half.
+using Bits = std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>;
+using TwoBits = std::conditional_t<sizeof(T) == 2, uint32_t, uint64_t>;
+constexpr int LANES = 64 / int(sizeof(Bits));
+typedef Bits Table __attribute__((vector_size(64)));
+
+inline void look_up(Table table, const uint8_t* packed, T* found) {
+    TwoBits places[LANES / 2];
+    for (int j = 0; j < LANES / 2; ++j)
+        places[j] = TwoBits(packed[j] & 15) | TwoBits(packed[j] >> 4) << (8 * sizeof(Bits));
+    Table numbers;
+    std::memcpy(&numbers, places, sizeof numbers);
+    numbers = __builtin_shuffle(table, numbers);
+    std::memcpy(found, &numbers, sizeof numbers);
+}
 
 // exp(x) to about 2 units in the last place, in operations that compilers vectorise (the polynomial is that of
 // Cephes' expf). 0 below -87, infinite above 88, NaN of NaN.
@@ -463,6 +481,38 @@ void draw(const T* logits, const T* edited, const float* inverse_temperature, co
             logprobs[2 * i] = std::isfinite(normalizer) ? load(own[ids[i]]) - normalizer : NAN;
             logprobs[2 * i + 1] = std::log(weights[ids[i]] / total);
         }
+    }
+}
+
+// Weights in 4 bits as numbers of T: two in a byte, the first in its lower half, 64 to a scale (kernels/nf4.py).
+void nf4(const uint8_t* packed, const float* scales, const float* code, T* weights, int64_t blocks, int threads) {
+#pragma omp parallel for schedule(static) num_threads(team(64 * blocks, threads))
+    for (int64_t i = 0; i < blocks; ++i) {
+        T numbers[LANES];
+        for (int j = 0; j < LANES; ++j) numbers[j] = store(code[j % 16] * scales[i]);
+        Table table;
+        std::memcpy(&table, numbers, sizeof table);
+        for (int64_t j = 64 * i; j < 64 * (i + 1); j += LANES) look_up(table, packed + j / 2, weights + j);
+    }
+}
+
+// The other way: a scale for each 64 weights, their largest, and for each weight the number of midpoints between
+// levels that lie below weight / scale.
+void nf4_levels(const T* weights, const float* midpoints, float* scales, uint8_t* packed, int64_t blocks,
+                int threads) {
+#pragma omp parallel for schedule(static) num_threads(team(64 * blocks, threads))
+    for (int64_t i = 0; i < blocks; ++i) {
+        float wide[64], scale = 0;
+        int32_t levels[64] = {};
+        for (int j = 0; j < 64; ++j) {
+            wide[j] = load(weights[64 * i + j]);
+            scale = std::max(scale, std::fabs(wide[j]));
+        }
+        scales[i] = scale;
+        for (int j = 0; j < 64; ++j) wide[j] /= scale == 0 ? 1.f : scale;
+        for (int k = 0; k < 15; ++k)
+            for (int j = 0; j < 64; ++j) levels[j] += wide[j] > midpoints[k];
+        for (int j = 0; j < 32; ++j) packed[32 * i + j] = uint8_t(levels[2 * j] | levels[2 * j + 1] << 4);
     }
 }
 

@@ -31,6 +31,8 @@ _SIGNATURES = {
     "softmax_backward": "pppiiiifn",
     "cross_entropy": "pppippfiin",
     "draw": "ppppppppppiin",
+    "nf4": "ppppin",
+    "nf4_levels": "ppppin",
 }
 """The last argument of each is the number of threads."""
 

@@ -12,9 +12,10 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from modelwright.base.artifact import MANIFEST, Artifact
-from modelwright.base.config import Config, validate
+from modelwright.base.config import Config, merge, validate
 from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.files import write_json, write_text
 from modelwright.base.policy import Policy, refuse
@@ -33,20 +34,33 @@ from modelwright.life.folder import (
     read_mark,
     started_mark,
 )
-from modelwright.life.inputs import MODEL_ROLES, load_given, select
+from modelwright.life.inputs import MODEL_ROLES, is_outside, load_given, select, used_by
 from modelwright.recipes.recipe import RECIPE_FILE, Recipe, load_recipe
-from modelwright.recipes.stations import STATION, VERBS
+from modelwright.recipes.stations import IMPORT, STATION, VERBS
+
+SEARCHED = "finetune"
+"""The station whose learning rate and rank can be searched for."""
 
 
 class Life:
     """A recipe, the directory it is lived in, and who watches."""
 
+    alone = True
+    """Whether one process holds the model that a station trains, and can let it answer meanwhile."""
+
     def __init__(
         self, recipe: Recipe, folder: Path, view: View, given: Mapping[str, Path] | None = None
     ) -> None:
-        """`given` names inputs by hand, role -> stage folder; they win over the run directory's."""
-        self.recipe, self.folder, self.view = recipe, Path(folder), view
-        self.given = {role: load_given(role, path) for role, path in (given or {}).items()}
+        """`given` names inputs by hand, role -> stage folder; they win over the run directory's. A model that
+        no stage has made is imported first: the life begins with it."""
+        named = dict(given or {})
+        outside = named.pop("model") if is_outside(named.get("model")) else None
+        self.recipe = recipe.importing(str(outside)) if outside else recipe
+        self.folder, self.view = Path(folder), view
+        self.begins_with = (IMPORT,) if outside else ()
+        self.searches = False
+        """Whether a fine-tuning is preceded by a search for its learning rate and rank."""
+        self.given = {role: load_given(role, path) for role, path in named.items()}
         self.policy = validate(Policy, recipe.policy, f"section 'policy' of recipe '{recipe.name}'")
 
     def between(self, start: str | None = None, until: str | None = None) -> tuple[str, ...]:
@@ -64,6 +78,7 @@ class Life:
 
     def run(self, verbs: Sequence[str], *, force: bool = False) -> list[Artifact]:
         """Live these stations. Every setting is checked, and every input found, before any work."""
+        verbs = tuple(dict.fromkeys((*self.begins_with, *verbs)))
         stages = {verb: loading.stage_module(verb) for verb in verbs}
         configs = {verb: loading.stage_config(self.recipe, verb) for verb in verbs}
         with nothing_left_behind(self.folder), locked(self.folder):
@@ -93,11 +108,40 @@ class Life:
         self.view.log("\n" + "\n".join(lines))
 
     def _station(self, verb: str, stage: ModuleType, config: Config, force: bool) -> Artifact:
-        """One station: skipped, resumed, or run from its beginning."""
-        folder, seed, inputs = self.folder / verb, derive(self.recipe.seed, verb), self._inputs(verb, stage)
+        """One station, after the search for its settings where one is wanted."""
+        inputs = self._inputs(verb, stage)
         self._allow(verb, inputs.values())
-        mark = started_mark(verb, stage, config, seed, inputs)
+        if self.searches and verb == SEARCHED:
+            config = self._searched(stage, config, inputs, force)
         title = f"{self._place(verb)}{verb}: {STATION[verb].about}"
+        return self._work(verb, STATION[verb].role, title, stage, config, inputs, force)
+
+    def _searched(
+        self, stage: ModuleType, config: Config, inputs: dict[str, Artifact], force: bool
+    ) -> Config:
+        """The station's settings with what a search chose; the run's recipe keeps them."""
+        searcher = loading.stage_module("search").Searcher(stage)
+        title = "search: learning rates and ranks -> what the fine-tuning takes"
+        made = self._work("search", "search", title, searcher, config, inputs, force)
+        found = merge(made.metrics["chosen"], {"search": {"found": made.id}})
+        settings = merge(self.recipe.model_dump(mode="json"), {STATION[SEARCHED].section: found})
+        self.recipe = validate(Recipe, settings, f"recipe '{self.recipe.name}'")
+        write_text(self.folder / RECIPE_FILE, self.recipe.to_yaml())
+        return loading.stage_config(self.recipe, SEARCHED)
+
+    def _work(
+        self,
+        verb: str,
+        role: str,
+        title: str,
+        stage: Any,
+        config: Config,
+        inputs: dict[str, Artifact],
+        force: bool,
+    ) -> Artifact:
+        """A stage in its folder: skipped, resumed, or run from its beginning."""
+        folder, seed = self.folder / verb, derive(self.recipe.seed, verb)
+        mark = started_mark(verb, stage, config, seed, inputs)
         done = None if force else self._done(folder, mark)
         if done:
             self.view.log(f"{title} (unchanged: skipped)")
@@ -106,7 +150,8 @@ class Life:
         self.view.log(f"{title}{' (goes on where it stopped)' if resumed else ''}")
         if not resumed:
             self._keep_aside(folder)
-        run = Run(folder, verb, STATION[verb].role, config, seed, inputs, self.view)
+        run = Run(folder, verb, role, config, seed, inputs, self.view)
+        run.sampler_of = loading.sampler_of if self.alone else None
         write_json(folder / STARTED, mark)
         try:
             planning.foretell(self.recipe, self.folder, run)
@@ -165,7 +210,7 @@ class Life:
                 refuse(self.policy.breaches(stage.facts(configs[verb])), verb)
             kept = [(role, folder) for role, folder in self._earlier(verb) if folder.name not in stages]
             there = {role: Artifact.load(folder) for role, folder in kept} | self.given
-            for role in stage.INPUTS:
+            for role in used_by(stage):
                 self._allow(verb, select(role, there).values())
 
     def _allow(self, verb: str, inputs: Iterable[Artifact]) -> None:
@@ -174,12 +219,12 @@ class Life:
             refuse(self.policy.breaches(made.manifest.provenance), f"{verb}: '{made.role}' at {made.path}")
 
     def _inputs(self, verb: str, stage: ModuleType) -> dict[str, Artifact]:
-        """Role -> artifact, for the roles that the stage names in INPUTS."""
+        """Role -> artifact, for the roles in the stage's INPUTS, and those in OPTIONAL that there are."""
         have = {role: Artifact.load(folder) for role, folder in self._earlier(verb)} | self.given
         found: dict[str, Artifact] = {}
-        for role in stage.INPUTS:
+        for role in used_by(stage):
             matching = select(role, have)
-            if not matching:
+            if not matching and role in stage.INPUTS:
                 raise UserError(self._missing(verb, role))
             found |= matching
         return found
@@ -191,7 +236,9 @@ class Life:
                 yield STATION[other].role, self.folder / other
 
     def _missing(self, verb: str, role: str) -> str:
-        makers = [name for name, station in STATION.items() if station.role == role] or ["pretrain"]
+        made = {"model": "base", "models": "base"}.get(role, role)
+        makers = [name for name, station in STATION.items() if station.role == made]
+        makers.sort(key=lambda name: name not in self.recipe.stages)
         return (
             f"{verb} needs '{role}', and {self.folder} has none yet. Run '{makers[0]}' there first, or name"
             f" a stage folder with --input {role}=PATH."

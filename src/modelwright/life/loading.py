@@ -11,13 +11,15 @@ from typing import Any
 
 from modelwright.base.artifact import Artifact
 from modelwright.base.config import Config, validate
+from modelwright.base.seams import Sampler
 from modelwright.recipes.recipe import Recipe
 from modelwright.recipes.stations import STATION
 
 
 def stage_module(verb: str) -> ModuleType:
     """`modelwright.stages.<verb>`: Config, INPUTS, run."""
-    return import_module(f"modelwright.stages.{verb}")
+    named = STATION[verb].module if verb in STATION else ""
+    return import_module(f"modelwright.stages.{named or verb}")
 
 
 def stage_config(recipe: Recipe, verb: str) -> Config:
@@ -58,6 +60,11 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 def write_report(folder: Path) -> Path:
     """The self-contained page over a run directory."""
     return import_module("modelwright.stages.report").write_report(Path(folder))
+
+
+def sampler_of(model: Any, tokenizer: Any, slots: int) -> Sampler:
+    """What answers with a model while a station trains it."""
+    return import_module("modelwright.stages.answering").sampler_of(model, tokenizer, slots)
 
 
 def taught_at_step(artifact: Artifact, step: int) -> tuple[str, list[dict[str, Any]]]:

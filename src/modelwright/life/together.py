@@ -26,6 +26,8 @@ from modelwright.recipes.stations import STATION
 class LeadingLife(Life):
     """The first process: a life as usual that calls the others to the stations that train."""
 
+    alone = False
+
     def run(self, verbs: Sequence[str], *, force: bool = False) -> list[Artifact]:
         """Live these stations; at the end, well or not, the others are let go."""
         try:

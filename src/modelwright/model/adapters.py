@@ -1,5 +1,5 @@
 """LoRA (arXiv 2106.09685): a small change of a model, y += scale x B (A x) in some of its linear layers, and
-many such changes of one model side by side.
+many such changes of one model side by side. Such a change is trained in `low_rank.py`.
 
 The model's own layers stay what they are, quantized or not: a forward hook adds the change to what a layer
 returns, for the rows of the batch that asked for it. So one pass serves rows with different adapters, and
@@ -17,10 +17,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from modelwright.base.errors import UserError, did_you_mean
-from modelwright.model.quantized import Int4Linear, Int8Linear
+from modelwright.model.low_rank import Adaptable
 from modelwright.model.transformer import Transformer
-
-Adaptable = nn.Linear | Int8Linear | Int4Linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +31,41 @@ class LowRank:
     """(out, r)."""
     scale: float
     """alpha / r, or alpha / sqrt(r) where ranks are stabilised (rsLoRA, arXiv 2312.03732)."""
+    magnitude: Tensor | None = None
+    """(out,) lengths of the rows of the changed weight, where they are set (DoRA, arXiv 2402.09353)."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> LowRank:
-        """The same elsewhere."""
-        return LowRank(self.a.to(device, dtype), self.b.to(device, dtype), self.scale)
+        """The same elsewhere; lengths in fp32, since what they are divided by is too."""
+        magnitude = None if self.magnitude is None else self.magnitude.to(device, torch.float32)
+        return LowRank(self.a.to(device, dtype), self.b.to(device, dtype), self.scale, magnitude)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out): what is added."""
+        """(..., in) -> (..., out): what is added, before rows get their lengths."""
         return (x @ self.a.T) @ self.b.T * self.scale
+
+    def gain(self, weight: Tensor) -> Tensor | None:
+        """(out,) fp32: what DoRA multiplies the rows of the changed weight by; `weight` is the layer's."""
+        if self.magnitude is None:
+            return None
+        lengths = torch.linalg.vector_norm(weight.float() + self._product(), dim=1)
+        return self.magnitude / lengths.clamp_min(torch.finfo(torch.float32).tiny)
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """The layer's weight (out, in) with the change in it, in fp32."""
+        gain, changed = self.gain(weight), weight.float() + self._product()
+        return changed if gain is None else changed * gain[:, None]
+
+    def unmerged(self, weight: Tensor) -> Tensor:
+        """The other way, to within rounding."""
+        if self.magnitude is not None:
+            raise UserError(
+                "a DoRA adapter cannot be taken out of a weight again: it has set the lengths of the rows,"
+                " and those that there were are lost. Take the model that it was merged into"
+            )
+        return weight.float() - self._product()
+
+    def _product(self) -> Tensor:
+        return (self.b.float() @ self.a.float()) * self.scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +85,9 @@ class AdapterSet:
     """The adapters that a model answers with. For one thread: `rows` is a state of the set."""
 
     def __init__(self, model: Transformer) -> None:
-        self._model = model
+        self._model, self._device = model, model.head.device
         self._adapters: dict[str, Adapter] = {}
+        self._gains: dict[tuple[str, str], Tensor] = {}
         self._hooks: dict[str, RemovableHandle] = {}
         self._rows: dict[str, Tensor] = {}
 
@@ -74,6 +100,10 @@ class AdapterSet:
         """In the format of products, on the model's device."""
         return self._adapters[name]
 
+    def gain(self, name: str, layer: str) -> Tensor | None:
+        """(out,) fp32: what a layer's changed output is multiplied by, where the adapter is one of DoRA."""
+        return self._gains.get((name, layer))
+
     def check(self, name: str) -> None:
         """Refuse a name that is not there."""
         if name not in self._adapters:
@@ -85,16 +115,21 @@ class AdapterSet:
         if name in self._adapters:
             raise UserError(f"an adapter '{name}' is loaded already: remove it first, or choose another name")
         layers = adaptable_layers(self._model)
-        _check_fit(name, adapter, layers)
-        device, dtype = self._model.head.device, self._model.compute_dtype
+        check_fit(name, adapter, layers)
+        device, dtype = self._device, self._model.compute_dtype
+        for layer, change in adapter.layers.items():
+            if (gain := _gain_of(name, layers[layer], change.to(device, torch.float32))) is not None:
+                self._gains[name, layer] = gain
         self._adapters[name] = Adapter({layer: c.to(device, dtype) for layer, c in adapter.layers.items()})
         for layer in adapter.layers.keys() - self._hooks.keys():
-            self._hooks[layer] = layers[layer].register_forward_hook(self._hook(layer))
+            hooked = self._model.get_submodule(layer)
+            self._hooks[layer] = hooked.register_forward_hook(self._hook(layer))
 
     def remove(self, name: str) -> None:
         """Forget an adapter; layers that no other changes are left alone again."""
         self.check(name)
         gone = self._adapters.pop(name)
+        self._gains = {key: gain for key, gain in self._gains.items() if key[0] != name}
         needed = {layer for adapter in self._adapters.values() for layer in adapter.layers}
         for layer in gone.layers.keys() - needed:
             self._hooks.pop(layer).remove()
@@ -108,7 +143,7 @@ class AdapterSet:
         for row, name in enumerate(names):
             if name is not None:
                 places.setdefault(name, []).append(row)
-        device = self._model.head.device
+        device = self._device
         self._rows = {name: torch.tensor(rows, device=device) for name, rows in places.items()}
         try:
             yield
@@ -118,16 +153,40 @@ class AdapterSet:
     def _hook(self, layer: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         """What adds to a layer's output (B, ..., out) the changes that rows of its input asked for."""
 
-        def changed(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        def changed(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             for name, rows in self._rows.items():
                 if change := self._adapters[name].layers.get(layer):
-                    output = output.index_add(0, rows, change(inputs[0][rows]))
+                    added = change(inputs[0][rows])
+                    if (gain := self._gains.get((name, layer))) is not None:
+                        added = _lengthened(module, gain.to(added.dtype), output[rows], added)
+                    output = output.index_add(0, rows, added)
             return output
 
         return changed
 
 
-def _check_fit(name: str, adapter: Adapter, layers: Mapping[str, Adaptable]) -> None:
+def _lengthened(layer: nn.Module, gain: Tensor, output: Tensor, added: Tensor) -> Tensor:
+    """What DoRA adds to a layer's output: its rows and their change times the gain, less what was there; a
+    bias is not multiplied."""
+    bias = layer.bias
+    unbiased = output if bias is None else output - bias.to(output.dtype)  # type: ignore[operator]
+    return (gain - 1) * unbiased + gain * added
+
+
+def _gain_of(name: str, layer: Adaptable, change: LowRank) -> Tensor | None:
+    if change.magnitude is None:
+        return None
+    weight = layer.weight_in(torch.float32)
+    if weight.is_meta:
+        raise UserError(
+            f"adapter '{name}' sets lengths of rows (DoRA), which takes the model's weights; the engine has"
+            " let go of them: name the adapter when serving starts (--adapter), or merge it into the model"
+        )
+    return change.gain(weight)
+
+
+def check_fit(name: str, adapter: Adapter, layers: Mapping[str, Adaptable]) -> None:
+    """Refuse an adapter of another model."""
     if unknown := sorted(adapter.layers.keys() - layers.keys()):
         raise UserError(
             f"adapter '{name}' changes {unknown[0]} ({len(unknown)} such layers), which this model lacks or"

@@ -28,22 +28,6 @@ class KeyValueCache(Protocol):
         ...
 
 
-class Rope(nn.Module):
-    """Rotation tables, half-split order as in Hugging Face checkpoints. Nothing to learn or save."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.theta, self.head_dim = config.rope_theta, config.head_dim
-
-    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosine and sine (..., T, hd) for positions (..., T). Angles are computed in fp32."""
-        exponents = torch.arange(0, self.head_dim, 2, device=positions.device, dtype=torch.float32)
-        frequencies = self.theta ** (-exponents / self.head_dim)
-        angles = positions.float().unsqueeze(-1) * frequencies
-        angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
 def document_mask(segments: Tensor, window: int | None = None) -> Tensor | BlockMask:
     """`segment_mask`, or on CUDA the blocks of it that hold anything."""
     make = flex.block_mask if flex.usable(segments) else segment_mask
@@ -70,7 +54,7 @@ class Attention(nn.Module):
         self.q_proj = Linear(config.hidden_size, q_size, bias=config.qkv_bias)
         self.k_proj = Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
         self.v_proj = Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
-        self.o_proj = Linear(q_size, config.hidden_size, bias=False)
+        self.o_proj = Linear(q_size, config.hidden_size, bias=config.attention_bias)
         if config.qk_norm:
             self.q_norm = RMSNorm(self.head_dim, config.rms_norm_eps)
             self.k_norm = RMSNorm(self.head_dim, config.rms_norm_eps)

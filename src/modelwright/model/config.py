@@ -6,15 +6,17 @@ recipe says: a depth, and whatever should differ from what the depth implies.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from modelwright.base.config import Config
 from modelwright.base.errors import ConfigError
 from modelwright.model.balance import BalanceConfig
+from modelwright.model.rope import RopeScaling
 
-Architecture = Literal["qwen3", "qwen2", "llama", "mistral", "qwen3_moe"]
+Architecture = Literal["qwen3", "qwen2", "llama", "mistral", "gemma", "qwen3_moe"]
 EXPERT_FIELDS = frozenset(
     {
         "num_experts",
@@ -27,6 +29,8 @@ EXPERT_FIELDS = frozenset(
     }
 )
 """What a ModelConfig says about a mixture of experts, and a dense one does not."""
+OPTIONAL_BIASES = {"attention_bias": ("llama", "gemma", "qwen3", "qwen3_moe"), "mlp_bias": ("llama",)}
+"""Biases that Hugging Face's classes leave open, and which of them do."""
 EXPERT_WIDTH = 32
 """Experts are as wide as a multiple of this: a block of GGUF's Q8_0, and what GPUs want."""
 
@@ -36,21 +40,30 @@ class ModelConfig(Config):
 
     qwen3 normalises queries and keys per head (QK-norm), qwen2 has biases on the query, key and value
     projections, llama and mistral have neither. qwen3_moe is qwen3 with a mixture of experts as feed-forward
-    network.
+    network. gemma (the first one, arXiv 2403.08295) is llama with GeGLU, norms whose weights are held less
+    one, and embeddings multiplied by the root of the width.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     architecture: Architecture = "qwen3"
     vocab_size: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
     intermediate_size: int = Field(gt=0)
-    num_hidden_layers: int = Field(gt=0)
+    num_hidden_layers: int = Field(gt=0, le=10_000)
     num_attention_heads: int = Field(gt=0)
     num_key_value_heads: int = Field(gt=0)
     head_dim: int = Field(gt=0)
     rms_norm_eps: float = 1e-6
-    rope_theta: float = 10_000.0
+    rope_theta: float = Field(default=10_000.0, gt=1)
+    rope_scaling: RopeScaling | None = None
+    """How rotations are stretched over more positions than the model was first trained on."""
     max_position_embeddings: int = 2048
     tie_word_embeddings: bool = True
+    attention_bias: bool = False
+    """Whether all four projections of attention have biases, which the architecture leaves open."""
+    mlp_bias: bool = False
+    """Whether the three matrices of the feed-forward network have, likewise."""
     sliding_window: int | None = Field(default=None, gt=0)
     """A position sees itself and the ones before it, this many in all; None: everything before. What lies
     further back still arrives, a window a layer."""
@@ -83,10 +96,21 @@ class ModelConfig(Config):
 
     @model_validator(mode="after")
     def _window_fits(self) -> ModelConfig:
-        if self.sliding_window and self.architecture == "llama":
+        if self.sliding_window and self.architecture in ("llama", "gemma"):
             raise ValueError(
-                "the architecture llama has no sliding_window: expected mistral, its like with one"
+                f"the architecture {self.architecture} has no sliding_window: expected mistral, llama's like"
+                " with one"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _biases_fit(self) -> ModelConfig:
+        for name, architectures in OPTIONAL_BIASES.items():
+            if getattr(self, name) and self.architecture not in architectures:
+                raise ValueError(
+                    f"the architecture {self.architecture} has no {name}: expected one of"
+                    f" {', '.join(architectures)}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -108,7 +132,22 @@ class ModelConfig(Config):
     @property
     def qkv_bias(self) -> bool:
         """Whether the query, key and value projections have biases."""
-        return self.architecture == "qwen2"
+        return self.architecture == "qwen2" or self.attention_bias
+
+    @property
+    def centred_norms(self) -> bool:
+        """Whether the weights of norms are held less one, so that zero changes nothing."""
+        return self.architecture == "gemma"
+
+    @property
+    def gelu(self) -> bool:
+        """Whether feed-forward gates pass through GELU (by tanh) instead of SiLU."""
+        return self.architecture == "gemma"
+
+    @property
+    def embedding_scale(self) -> float:
+        """What embeddings are multiplied with where they enter the blocks."""
+        return math.sqrt(self.hidden_size) if self.architecture == "gemma" else 1.0
 
     @property
     def mixture_layers(self) -> tuple[int, ...]:

@@ -33,7 +33,8 @@ def first_weights(model: Transformer, seed: int) -> Iterator[tuple[str, Tensor]]
     for name, parameter in model.named_parameters():
         shape = tuple(parameter.shape)
         if len(shape) < 2:
-            yield name, torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)
+            zero = name.endswith("bias") or config.centred_norms
+            yield name, torch.zeros(shape) if zero else torch.ones(shape)
             continue
         is_embedding = "embed_tokens" in name or "lm_head" in name
         std = 0.02 if is_embedding else 1 / math.sqrt(shape[-1])

@@ -1,4 +1,5 @@
-"""The small parts: a linear layer that multiplies in its input's format or in 8 bits, RMSNorm, SwiGLU."""
+"""The small parts: a linear layer that multiplies in its input's format or in 8 bits, RMSNorm, and
+gated feed-forward networks."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 from modelwright.kernels import fp8, linear
 from modelwright.kernels.rms_norm import rms_norm
 from modelwright.kernels.swiglu import swiglu
+from modelwright.model import low_rank
+from modelwright.model.low_rank import LowRankLinear
 
 
 class Linear(nn.Linear):
@@ -44,6 +47,10 @@ class Linear(nn.Linear):
             return fp8.linear(input, used, bias)
         return F.linear(input, used, bias)
 
+    def weight_in(self, dtype: torch.dtype) -> Tensor:
+        """(out, in) in a format."""
+        return self.weight.to(dtype)
+
     def _is_simple(self) -> bool:
         return self.bias is None and self.copy is None and not self.eight_bits
 
@@ -58,6 +65,9 @@ def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     weights = [layer.weight for layer in layers if isinstance(layer, Linear) and layer.can_share()]
     if len(weights) == len(layers) and linear.usable(x, *weights):
         return linear.linears(x, *weights)
+    changed = [layer for layer in layers if isinstance(layer, LowRankLinear)]
+    if len(changed) == len(layers):
+        return low_rank.together(x, changed)
     return tuple(layer(x) for layer in layers)
 
 
@@ -77,26 +87,47 @@ class _Copied(torch.autograd.Function):
 class RMSNorm(nn.Module):
     """Root mean square normalisation (arXiv 1910.07467), computed in fp32."""
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int, eps: float, *, centred: bool = False) -> None:
+        """`centred`: the weights are held less one."""
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
+        self.weight = nn.Parameter(torch.zeros(size) if centred else torch.ones(size))
+        self.eps, self.centred = eps, centred
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
-        return rms_norm(x, self.weight, self.eps)
+        return rms_norm(x, self.weight.float() + 1 if self.centred else self.weight, self.eps)
 
 
-class SwiGLU(nn.Module):
-    """Gated feed-forward (arXiv 2002.05202): down(silu(gate(x)) * up(x))."""
+class GatedFeedForward(nn.Module):
+    """down(activation(gate(x)) * up(x)); which activation, subclasses say (arXiv 2002.05202)."""
 
-    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+    def __init__(self, hidden_size: int, intermediate_size: int, *, bias: bool = False) -> None:
         super().__init__()
-        self.gate_proj = Linear(hidden_size, intermediate_size, bias=False)
-        self.up_proj = Linear(hidden_size, intermediate_size, bias=False)
-        self.down_proj = Linear(intermediate_size, hidden_size, bias=False)
+        self.gate_proj = Linear(hidden_size, intermediate_size, bias=bias)
+        self.up_proj = Linear(hidden_size, intermediate_size, bias=bias)
+        self.down_proj = Linear(intermediate_size, hidden_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
         gate, up = project(x, self.gate_proj, self.up_proj)
-        return self.down_proj(swiglu(gate, up))
+        return self.down_proj(self.gated(gate, up))
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """activation(gate) * up."""
+        raise NotImplementedError
+
+
+class SwiGLU(GatedFeedForward):
+    """With SiLU."""
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """silu(gate) * up."""
+        return swiglu(gate, up)
+
+
+class GeGLU(GatedFeedForward):
+    """With GELU, approximated by tanh (arXiv 1606.08415)."""
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """gelu(gate) * up."""
+        return F.gelu(gate, approximate="tanh") * up

@@ -11,7 +11,7 @@ that other tools read. Who multiplies by kernels of his own asks for `levels` an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modelwright.base.errors import UserError
+from modelwright.kernels import low_rank
 from modelwright.model.moe import StackedLinear
 
 PACKED_ROWS = 8
@@ -81,6 +82,10 @@ class _Integers(nn.Module):
         """(..., out, groups) fp32; in 8 bits a row is one group."""
         return self.weight_scale.float()
 
+    def weight_in(self, dtype: torch.dtype) -> Tensor:
+        """(..., out, in) the weights that the levels stand for."""
+        return dequantize(self.levels(), self.scales(), dtype)
+
 
 class _Int8(_Integers):
     weight: Tensor
@@ -122,12 +127,15 @@ class Int8Linear(_Int8):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out), in the input's dtype."""
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        if input.requires_grad and torch.is_grad_enabled():
+            return low_rank.frozen(input, partial(self.weight_in, input.dtype), bias)
         rows = input.numel() // self.in_features
         if 0 < rows <= PACKED_ROWS and input.device.type == "cpu" and has_packed_kernel(input.dtype):
             output = self._packed(input)
         else:
             output = self.reference(input)
-        return output if self.bias is None else output + self.bias.to(input.dtype)
+        return output if bias is None else output + bias
 
     def reference(self, input: Tensor) -> Tensor:
         """The product without bias, plainly. int8 is exact in every float type, so the scale can be
@@ -168,7 +176,7 @@ class Int4Linear(_Int4):
     def forward(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out), in the input's dtype."""
         bias = None if self.bias is None else self.bias.to(input.dtype)
-        return F.linear(input, dequantize(self.levels(), self.weight_scale, input.dtype), bias)
+        return low_rank.frozen(input, partial(self.weight_in, input.dtype), bias)
 
 
 class Int4StackedLinear(_Int4):

@@ -30,6 +30,11 @@ def tensor_plan(config: ModelConfig, ways: int) -> dict[str, Cut]:
                 f"compute.tensor_parallel is {ways}, which does not divide {name} ({size}): each process "
                 "takes whole heads and an equal part of the feed-forward network"
             )
+    if config.attention_bias or config.mlp_bias:
+        raise ConfigError(
+            f"compute.tensor_parallel is {ways}, and this model adds biases (attention_bias, mlp_bias) to"
+            " what processes would sum, each its own: leave it at 1, and spread the model by compute.shard"
+        )
     attention, feed_forward = "model.layers.*.self_attn", "model.layers.*.mlp"
     plan: dict[str, Cut] = {f"{attention}.{part}_proj": "columns" for part in "qkv"}
     plan[f"{attention}.o_proj"] = "rows"

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from modelwright.base.schema import IGNORE, Batch
 from modelwright.kernels import fp8
 from modelwright.kernels.attention import additive
-from modelwright.model.attention import Attention, KeyValueCache, Rope, document_mask
+from modelwright.model.attention import Attention, KeyValueCache, document_mask
 from modelwright.model.balance import BalanceConfig, Balancer, Routing, Total, describe
 from modelwright.model.config import ModelConfig
 from modelwright.model.flops import idle_parameters
-from modelwright.model.layers import Linear, RMSNorm, SwiGLU
+from modelwright.model.layers import GeGLU, Linear, RMSNorm, SwiGLU
+from modelwright.model.low_rank import LowRankLinear
 from modelwright.model.moe import MixtureOfExperts
+from modelwright.model.rope import Rope
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -52,13 +54,14 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.input_layernorm = _norm(config)
         self.self_attn = Attention(config, layer)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = _norm(config)
+        dense = GeGLU if config.gelu else SwiGLU
         self.mlp = (
             MixtureOfExperts(config)
             if layer in config.mixture_layers
-            else SwiGLU(config.hidden_size, config.intermediate_size)
+            else dense(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         )
 
     def forward(
@@ -72,10 +75,15 @@ class Block(nn.Module):
         """(B, T, D) -> ((B, T, D), what the router of a mixture said; `favour` (E,) sways its choice)."""
         x = x + self.self_attn(self.input_layernorm(x), rope, bias, cache)
         inner = self.post_attention_layernorm(x)
-        if isinstance(self.mlp, SwiGLU):
-            return x + self.mlp(inner), None
-        mixed, routing = self.mlp(inner, favour)
-        return x + mixed, routing
+        if isinstance(self.mlp, MixtureOfExperts):
+            mixed, routing = self.mlp(inner, favour)
+            return x + mixed, routing
+        return x + self.mlp(inner), None
+
+
+def _norm(config: ModelConfig) -> RMSNorm:
+    """A norm over the width."""
+    return RMSNorm(config.hidden_size, config.rms_norm_eps, centred=config.centred_norms)
 
 
 class Decoder(nn.Module):
@@ -85,8 +93,9 @@ class Decoder(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.rope = Rope(config)
+        self.norm = _norm(config)
+        self.rope = Rope(config.rope_theta, config.head_dim, config.rope_scaling)
+        self.embedding_scale = config.embedding_scale
         self.mixtures = config.mixture_layers
 
     def forward(
@@ -104,6 +113,8 @@ class Decoder(nn.Module):
         cos, sin = self.rope(positions, dtype)
         rope = (cos[:, None], sin[:, None])
         x = self.embed_tokens(ids).to(dtype)
+        if self.embedding_scale != 1:
+            x = x * torch.tensor(self.embedding_scale, dtype=dtype)  # rounded to the format, as theirs is
         bias = additive(mask, dtype) if isinstance(mask, Tensor) else mask
         routings: list[Routing] = []
         for layer, block in enumerate(self.layers):
@@ -196,15 +207,20 @@ class Transformer(nn.Module):
             layer.copy = layer.weight.detach().to(self.compute_dtype)
 
     @torch.no_grad()
-    def before_step(self) -> None:
-        """What `base.seams.Preparing` asks: the copies that training multiplies with are renewed."""
+    def before_step(self, step: int) -> None:
+        """What `base.seams.Preparing` asks: the copies that training multiplies with are renewed, and what is
+        random follows from the step."""
+        for layer in self.model.layers.modules():
+            if isinstance(layer, LowRankLinear):
+                layer.draw_for(step)
         held = [(layer.copy, layer.weight) for layer in self._matrices() if layer.copy is not None]
         if held:
             copies, weights = zip(*held, strict=True)
             torch._foreach_copy_(list(copies), list(weights))  # pyright: ignore[reportPrivateImportUsage]
 
     def _matrices(self) -> list[Linear]:
-        return [layer for layer in self.model.layers.modules() if isinstance(layer, Linear)]
+        layers = [layer for layer in self.model.layers.modules() if isinstance(layer, Linear)]
+        return [layer for layer in layers if layer.weight.requires_grad]
 
     def after_step(self, progress: float, total: Total = lambda counts: counts) -> dict[str, float]:
         """What `base.seams.Adapting` asks: how evenly the experts were used. {} for a dense network."""

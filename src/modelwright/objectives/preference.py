@@ -67,7 +67,7 @@ class DirectPreference:
         margin = chosen - rejected
         loss = -F.logsigmoid(margin).sum()
         if self.sft_weight:
-            lengths = (batch.targets[0::2] != IGNORE).sum(1)
+            lengths = (batch.targets[0::2] != IGNORE).sum(1).clamp_min(1)
             loss = loss - self.sft_weight * (logps[0::2] / lengths).sum()
         metrics = {
             "accuracy": (margin > 0).float().sum(),

@@ -96,25 +96,38 @@ def _feed_forward(shape: Shape, batch: Batch) -> float:
     return batch.bytes * routed + FP32 * shape.experts
 
 
+def cast_bytes(shape: Shape, batch: Batch) -> float:
+    """The matrices within the blocks in the format of products, where that is not the weights' own."""
+    return batch.bytes * shape.block_matrices if batch.bytes < FP32 else 0
+
+
 def shared_bytes(shape: Shape, batch: Batch) -> float:
-    """Kept once for all layers: ids, casts of the weights, the mask, the last norm's input and rotations."""
-    casts = batch.bytes * shape.block_matrices if batch.bytes < FP32 else 0
+    """Kept once for all layers, beside casts of the weights: ids, the mask, the last norm's input and
+    rotations."""
     mask = batch.bytes * batch.tokens * batch.context if batch.masked else 0
     last = batch.tokens * (batch.bytes * shape.hidden + FP32)
     angles = 2 * batch.bytes * batch.context * shape.head_dim
-    return 8 * batch.tokens + casts + mask + last + angles
+    return 8 * batch.tokens + mask + last + angles
 
 
-def kept_bytes(shape: Shape, batch: Batch, checkpointing: Checkpointing = "none", every: int = 1) -> float:
+def kept_bytes(
+    shape: Shape,
+    batch: Batch,
+    checkpointing: Checkpointing = "none",
+    every: int = 1,
+    *,
+    cast: bool = True,
+) -> float:
     """All that the backward pass of the blocks needs. With full activation checkpointing (arXiv 1604.06174) a
     layer keeps its input, with selective (arXiv 2205.05198) also the results of its matrix products; one
-    layer at a time is computed again. `every`: only each so-manieth layer does so."""
-    one, shared = layer_bytes(shape, batch), shared_bytes(shape, batch)
+    layer at a time is computed again. `every`: only each so-manieth layer does so. `cast`: whether weights
+    are cast for products; those of a frozen model are held in their format."""
+    one, casts = layer_bytes(shape, batch), cast_bytes(shape, batch) if cast else 0.0
+    shared = shared_bytes(shape, batch) + casts
     if checkpointing == "none":
         return shape.layers * one + shared
     again = shape.layers // every
     kept = batch.bytes * batch.tokens * _kept_numbers(shape, batch, checkpointing)
-    casts = batch.bytes * shape.block_matrices if batch.bytes < FP32 else 0
     casts_again = (
         casts * (again - 1) / shape.layers
     )  # those of one layer are there while it is computed again

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from modelwright.planning.activations import FP32
 from modelwright.planning.machines import Machine
-from modelwright.planning.memory import Training, matrix_groups, optimizer_bytes
+from modelwright.planning.memory import Training, matrix_groups, state_bytes
 from modelwright.planning.shape import Shape
 
 CPU_EFFICIENCY = {
@@ -100,6 +100,8 @@ def step_seconds(shape: Shape, training: Training, machine: Machine, devices: in
     rate = machine.rate(training.dtype)
     forward = shape.forward_flops(training.batch.context) * training.step_tokens / devices
     passes = {"none": 3.0, "selective": 3.2, "full": 4.0}[training.checkpointing]
+    if training.frozen:  # no gradient of frozen weights; the adapter's own products are small
+        passes -= 1 - 3 * training.trained(shape) / shape.parameters
     share = efficiency(machine, shape.hidden, training.dtype)
     arithmetic = passes * forward / (rate * share)
     return arithmetic + update_seconds(shape, training, machine) + STEP_CONSTANT
@@ -108,11 +110,11 @@ def step_seconds(shape: Shape, training: Training, machine: Machine, devices: in
 def update_seconds(shape: Shape, training: Training, machine: Machine) -> float:
     """The optimizer and the averages: every number of their state is read and written once, gradients are
     read three times (norm, clipping, update); Muon's iteration is three products each."""
-    state = 2 * optimizer_bytes(shape, training.optimizer)
-    weights = FP32 * shape.parameters
+    state = 2 * state_bytes(shape, training)
+    weights = FP32 * training.trained(shape)
     moved = state + weights * (2 + 3 + 3 * training.averages)
     seconds = moved / machine.bandwidth
-    if training.optimizer == "muon":
+    if training.optimizer == "muon" and not training.frozen:
         seconds += muon_flops(shape) / (machine.rate(training.dtype) * 0.5)
     return seconds
 
@@ -147,7 +149,7 @@ def forecast_duration(
     per_token = FORWARD_SHARE * step / training.step_tokens
     read = work.measured_tokens + work.reference_tokens
     update = min(step, update_seconds(shape, training, machine))  # no shorter where rows are
-    saved = FP32 * shape.parameters * (1 + training.averages) + optimizer_bytes(shape, training.optimizer)
+    saved = FP32 * training.trained(shape) * (1 + training.averages) + state_bytes(shape, training)
     return Duration(
         steps=work.steps * ((step - update) * work.share + update),
         measuring=read * per_token,

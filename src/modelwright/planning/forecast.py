@@ -39,7 +39,8 @@ class StationForecast(Config):
     memory: dict[str, float] = {}
     """Part -> bytes at the peak."""
     peak_memory: float = 0.0
-    fits: bool = True
+    fits: bool | None = True
+    """None where nobody looked: beside a GPU, most stations run in the host's memory, which is not known."""
     remedies: tuple[dict[str, Any], ...] = ()
     """What would make it fit, in order."""
     energy_wh: float = 0.0

@@ -19,7 +19,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from modelwright.planning.activations import FP32, Batch, Checkpointing, kept_bytes, layer_bytes, loss_bytes
+from modelwright.planning.activations import (
+    FP32,
+    Batch,
+    Checkpointing,
+    cast_bytes,
+    kept_bytes,
+    layer_bytes,
+    loss_bytes,
+)
+from modelwright.planning.adapted import Frozen
 from modelwright.planning.shape import Shape
 
 MIB = 2**20
@@ -58,6 +67,14 @@ class Training:
     """Share of the tokens with a loss."""
     rows_per_unit: int = 1
     """2 for preferences: a pair is two rows."""
+    shards: int = 1
+    """Processes that hold one copy of all together (FSDP), and share the rows."""
+    frozen: Frozen | None = None
+    """An adapter is trained beside a frozen model. None: all weights are trained."""
+
+    def trained(self, shape: Shape) -> int:
+        """Parameters that have a gradient."""
+        return self.frozen.trained(shape) if self.frozen else shape.parameters
 
     @property
     def step_tokens(self) -> int:
@@ -109,6 +126,13 @@ class Memory:
         return {**always, **{name: moving[name] for name in there}, **rest}
 
 
+def state_bytes(shape: Shape, training: Training) -> float:
+    """What the optimizer keeps; adapters are AdamW's."""
+    if training.frozen:
+        return 2 * FP32 * training.frozen.trained(shape)
+    return optimizer_bytes(shape, training.optimizer)
+
+
 def optimizer_bytes(shape: Shape, optimizer: str) -> float:
     """State of AdamW (two moments), and of Muon (one) for the matrices in the blocks."""
     others = shape.parameters - shape.block_matrices
@@ -120,7 +144,7 @@ def update_bytes(shape: Shape, training: Training) -> float:
     """Muon's workspace for the largest group of equal matrices (training/optimizer.py): the Nesterov step in
     fp32, its cast to the format of products, three of them in the iteration, and two products of the shorter
     side with itself. AdamW, fused, needs none."""
-    if training.optimizer == "adamw":
+    if training.optimizer == "adamw" or training.frozen:
         return 0.0
     width = training.batch.bytes
     cast = 0 if width == FP32 else width
@@ -150,13 +174,24 @@ def matrix_groups(shape: Shape) -> list[tuple[int, int, int]]:
 
 
 def training_memory(shape: Shape, training: Training) -> Memory:
-    """Memory of one process that holds the whole model."""
-    batch = training.batch
-    kept = kept_bytes(shape, batch, training.checkpointing, training.checkpoint_every)
-    loss = loss_bytes(shape, batch, fused=training.fused_loss, supervised=training.supervised)
-    gradients = FP32 * shape.parameters
-    accumulated = gradients if training.accumulation > 1 else 0.0
+    """Memory of one process. Of several that hold the model together, each has its part of the weights,
+    gradients and state, a block of gathered weights, and its rows."""
+    batch, ways = replace(training.batch, rows=-(-training.batch.rows // training.shards)), training.shards
+    casts = not training.frozen
+    kept = kept_bytes(shape, batch, training.checkpointing, training.checkpoint_every, cast=casts)
+    makes_gradients = training.fused_loss and not training.frozen  # none for a frozen head
+    loss = loss_bytes(shape, batch, fused=makes_gradients, supervised=training.supervised)
+    weights, gradients = FP32 * float(shape.parameters), FP32 * float(training.trained(shape))
     last = layer_bytes(shape, batch) + FP32 * shape.embedding
+    if training.frozen:
+        weights = training.frozen.held_bytes(shape, batch.bytes)
+        kept += training.frozen.kept_bytes(shape, batch)
+        last -= FP32 * shape.embedding
+    if casts and ways > 1 and training.checkpointing == "none":  # blocks are gathered, and cast, one by one
+        kept -= cast_bytes(shape, batch) * (1 - 1 / shape.layers)
+    weights, gradients = weights / ways, gradients / ways
+    averages, state = gradients * training.averages, state_bytes(shape, training) / ways
+    accumulated = gradients if training.accumulation > 1 else 0.0
     update = update_bytes(shape, training)
     heights = {
         "loss": kept + loss + accumulated,
@@ -164,12 +199,12 @@ def training_memory(shape: Shape, training: Training) -> Memory:
         "update": gradients + update,
     }
     peak = max(heights, key=lambda name: heights[name])
-    always = FP32 * shape.parameters * (1 + training.averages) + optimizer_bytes(shape, training.optimizer)
+    always = weights + averages + state
     return Memory(
-        weights=FP32 * shape.parameters,
+        weights=weights,
         gradients=gradients,
-        optimizer=optimizer_bytes(shape, training.optimizer),
-        averages=FP32 * shape.parameters * training.averages,
+        optimizer=state,
+        averages=averages,
         activations=kept + accumulated,
         loss=loss if peak == "loss" else last,
         workspace=update,

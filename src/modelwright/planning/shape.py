@@ -6,6 +6,7 @@ table `shapes.yaml` or a size ("7b"). Counts are exact: they are tested against 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -40,6 +41,8 @@ class Shape:
     """SwiGLU: three matrices instead of two."""
     qk_norm: bool = False
     qkv_bias: bool = False
+    other_biases: int = 0
+    """Biases of a layer beside those of queries, keys and values."""
     all_biases: bool = False
     """GPT-2: every linear layer and norm has a bias."""
     positions: int = 0
@@ -78,6 +81,7 @@ class Shape:
             tied=config.tie_word_embeddings,
             qk_norm=config.qk_norm,
             qkv_bias=config.qkv_bias,
+            other_biases=_other_biases(config.model_dump()),
             experts=experts,
             active_experts=config.num_experts_per_tok,
             expert_width=config.moe_intermediate_size,
@@ -131,6 +135,7 @@ class Shape:
         count = norms * self.hidden + (self.layers * 2 * self.head_dim if self.qk_norm else 0)
         if self.qkv_bias or self.all_biases:
             count += self.layers * (self.q_size + 2 * self.kv_size)
+        count += self.layers * self.other_biases
         if self.all_biases:
             count += self.layers * (2 * self.hidden + self.feed_forward) + norms * self.hidden
         return count + self.positions * self.hidden
@@ -170,14 +175,21 @@ def known_shapes() -> dict[str, str]:
 
 
 def find_shape(name: str) -> Shape:
-    """A known name, a size word, a Hugging Face folder or a config.json."""
+    """A known name, a size word, a name on the hub that is known, a Hugging Face folder or a config.json."""
     path = Path(name)
     if path.is_dir():
         inner = path / "model" / "config.json"
         return read_shape(inner if inner.is_file() else path / "config.json")
     if path.suffix == ".json":
         return read_shape(path)
+    if name.count("/") == 1 and (short := _hub_name(name)) in known_shapes():
+        return known_shape(short)
     return known_shape(name)
+
+
+def _hub_name(name: str) -> str:
+    """org/SmolLM2-135M-Instruct@main -> smollm2-135m: models of a name have one shape, however tuned."""
+    return re.sub(r"-(instruct|chat|base|it|hf)\b.*$", "", name.partition("/")[2].partition("@")[0].lower())
 
 
 def known_shape(name: str) -> Shape:
@@ -225,8 +237,15 @@ def read_shape(path: Path) -> Shape:
         tied=bool(raw.get("tie_word_embeddings", False)),
         qk_norm=kind.startswith("qwen3"),
         qkv_bias=bool(raw.get("attention_bias", False)) or kind.startswith("qwen2"),
+        other_biases=0 if kind.startswith("qwen2") else _other_biases(raw),
     )
     return _with_experts(shape, raw)
+
+
+def _other_biases(raw: Mapping[str, Any]) -> int:
+    """What Llama's `attention_bias` adds to the mix of heads, and `mlp_bias` to the feed-forward part."""
+    width, inner = raw["hidden_size"], raw.get("intermediate_size") or 4 * raw["hidden_size"]
+    return width * bool(raw.get("attention_bias")) + (width + 2 * inner) * bool(raw.get("mlp_bias"))
 
 
 def _with_experts(shape: Shape, raw: Mapping[str, Any]) -> Shape:

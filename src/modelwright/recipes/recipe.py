@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Self
 
 import yaml
-from pydantic import model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from modelwright.base.config import Config, Settings, merge, parse_overrides, read_recipe, validate
 from modelwright.base.errors import ConfigError, did_you_mean
-from modelwright.recipes.stations import STATION, STATIONS, VERBS
+from modelwright.recipes.stations import FROM_TEXT, IMPORT, STATION, STATIONS, VERBS, WHOLE_LIFE
 
 RECIPE_FILE = "recipe.yaml"
 """In a run directory: the recipe as resolved, so that the run can be lived again."""
@@ -25,12 +25,14 @@ ENVIRONMENT_PREFIX = "MODELWRIGHT__"
 class Recipe(Config):
     """A whole life. Each section is checked by its own stage before anything runs."""
 
+    model_config = ConfigDict(serialize_by_alias=True)
+
     name: str
     """Also the name of the run directory, below runs/, where none is given."""
     about: str = ""
     """One line for `modelwright recipes`."""
     seed: int = 0
-    stages: tuple[str, ...] = VERBS
+    stages: tuple[str, ...] = WHOLE_LIFE
     """The stations, in the order of the life."""
     policy: Settings = {}
     """What the sources of every station must be. Who reads texts also holds each of them against it."""
@@ -39,6 +41,8 @@ class Recipe(Config):
     model: Settings = {}
     """The shape of the model, `depth` first; it becomes pretrain's setting of that name."""
     pretrain: Settings = {}
+    import_: Settings = Field(default={}, alias="import")
+    """The model from outside that a life begins with which does not begin with text."""
     finetune: Settings = {}
     align: Settings = {}
     evaluate: Settings = {}
@@ -54,11 +58,19 @@ class Recipe(Config):
         ordered = sorted(set(self.stages), key=VERBS.index)
         if list(self.stages) != ordered or not ordered:
             raise ValueError(f"stages must follow the order of a life, each at most once: {', '.join(VERBS)}")
+        if {"pretrain", IMPORT} <= {*self.stages}:
+            raise ValueError("stages: a life begins with text (pretrain) or with a model (import), not both")
         return self
+
+    def importing(self, model: str) -> Recipe:
+        """The same life, begun with a model from outside in the place of text."""
+        later = (verb for verb in self.stages if verb not in (*FROM_TEXT, IMPORT))
+        settings = self.model_dump(mode="json") | {"stages": (IMPORT, *later)}
+        return validate(Recipe, merge(settings, {"import": {"model": model}}), f"recipe '{self.name}'")
 
     def section(self, verb: str) -> Settings:
         """The settings of one station."""
-        settings: Settings = getattr(self, STATION[verb].section)
+        settings: Settings = self.model_dump()[STATION[verb].section]
         if verb == "pretrain" and self.model:
             return merge({"model": self.model}, settings)
         if verb in ("prepare", "finetune", "align") and self.policy:

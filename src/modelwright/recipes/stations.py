@@ -16,12 +16,15 @@ class Station:
     section: str
     """The recipe key that holds its settings."""
     about: str
+    module: str = ""
+    """The file in `stages/`, where a word of Python keeps it from having the verb's name."""
 
 
 STATIONS = (
     Station("prepare", "corpus", "data", "raw text -> clean documents with their provenance"),
     Station("tokenize", "tokens", "tokenizer", "documents -> a tokenizer and shards of token ids"),
     Station("pretrain", "base", "pretrain", "shards -> a base model that continues text"),
+    Station("import", "base", "import", "a model from outside -> a base model, as it is", "import_model"),
     Station("finetune", "sft", "finetune", "conversations -> a model that answers"),
     Station("align", "aligned", "align", "preferences -> a model that answers well"),
     Station("evaluate", "report", "evaluate", "any model -> scores with confidence intervals"),
@@ -31,3 +34,9 @@ STATIONS = (
 )
 VERBS = tuple(station.verb for station in STATIONS)
 STATION = {station.verb: station for station in STATIONS}
+FROM_TEXT = ("prepare", "tokenize", "pretrain")
+"""How a life begins that begins with text."""
+IMPORT = "import"
+"""How a life begins that begins with a model from outside."""
+WHOLE_LIFE = tuple(verb for verb in VERBS if verb != IMPORT)
+"""What a recipe lives that names no stations: everything, from text."""

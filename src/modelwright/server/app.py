@@ -124,7 +124,9 @@ def _engine_failed(request: Request, error: Exception) -> Response:
 
 def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return ApiError(error.status_code, error.detail, headers=error.headers).response()
+    asked = f"{request.method} {request.url.path[:80]}"
+    message = f"{error.detail}: {asked} is no endpoint here; GET / lists them"
+    return ApiError(error.status_code, message, headers=error.headers).response()
 
 
 def _nobody_there(request: Request, error: Exception) -> Response:

@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp
 
-from modelwright.base.schema import Structure
+from modelwright.base.schema import Completion, Structure
 from modelwright.inference.engine import Delta
 from modelwright.server.answers import EventStream, send_whole
 from modelwright.server.errors import ApiError
 from modelwright.server.messages import Messages, NamedTool, Tools, rendered
 from modelwright.server.models import Lease
-from modelwright.server.protocol import Drawing, JsonObjectFormat, TextFormat, schema_structure
-from modelwright.server.replies import Envelope, Json, chat_logprobs, completion_of, usage
+from modelwright.server.protocol import Drawing, JsonObjectFormat, LogprobsMode, TextFormat, schema_structure
+from modelwright.server.replies import Envelope, Json, chat_logprobs, completion_of, logprobs_of, usage
 from modelwright.server.service import Call
 from modelwright.server.turns import Toolbox, Turn
 from modelwright.server.worker import Prompt, copies
@@ -50,6 +50,7 @@ class ChatRequest(Drawing):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logprobs_mode: LogprobsMode | None = None
     response_format: Format | None = None
     tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
@@ -60,6 +61,8 @@ class ChatRequest(Drawing):
         super().refuse_unsupported()
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "'top_logprobs' needs 'logprobs': true", param="top_logprobs")
+        if self.logprobs_mode and not self.logprobs:
+            raise ApiError(400, "'logprobs_mode' needs 'logprobs': true", param="logprobs_mode")
         if self.response_format is not None and self.structured_outputs is not None:
             message = "'response_format' and 'structured_outputs' both say what the answer must be"
             raise ApiError(400, message, code="invalid_value", param="response_format")
@@ -78,7 +81,7 @@ async def chat(call: Call) -> ASGIApp:
     """POST /v1/chat/completions."""
     asked = await call.read(ChatRequest)
     model = call.lease(asked.model)
-    toolbox = Toolbox.of(asked.tools or [], asked.tool_choice, asked.parallel_tool_calls)
+    toolbox = Toolbox.of(asked.tools or [], asked.tool_choice, asked.parallel_tool_calls, model.tokenizer)
     structure = toolbox.structure(asked.structure(), "response_format")
     ids = await rendered(model, asked.messages, toolbox.tools)
     model.check_length(ids, "messages")
@@ -110,7 +113,9 @@ class ChatAnswer:
         envelope: Envelope,
     ) -> None:
         self.prompts = prompts
-        self._include_usage, self._logprobs = request.include_usage, bool(request.logprobs)
+        self._include_usage = request.include_usage
+        self._logprobs = bool(request.logprobs)
+        self._mode: LogprobsMode | None = request.logprobs_mode
         self._model, self._envelope = model, envelope
         self._turns = [Turn(toolbox) for _ in prompts]
 
@@ -127,7 +132,7 @@ class ChatAnswer:
         """New words and calls, then the reason why it ended."""
         turn, ended = self._turns[number], delta.completion
         told = [self._told(turn, piece) for piece in turn.take(delta.text, last=ended is not None)]
-        explained = self._explain(delta.ids, delta.logprobs, delta.top_logprobs)
+        explained = self._explain(delta)
         if not told and explained and explained["content"]:
             told = [{"content": ""}]  # tokens without text of their own have probabilities too
         chunks = [
@@ -162,7 +167,7 @@ class ChatAnswer:
             "index": index,
             "message": message,
             "finish_reason": turn.finish_reason(completion),
-            "logprobs": self._explain(completion.ids, completion.logprobs, completion.top_logprobs),
+            "logprobs": self._explain(completion),
         }
 
     @staticmethod
@@ -186,15 +191,11 @@ class ChatAnswer:
         more: Json = {"usage": None} if self._include_usage else {}
         return self._envelope.wrap("chat.completion.chunk", [choice], **more)
 
-    def _explain(
-        self,
-        ids: tuple[int, ...],
-        logprobs: tuple[float, ...],
-        top: tuple[tuple[tuple[int, float], ...], ...],
-    ) -> Json | None:
+    def _explain(self, said: Delta | Completion) -> Json | None:
         """Log-probabilities of the message's tokens: the token that ends the turn is not part of it."""
         if not self._logprobs:
             return None
+        ids, (logprobs, top) = said.ids, logprobs_of(said, self._mode)
         count = len(ids) - (bool(ids) and ids[-1] in self._model.engine.stop_ids)
         return chat_logprobs(self._model.tokenizer, ids[:count], logprobs[:count], top[:count])
 

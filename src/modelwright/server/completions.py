@@ -15,8 +15,8 @@ from modelwright.inference.scoring import MAX_TOKENS, Scored
 from modelwright.server.answers import EventStream, send_whole, while_connected
 from modelwright.server.errors import ApiError
 from modelwright.server.models import Lease
-from modelwright.server.protocol import Drawing, unsupported
-from modelwright.server.replies import Envelope, Json, completion_of, text_logprobs, usage
+from modelwright.server.protocol import Drawing, LogprobsMode, unsupported
+from modelwright.server.replies import Envelope, Json, completion_of, logprobs_of, text_logprobs, usage
 from modelwright.server.service import Call
 from modelwright.server.worker import Prompt, Worker, copies
 
@@ -42,6 +42,7 @@ class CompletionRequest(Drawing):
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    logprobs_mode: LogprobsMode | None = None
 
     def refuse_unsupported(self) -> None:
         """Raise for the first wish that cannot be honoured."""
@@ -49,6 +50,11 @@ class CompletionRequest(Drawing):
         if self.max_tokens == 0 and not self.echo:
             message = "'max_tokens' is 0, which makes sense only with 'echo': true"
             raise ApiError(400, message, param="max_tokens")
+        if self.logprobs_mode and self.logprobs is None:
+            raise ApiError(400, "'logprobs_mode' needs 'logprobs'", param="logprobs_mode")
+        if self.logprobs_mode == "processed_logprobs" and self.echo:
+            why = "can only be 'raw_logprobs' with 'echo': nothing of a prompt was drawn"
+            raise unsupported("logprobs_mode", why)
         if self.stream and (self.max_tokens == 0 or (self.echo and self.logprobs is not None)):
             message = "a stream can neither echo log-probabilities nor have 0 tokens"
             raise ApiError(400, message, param="stream")
@@ -86,7 +92,7 @@ def _encoded(model: Lease, asked: CompletionRequest) -> list[tuple[str, list[int
     """Every prompt as text and ids."""
     texts: list[tuple[str, list[int]]] = []
     for prompt in texts_of(asked.prompt):
-        ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        ids = model.tokenizer.begin(prompt) if isinstance(prompt, str) else prompt
         model.check_length(ids, "prompt")
         texts.append((prompt if isinstance(prompt, str) else model.tokenizer.decode(ids), ids))
     model.check_count(len(texts) * (asked.n or 1), "prompt")
@@ -96,12 +102,12 @@ def _encoded(model: Lease, asked: CompletionRequest) -> list[tuple[str, list[int
 async def _scored(worker: Worker, sequences: list[list[int]], top: int) -> list[Scored]:
     """Score all, a batch at a time, so that those who decode have their turns between the batches."""
     scores: list[Scored] = []
-    for batch in _batches(sequences):
+    for batch in batches(sequences):
         scores += await worker.call(lambda engine, batch=batch: engine.score_with_top(batch, top))
     return scores
 
 
-def _batches(sequences: list[list[int]]) -> Iterator[list[list[int]]]:
+def batches(sequences: list[list[int]]) -> Iterator[list[list[int]]]:
     """Neighbours together, as many as one pass through the model takes."""
     batch: list[list[int]] = []
     for ids in sequences:
@@ -130,6 +136,7 @@ class TextAnswer:
         self._include_usage = request.include_usage
         self._texts, self._copies = texts, request.n or 1
         self._echo, self._logprobs = request.echo, request.logprobs is not None
+        self._mode: LogprobsMode | None = request.logprobs_mode
         self._tokenizer, self._envelope = model.tokenizer, envelope
         self._said = [0] * len(prompts)
         """Characters that each stream has sent."""
@@ -159,7 +166,7 @@ class TextAnswer:
         explained = None
         if self._logprobs:
             said = self._said[number]
-            explained = text_logprobs(self._tokenizer, delta.ids, delta.logprobs, delta.top_logprobs, said)
+            explained = text_logprobs(self._tokenizer, delta.ids, *logprobs_of(delta, self._mode), said)
             self._said[number] += len(delta.text)
         reason = ended.finish_reason if ended else None
         return [self._chunk(number, delta.text, finish_reason=reason, logprobs=explained)]
@@ -181,9 +188,7 @@ class TextAnswer:
 
     def _explain(self, index: int, prompt: list[int], completion: Completion) -> Json:
         if self.scores is None:
-            return text_logprobs(
-                self._tokenizer, completion.ids, completion.logprobs, completion.top_logprobs
-            )
+            return text_logprobs(self._tokenizer, completion.ids, *logprobs_of(completion, self._mode))
         scored = self.scores[index // self._copies]
         return text_logprobs(
             self._tokenizer,

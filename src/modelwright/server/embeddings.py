@@ -12,12 +12,13 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
 from modelwright.server.answers import while_connected
-from modelwright.server.completions import Texts, texts_of
+from modelwright.server.completions import Texts, batches, texts_of
 from modelwright.server.errors import ApiError
 from modelwright.server.models import Lease
 from modelwright.server.protocol import Asked, unsupported
 from modelwright.server.replies import Json
 from modelwright.server.service import Call
+from modelwright.server.worker import Worker
 
 MAX_TEXTS = 2048
 """OpenAI's limit on the texts of one request."""
@@ -39,8 +40,7 @@ async def embed(call: Call) -> ASGIApp:
     if model.adapter is not None:
         raise unsupported("model", "is an adapter's, and embeddings are those of the model itself")
     sequences = await asyncio.to_thread(_encoded, model, asked.input)
-    work = model.worker.call(lambda engine: engine.embed(sequences))
-    vectors = (await while_connected(call.request.receive, work)).numpy()
+    vectors = await while_connected(call.request.receive, _vectors(model.worker, sequences))
     if asked.dimensions is not None:
         vectors = _shortened(vectors, asked.dimensions)
     data = [
@@ -50,6 +50,14 @@ async def embed(call: Call) -> ASGIApp:
     count = sum(map(len, sequences))
     usage: Json = {"prompt_tokens": count, "total_tokens": count}
     return JSONResponse({"object": "list", "data": data, "model": model.name, "usage": usage})
+
+
+async def _vectors(worker: Worker, sequences: list[list[int]]) -> np.ndarray:
+    """(n, D), a batch at a time, so that those who decode have their turns between the batches."""
+    found: list[np.ndarray] = []
+    for batch in batches(sequences):
+        found.append((await worker.call(lambda engine, batch=batch: engine.embed(batch))).numpy())
+    return np.concatenate(found)
 
 
 def _encoded(model: Lease, texts: Texts) -> list[list[int]]:

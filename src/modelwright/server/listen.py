@@ -129,9 +129,16 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which drains on SIGTERM: no new requests, the open ones come to their end, exit 0."""
+    """uvicorn, which drains on SIGTERM: no new requests, the open ones come to their end, exit 0. On Ctrl-C
+    it first has the open ones ended (`on_cut`), so that their clients hear of it."""
 
-    def __init__(self, app: ASGIApp, on_drain: Callable[[], None], drain_seconds: float = 30) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        on_drain: Callable[[], None],
+        on_cut: Callable[[], None],
+        drain_seconds: float = 30,
+    ) -> None:
         config = uvicorn.Config(
             app,
             http=Connection,
@@ -145,7 +152,7 @@ class Server(uvicorn.Server):
             h11_max_incomplete_event_size=MAX_HEAD,
         )
         super().__init__(config)
-        self._on_drain, self._drain_seconds = on_drain, drain_seconds
+        self._on_drain, self._on_cut, self._drain_seconds = on_drain, on_cut, drain_seconds
         self._drain_until: float | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -154,6 +161,7 @@ class Server(uvicorn.Server):
             self._drain_until = time.monotonic() + self._drain_seconds
             self._on_drain()
         else:
+            self._on_cut()
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:

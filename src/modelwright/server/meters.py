@@ -10,6 +10,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from modelwright.inference.engine import Delta
 from modelwright.inference.scheduler import EngineStats
@@ -35,6 +36,7 @@ COUNTERS = {
     "prompt_tokens_total": ("Tokens of prompts that were taken in.", "prompt_tokens"),
     "generation_tokens_total": ("Tokens drawn.", "generation_tokens"),
     "num_preemptions_total": ("Requests that had to give their place up for a while.", "preemptions"),
+    "spec_decode_num_drafts_total": ("Steps of requests for which something was guessed.", "drafts"),
     "spec_decode_num_draft_tokens_total": ("Tokens guessed by speculation.", "drafted"),
     "spec_decode_num_accepted_tokens_total": ("Of these, tokens that were right.", "accepted"),
 }
@@ -74,8 +76,8 @@ class Meters:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.finished = {"stop": 0, "length": 0, "abort": 0}
-        """Requests by how they ended: the model's own end, the limit, or the client's leaving."""
+        self.finished = {"stop": 0, "length": 0, "abort": 0, "error": 0}
+        """Requests by how they ended: the model's own end, the limit, the client's leaving, or a failure."""
         self.histograms = {
             name: Histogram(bounds, [0] * (len(bounds) + 1)) for name, (_, bounds) in HISTOGRAMS.items()
         }
@@ -85,10 +87,10 @@ class Meters:
         with self._lock:
             self.histograms["inter_token_latency_seconds"].observe(seconds)
 
-    def aborted(self) -> None:
-        """A request was given up."""
+    def ended_early(self, reason: Literal["abort", "error"]) -> None:
+        """A request ended without its answer."""
         with self._lock:
-            self.finished["abort"] += 1
+            self.finished[reason] += 1
 
     def ended(self, prompt_tokens: int, last: Delta) -> None:
         """A request came to its end, which `last` told."""

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from modelwright.base.schema import Sampling, Structure
 from modelwright.server.errors import ApiError
@@ -37,7 +38,15 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "guided_grammar": (),
     "ignore_eos": (False,),
     "min_tokens": (0,),
+    "include_stop_str_in_output": (False,),
+    "continue_final_message": (False,),
+    "add_generation_prompt": (True,),
+    "skip_special_tokens": (True,),
+    "truncate_prompt_tokens": (),
+    "allowed_token_ids": (),
+    "bad_words": ([],),
     "prompt_logprobs": (),
+    "logprobs_mode": ("raw_logprobs",),
     "use_beam_search": (False,),
     # of /v1/responses, which keeps nothing
     "previous_response_id": (),
@@ -107,6 +116,8 @@ Penalty = Annotated[Finite, Field(ge=-2, le=2)]
 Bias = dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[Finite, Field(ge=-100, le=100)]]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Schema = dict[str, Any]
+LogprobsMode = Literal["raw_logprobs", "processed_logprobs"]
+"""vLLM's names, there an option of the server: of the model, or of what the tokens were drawn from."""
 
 
 class Drawing(Asked):
@@ -198,7 +209,7 @@ def parse(kind: type[A], body: bytes) -> A:
         asked = kind.model_validate_json(body)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False)
-        places = [(_place(kind, fault["loc"]), fault["msg"]) for fault in faults]
+        places = [(_place(kind, fault), fault["msg"]) for fault in faults]
         # Of the branches of a union, the one that went deepest is what the client meant.
         place, message = max(places, key=lambda fault: len(fault[0]))
         param = ".".join(place) or None
@@ -216,9 +227,11 @@ def _field_names(kind: type[BaseModel]) -> frozenset[str]:
     return frozenset(name for part in parts for name in part.get("properties", {}))
 
 
-def _place(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+def _place(kind: type[BaseModel], fault: ErrorDetails) -> list[str]:
     """messages, 0, content: pydantic's place without the branches of unions that it names too."""
-    known = _field_names(kind)
+    known, place = _field_names(kind), fault["loc"]
+    if fault["type"] == "extra_forbidden":
+        known |= {str(place[-1])[:80]}  # a name that we do not know is what is wrong
     named = [str(part) for part in place if isinstance(part, int) or part in known]
     # A branch may be called as the field that it has: response_format, json_schema, json_schema.
     return [part for part, before in zip(named, [None, *named], strict=False) if part != before]

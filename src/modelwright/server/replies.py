@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from modelwright.base.schema import Completion
 from modelwright.inference.engine import Delta
 from modelwright.inference.text import ByteTokenizer
+from modelwright.server.protocol import LogprobsMode
 
 Json = dict[str, Any]
 TopTokens = Sequence[tuple[int, float]]
@@ -69,6 +71,16 @@ def token_text(tokenizer: ByteTokenizer, token: int) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
 
 
+def logprobs_of(
+    said: Delta | Completion, mode: LogprobsMode | None
+) -> tuple[Sequence[float], Sequence[TopTokens]]:
+    """Log-probabilities of the tokens and their alternatives: the model's own (the default), or those after
+    penalties, temperature and filters."""
+    if mode == "processed_logprobs":
+        return said.sampler_logprobs, said.top_sampler_logprobs
+    return said.logprobs, said.top_logprobs
+
+
 def chat_logprobs(
     tokenizer: ByteTokenizer, ids: Sequence[int], logprobs: Sequence[float], top: Sequence[TopTokens]
 ) -> Json:
@@ -98,11 +110,11 @@ def text_logprobs(
 ) -> Json:
     """`choices[].logprobs` of the completions endpoint; the first token of a text has no probability."""
     tokens = [token_text(tokenizer, token) for token in ids]
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a token may be half a character
     offsets: list[int] = []
     for token in ids:
         offsets.append(offset)
-        known = token < tokenizer.vocab_size
-        offset += len(tokenizer.token_bytes(token).decode("utf-8", errors="ignore")) if known else 0
+        offset += len(decoder.decode(tokenizer.token_bytes(token))) if token < tokenizer.vocab_size else 0
     best = [
         None if row is None else {token_text(tokenizer, token): logprob for token, logprob in row}
         for row in top or [{}.items()] * len(ids)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp
 
 from modelwright.base.schema import Structure
+from modelwright.base.seams import Tokenizer
 from modelwright.server.answers import EventStream, send_whole
 from modelwright.server.messages import (
     CalledFunction,
@@ -161,12 +162,13 @@ class ResponseRequest(Drawing):
                 turns[-1].tool_calls = [*(turns[-1].tool_calls or []), made]
         return turns
 
-    def toolbox(self) -> Toolbox:
+    def toolbox(self, tokenizer: Tokenizer) -> Toolbox:
         """The tools as the chat endpoint has them."""
         choice = self.tool_choice
         if isinstance(choice, FunctionChoice):
             choice = NamedTool(type="function", function=NamedFunction(name=choice.name))
-        return Toolbox.of([tool.tool() for tool in self.tools or []], choice, self.parallel_tool_calls)
+        tools = [tool.tool() for tool in self.tools or []]
+        return Toolbox.of(tools, choice, self.parallel_tool_calls, tokenizer)
 
 
 def _text(content: str | list[InputPart]) -> str | list[TextPart]:
@@ -179,7 +181,7 @@ async def respond(call: Call) -> ASGIApp:
     """POST /v1/responses."""
     asked = await call.read(ResponseRequest)
     model = call.lease(asked.model)
-    toolbox = asked.toolbox()
+    toolbox = asked.toolbox(model.tokenizer)
     structure = toolbox.structure(asked.structure(), "text.format")
     ids = await rendered(model, asked.messages(), toolbox.tools)
     model.check_length(ids, "input")

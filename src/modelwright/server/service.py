@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from modelwright.base.errors import did_you_mean
+from modelwright.base.errors import UserError, did_you_mean
 from modelwright.server.errors import ApiError
 from modelwright.server.guards import Access, read_body
 from modelwright.server.models import Lease, Served, Source
@@ -68,6 +68,13 @@ class Service:
         """Take no new requests: those that are open come to their end."""
         self.draining = True
 
+    def cut_off(self) -> None:
+        """Take no new requests, and end those that are open with an error (safe in a signal's handler)."""
+        self.drain()
+        for served in self.models.values():
+            if served.generation is not None:
+                served.generation.worker.end()
+
     def reload(self, name: str) -> None:
         """Read a model's folder again, in the background."""
         served = self.models.get(name)
@@ -119,7 +126,8 @@ class Service:
         try:
             await served.load()
         except Exception as error:
-            LOG.error("the model '%s' was not reloaded: %s", served.name, error, exc_info=error)
+            fault = None if isinstance(error, UserError) else error  # ours, which a traceback helps to find
+            LOG.error("the model '%s' was not reloaded: %s", served.name, error, exc_info=fault)
 
     def _go_on(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -31,7 +31,7 @@ class TokenizeRequest(Asked):
     tools: Tools | None = None
     add_generation_prompt: bool = True
     add_special_tokens: bool = True
-    """Taken for vLLM's clients: a tokenizer of ours adds none to a text either way."""
+    """Whether a text begins with bos, where the model is used to it; a chat template writes its own."""
     return_token_strs: bool = False
     with_pieces: bool = False
 
@@ -52,7 +52,8 @@ async def tokenize(call: Call) -> ASGIApp:
     if asked.messages is not None:
         ids = await rendered(model, asked.messages, asked.tools or [], asked.add_generation_prompt)
     else:
-        ids = await asyncio.to_thread(model.tokenizer.encode, asked.prompt or "")
+        encode = model.tokenizer.begin if asked.add_special_tokens else model.tokenizer.encode
+        ids = await asyncio.to_thread(encode, asked.prompt or "")
     answer: Json = {"count": len(ids), "max_model_len": model.engine.max_length, "tokens": ids}
     if asked.return_token_strs:
         answer["token_strs"] = [token_text(model.tokenizer, token) for token in ids]

@@ -11,10 +11,20 @@ from dataclasses import dataclass, field
 
 from modelwright.base.errors import UserError
 from modelwright.base.schema import Completion, Structure
+from modelwright.base.seams import Tokenizer
 from modelwright.server.errors import ApiError
 from modelwright.server.messages import NamedTool, Tool
 from modelwright.server.protocol import unsupported
-from modelwright.tokenizer.tool_calls import CallBegun, Piece, ToolStream, Words, structure_for
+from modelwright.tokenizer.tool_calls import (
+    MARKED,
+    CallBegun,
+    CallForm,
+    Piece,
+    ToolStream,
+    Words,
+    form_of,
+    structure_for,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +37,17 @@ class Toolbox:
     """What the calls, or the whole answer where one must be made, are held to."""
     parallel: bool = True
     """Whether one answer may hold several calls."""
+    form: CallForm = MARKED
+    """How the model writes calls."""
 
     @classmethod
-    def of(cls, tools: Sequence[Tool], choice: str | NamedTool | None, parallel: bool | None) -> Toolbox:
+    def of(
+        cls,
+        tools: Sequence[Tool],
+        choice: str | NamedTool | None,
+        parallel: bool | None,
+        tokenizer: Tokenizer,
+    ) -> Toolbox:
         """What a request says of tools. `choice` is none, auto, required, or a tool by name."""
         if not tools and choice not in (None, "none", "auto"):
             raise ApiError(400, "'tool_choice' needs 'tools'", code="invalid_value", param="tool_choice")
@@ -42,10 +60,11 @@ class Toolbox:
             raise ApiError(400, message, code="invalid_value", param="tool_choice")
         several = parallel is not False
         try:
-            forced = structure_for([tool.enforced() for tool in tools], name, several)
+            form = form_of(tokenizer)
+            forced = structure_for([tool.enforced() for tool in tools], name, several, form)
         except UserError as error:
             raise ApiError(400, str(error), code="invalid_value", param="tools") from error
-        return cls(tools, forced, several)
+        return cls(tools, forced, several, form)
 
     def structure(self, asked: Structure | None, param: str) -> Structure | None:
         """What the answer must be, where a request also asks for a form."""
@@ -69,7 +88,7 @@ class Turn:
     def __init__(self, toolbox: Toolbox) -> None:
         self.words = ""
         self.calls: list[MadeCall] = []
-        self._stream = ToolStream() if toolbox.tools else None
+        self._stream = ToolStream(toolbox.form) if toolbox.tools else None
 
     def take(self, text: str, *, last: bool) -> list[Piece]:
         """What some new text comes to; `last` when no more will come."""

@@ -16,9 +16,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import torch
+
+from modelwright.base.errors import UserError
 from modelwright.base.schema import Sampling
 from modelwright.inference.engine import Delta, Engine
-from modelwright.inference.sampling import seed_of_copy
+from modelwright.inference.sampling import BrokenModel, seed_of_copy
 from modelwright.server.meters import Meters
 
 T = TypeVar("T")
@@ -36,6 +39,15 @@ class QueueFull(Exception):
 
 class EngineFailed(Exception):
     """The engine broke down under this request; the log says why."""
+
+
+def as_told(error: Exception) -> Exception:
+    """What a client may know of why its request failed."""
+    if isinstance(error, UserError):
+        return EngineFailed(str(error)) if isinstance(error, BrokenModel) else error
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        return EngineFailed("there is not enough memory for this request: send a shorter one, or try later")
+    return EngineFailed("the engine failed on this request")
 
 
 @dataclass(eq=False, slots=True)
@@ -76,7 +88,8 @@ class Worker:
         self._engine = engine
         self.capacity = capacity
         self._on_error, self._meters = on_error, meters
-        self._orders: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[Callable[[], bool] | None] = queue.SimpleQueue()
+        """What to do between two steps; each says whether it took the engine's time. None: to end."""
         self._tickets: dict[int, Ticket] = {}
         self._open = 0
         self._lock = threading.Lock()
@@ -86,9 +99,13 @@ class Worker:
         """Begin to work."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Finish the step at hand, give everything else up, and end the thread."""
+    def end(self) -> None:
+        """Let the thread finish the step at hand, give everything else up, and end."""
         self._orders.put(None)
+
+    def stop(self) -> None:
+        """The same, and wait for it."""
+        self.end()
         self._thread.join()
 
     @property
@@ -117,13 +134,15 @@ class Worker:
         self._reserve(1)
         future: Future[T] = Future()
 
-        def order() -> None:
+        def order() -> bool:
             self._release(1)
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(work(self._engine))
-                except Exception as error:
-                    future.set_exception(error)
+            if not future.set_running_or_notify_cancel():
+                return False
+            try:
+                future.set_result(work(self._engine))
+            except BaseException as error:  # also the panics of libraries in Rust
+                future.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+            return True
 
         self._orders.put(order)
         return await asyncio.wrap_future(future)
@@ -146,13 +165,15 @@ class Worker:
                     if order is None:
                         self._fail(EngineFailed("the server is stopping"))
                         return
-                    order()
+                    if order():
+                        break  # those who decode have their turns between two such
                 self._hand_out(self._engine.step())
-            except Exception as error:  # one broken request must not end the service
-                self._on_error(error)
-                self._fail(EngineFailed("the engine failed on this request"))
+            except BaseException as failure:  # the engine is in disorder; that must not end the service, and
+                error = failure if isinstance(failure, Exception) else RuntimeError(repr(failure))
+                self._on_error(error)  # panics of libraries in Rust are no Exceptions
+                self._fail(as_told(error))
 
-    def _begin(self, ticket: Ticket) -> None:
+    def _begin(self, ticket: Ticket) -> bool:
         try:
             for number, (ids, sampling) in enumerate(ticket.prompts):
                 request = self._engine.submit(ids, sampling, streaming=ticket.streaming)
@@ -162,11 +183,15 @@ class Worker:
             ticket.deliver(error)
             self._release(len(ticket.prompts) - len(ticket.open))
             self._drop(ticket)
+        return False
 
     def _hand_out(self, deltas: list[Delta]) -> None:
         for delta in deltas:
             ticket = self._tickets.get(delta.request)
             if ticket is None:
+                continue
+            if delta.error is not None:
+                self._give_up(ticket, delta.request, delta.error)
                 continue
             number = ticket.open[delta.request]
             self._measure(ticket, number, delta)
@@ -183,11 +208,22 @@ class Worker:
         if delta.completion is not None:
             self._meters.ended(len(ticket.prompts[number][0]), delta)
 
-    def _drop(self, ticket: Ticket) -> None:
+    def _drop(self, ticket: Ticket) -> bool:
         for request in list(ticket.open):
             self._forget(ticket, request)
-            self._meters.aborted()
+            self._meters.ended_early("abort")
             self._engine.cancel(request)
+        return False
+
+    def _give_up(self, ticket: Ticket, request: int, error: Exception) -> None:
+        """One of a ticket's completions failed: its client gets an error, and needs none of the others."""
+        told = as_told(error)
+        if isinstance(told, EngineFailed):
+            self._on_error(error)
+        self._forget(ticket, request)
+        self._meters.ended_early("error")
+        ticket.deliver(told)
+        self._drop(ticket)
 
     def _fail(self, error: Exception) -> None:
         """Give everything up. An engine in disorder may fail at that too: nobody must wait for it."""

@@ -9,7 +9,7 @@ from modelwright.data.sources import mark, stated
 from modelwright.formats.huggingface import load_model
 from modelwright.model.flops import training_flops_per_token
 from modelwright.stages.training import keep_model, spread_model, train_model
-from modelwright.stages.views import PairView
+from modelwright.stages.views import DROPPED, PairView, left_out
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.training.compute import ComputeConfig, resolve
 from modelwright.training.loop import LoopConfig
@@ -69,5 +69,7 @@ def run(config: Config, run: Run) -> Artifact:
         flops_per_token=per_token,
     )
     keep_model(run, spread, model, parent)
-    metrics = {"steps": plan.steps, **trained.metrics}
-    return run.finish(["model", "metrics.jsonl"], metrics, tokens=trained.tokens, flops=flops)
+    metrics = {"steps": trained.steps, "view_sha256": batches.digest(), **trained.metrics, **left_out(run)}
+    made = [name for name in ("model", "metrics.jsonl", DROPPED) if (run.dir / name).exists()]
+    done = trained.steps / plan.steps
+    return run.finish(made, metrics, tokens=trained.tokens, flops=flops * done)

@@ -9,7 +9,8 @@ those are handed on. All is reported in `candidates.json`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from modelwright.base.artifact import Artifact
 from modelwright.base.config import Config as BaseConfig
-from modelwright.base.errors import UserError
+from modelwright.base.errors import DamagedFile, UserError
 from modelwright.base.files import atomic_directory, write_json
 from modelwright.base.metrics import in_words
 from modelwright.base.run import Run
@@ -34,11 +35,15 @@ from modelwright.stages.views import ConversationView, PairView
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.shards import TokenShards
 from modelwright.training.averages import UPDATES, average_from_state, names_in, power_exponent
-from modelwright.training.checkpoint import Checkpoints
+from modelwright.training.checkpoint import Checkpoint, Checkpoints
+from modelwright.training.keeping import BEST
 from modelwright.training.loop import SNAPSHOTS
 
 INPUTS: tuple[str, ...] = ("tokens", "model")
 LAST = "last"
+"""What candidates are compared with: the weights that the stage handed on. They are its last ones unless it
+kept others (training/keeping.py); then the last ones are a candidate too."""
+OWN = "the stage's own weights are handed on"
 MIN_UNITS = 8
 """Held-out texts in each half below which no test is worth its name."""
 
@@ -75,16 +80,17 @@ def run(config: Config, run: Run) -> Artifact:
     text = by_text(TextView(validation_tokens=config.validation_tokens), model, shards, tokenizer)
     judge = judge_of(source, model, tokenizer, run) or text
     candidates = gather(source, config)
+    put = partial(place, model, frozenset(candidates[LAST]()))
     scores: dict[str, Scores] = {}
     rows: list[dict[str, Any]] = []
     with run.progress("candidates", len(candidates)) as bar, torch.no_grad():
         for name, weights in candidates.items():
-            model.load_state_dict(weights())
+            put(weights())
             scores[name] = judge.measure()
             rows.append({"candidate": name} | ({} if judge is text else {text.metric: text.measure().value}))
             bar.advance()
         if config.soup and len(candidates) > 1:
-            soup = stir(model, judge, candidates, scores, run)
+            soup = stir(put, judge, candidates, scores, run)
             candidates["soup"] = lambda: soup
             rows.append(
                 {"candidate": "soup"} | ({} if judge is text else {text.metric: text.measure().value})
@@ -97,7 +103,7 @@ def run(config: Config, run: Run) -> Artifact:
             row |= interval(scores[name].against(scores[LAST], config.confidence))
         run.log(describe(row))
     run.log(verdict(best, test, judge, config))
-    model.load_state_dict(candidates[best]())
+    put(candidates[best]())
     with atomic_directory(run.dir / "model") as folder:
         save_model(folder, model, parent)
     found = {"judged_by": judge.metric, "unit": judge.unit, "confidence": config.confidence}
@@ -129,20 +135,35 @@ def interval(found: Difference) -> dict[str, float]:
 def verdict(best: str, test: Mapping[str, Difference], judge: Judge, config: Config) -> str:
     """What was chosen and why, for the log."""
     if not test:
-        return "the last weights are handed on: no other candidate did better where that could be tested"
+        return f"{OWN}: no other candidate did better where that could be tested"
     (name, found), *_ = test.items()
     ends = f"{found.mean:+.5f} [{found.low:+.5f}, {found.high:+.5f}] {in_words(judge.metric)}"
-    means = "it is handed on" if best != LAST else "not beyond doubt: the last weights are handed on"
+    means = "it is handed on" if best != LAST else f"not beyond doubt: {OWN}"
     return f"{name} against last on {found.n} {judge.unit} that had no part in the choice: {ends}: {means}"
 
 
+def place(model: Transformer, names: Set[str], weights: Weights) -> None:
+    """Put a candidate, which must consist of `names`, into the model. Frozen weights stay as they are."""
+    unknown = model.load_state_dict(weights, strict=False).unexpected_keys
+    if unknown or weights.keys() != names:
+        others = sorted(weights.keys() ^ names)
+        raise DamagedFile(
+            f"a candidate's {len(weights)} weights are not those of the model: {len(unknown)} are none of its"
+            f" {unknown[:3]}, {len(others)} are missing or more than the stage's own {others[:3]}. Train anew"
+        )
+
+
 def stir(
-    model: Transformer, judge: Judge, candidates: Candidates, scores: dict[str, Scores], run: Run
+    put: Callable[[Weights], None],
+    judge: Judge,
+    candidates: Candidates,
+    scores: dict[str, Scores],
+    run: Run,
 ) -> Weights:
     """The greedy soup of all candidates, by the half of the texts that chooses; adds its scores."""
 
     def score(weights: Weights) -> float:
-        model.load_state_dict(weights)
+        put(weights)
         scores["soup"] = judge.measure()
         return scores["soup"].half(0).value
 
@@ -160,7 +181,13 @@ def describe(row: Mapping[str, Any]) -> str:
 
 
 def gather(source: Artifact, config: Config) -> Candidates:
-    """What there is to choose from, of a training stage; the last weights come first."""
+    """What there is to choose from, of a training stage; the last weights come first. Frozen weights, which
+    are the same in all, are not among them."""
+    if source.manifest.config.get("adapter"):
+        raise UserError(
+            f"{source.path} trained an adapter, and averages of A and of B are no average of their product:"
+            " leave the station average out of this recipe"
+        )
     kept = Checkpoints(source.path / "checkpoints", keep=1).all()
     if not kept:
         raise UserError(f"{source.path} has no checkpoints to average: run '{source.stage} --force'")
@@ -168,13 +195,26 @@ def gather(source: Artifact, config: Config) -> Candidates:
         checkpoint.verify()
     tail = kept[-config.last :]
     averages = tail[-1].tensors("averages")
-    found: Candidates = {LAST: lambda: tail[-1].tensors("model")}
+    end, handed_on = tail[-1], _handed_on(source, tail[-1])
+    found: Candidates = {LAST: lambda: handed_on.tensors("model")}
+    if handed_on.step != end.step:
+        found[f"after step {end.step:,}"] = lambda: end.tensors("model")
     for name in names_in(averages):
         if int(averages[f"{name}/{UPDATES}"]):
             found[name] = lambda name=name: average_from_state(averages, name)
     if len(tail) > 1:
         found[f"uniform of last {len(tail)}"] = lambda: uniform(each.tensors("model") for each in tail)
     return found | post_hoc(source, config.widths)
+
+
+def _handed_on(source: Artifact, end: Checkpoint) -> Checkpoint:
+    """The weights that a stage whose last checkpoint is `end` handed on."""
+    kept = int(source.metrics.get("kept_step", end.step))
+    if kept == end.step:
+        return end
+    best = Checkpoint(source.path / BEST / "checkpoints" / f"step-{kept:08d}", kept)
+    best.verify()
+    return best
 
 
 def post_hoc(source: Artifact, widths: tuple[float, ...]) -> Candidates:
@@ -209,18 +249,19 @@ def judge_of(source: Artifact, model: Transformer, tokenizer: BPETokenizer, run:
     """The held-out measure that the training stage itself used, from its manifest; None for bits per byte."""
     settings, seed = source.manifest.config, source.manifest.seed
     if source.stage == "finetune":
-        held_out = _view(ConversationView, settings).pack("validation", tokenizer, run, seed)
-        return by_objective(model, NextToken(), held_out, "rows of conversations")
+        held_out = view_of(ConversationView, settings).pack("validation", tokenizer, run, seed)
+        return by_objective(model, NextToken(), held_out.batches, "rows of conversations")
     if source.stage == "align":
         start = next(parent for parent in source.manifest.parents if parent.role == "model")
         start_model, lost = source.parent(start)
         if start_model is None:
             raise UserError(f"the reference that {source.path} was aligned against is {lost}: align again")
-        reference, view = load_model(start_model.file("model")), _view(PairView, settings)
+        reference, view = load_model(start_model.file("model")), view_of(PairView, settings)
         pairs = view.pair_up("validation", reference, tokenizer, run, seed)
         return by_objective(model, view.loss(), pairs, "pairs")
     return None
 
 
-def _view(kind: type[V], settings: Mapping[str, Any]) -> V:
-    return kind.model_validate({name: settings[name] for name in kind.model_fields})
+def view_of(kind: type[V], settings: Mapping[str, Any]) -> V:
+    """As a manifest has it; what an older one does not know is as it was then, by default."""
+    return kind.model_validate({name: settings[name] for name in kind.model_fields if name in settings})

@@ -20,14 +20,19 @@ from modelwright.base.files import atomic_directory, write_json
 from modelwright.base.run import Run
 from modelwright.base.schema import Batch
 from modelwright.compression.quantize import quantize
+from modelwright.data.atlas.conversations import conversations
 from modelwright.evaluation.compare import Comparison, Damage
 from modelwright.formats.huggingface import WEIGHTS, load_model, save_model
 from modelwright.model.quantized import GROUP, Scheme
 from modelwright.model.transformer import Transformer
 from modelwright.tokenizer.bpe import BPETokenizer
+from modelwright.tokenizer.chat import render
 from modelwright.tokenizer.shards import TokenShards
 
-INPUTS: tuple[str, ...] = ("tokens", "model")
+INPUTS: tuple[str, ...] = ("model",)
+OPTIONAL: tuple[str, ...] = ("tokens",)
+"""Used where there are any: their held-out text is what the damage is measured on. Where a model was imported
+there are none; then it is the embedded corpus."""
 
 
 class Config(BaseConfig):
@@ -78,27 +83,56 @@ def run(config: Config, run: Run) -> Artifact:
 
 @torch.inference_mode()
 def _compare(config: Config, run: Run, original: Transformer, changed: Transformer) -> Damage:
-    tokens = run.input("tokens")
+    if "tokens" in run.inputs:
+        batches = _from_shards(config, run.input("tokens"), original)
+    else:
+        batches = _from_conversations(config, run.input("model"), original)
+    comparison = Comparison()
+    with run.progress("measuring the damage", len(batches)) as progress:
+        for batch, sizes in batches:
+            before, after = (model.on_batch(batch).logits()[0] for model in (original, changed))
+            comparison.add(before, after, batch.targets[0], sizes)
+            progress.advance()
+    return comparison.result()
+
+
+Measured = list[tuple[Batch, torch.Tensor]]
+"""Sequences (1, T), each with the bytes (T,) that its targets stand for."""
+
+
+def _from_shards(config: Config, tokens: Artifact, model: Transformer) -> Measured:
+    """Held-out text, spread evenly over the shards."""
     tokenizer = BPETokenizer.load(tokens.file("tokenizer"))
     lengths = torch.tensor(tokenizer.byte_lengths)
     shards = TokenShards.open(tokens.file("validation"))
     # Intervals are over sequences: of a short text at least two are made.
-    length = min(config.sequence_length, original.config.max_position_embeddings, (len(shards) - 1) // 2)
+    length = min(config.sequence_length, model.config.max_position_embeddings, (len(shards) - 1) // 2)
     if length < 1:
         raise UserError(
             f"{shards.folder} holds {len(shards)} tokens, too few to measure on: prepare more text."
         )
     count = min(config.sequences, (len(shards) - 1) // length)
-    comparison = Comparison()
-    with run.progress("measuring the damage", count) as progress:
-        for batch in _sequences(shards, length, count, tokenizer.end_of_text_id):
-            before, after = (model.on_batch(batch).logits()[0] for model in (original, changed))
-            ids, targets = batch.ids[0], batch.targets[0]
-            # A document's first token has nothing before it: it counts in no bits per byte.
-            sizes = lengths[targets].where(ids != tokenizer.end_of_text_id, 0)
-            comparison.add(before, after, targets, sizes)
-            progress.advance()
-    return comparison.result()
+    found: Measured = []
+    for batch in _sequences(shards, length, count, tokenizer.end_of_text_id):
+        # A document's first token has nothing before it: it counts in no bits per byte.
+        starts = batch.ids[0] == tokenizer.end_of_text_id
+        found.append((batch, lengths[batch.targets[0]].where(~starts, 0)))
+    return found
+
+
+def _from_conversations(config: Config, model: Artifact, network: Transformer) -> Measured:
+    """Held-out conversations of the embedded corpus, where a run has no text of its own: in the template of
+    a model that was tuned, and as plain text for one that was not."""
+    tokenizer = BPETokenizer.load(model.file("model"))
+    lengths = torch.tensor(tokenizer.byte_lengths)
+    tuned = any(made.stage in ("finetune", "align") for made in model.ancestry())
+    limit = min(config.sequence_length, network.config.max_position_embeddings) + 1
+    found: Measured = []
+    for each in conversations(config.sequences, config.sequences, "validation"):
+        text = "\n".join(message.content for message in each.messages)
+        ids = torch.tensor([(render(tokenizer, each).ids if tuned else tokenizer.encode(text))[:limit]])
+        found.append((Batch(ids=ids[:, :-1], targets=ids[:, 1:]), lengths[ids[0, 1:]]))
+    return found
 
 
 def _sequences(shards: TokenShards, length: int, count: int, end_of_text: int) -> Iterator[Batch]:

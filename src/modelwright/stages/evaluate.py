@@ -36,7 +36,9 @@ from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.chat import render
 from modelwright.tokenizer.shards import TokenShards
 
-INPUTS: tuple[str, ...] = ("tokens", "models")
+INPUTS: tuple[str, ...] = ("models",)
+OPTIONAL: tuple[str, ...] = ("tokens",)
+"""Used where there are any: their held-out text, for bits per byte."""
 
 BITS_PER_BYTE = "bits_per_byte"
 SIGNIFICANT = 0.05
@@ -125,7 +127,7 @@ class Examiner:
         self._model: Transformer = load_model(folder, device=self._device).eval()
         self._tokenizer = BPETokenizer.load(folder)
         self._engine = Engine(self._model, self._tokenizer, max_slots=config.slots)
-        self._prompts = Prompts(chat=self._chat, text=self._tokenizer.encode, encode=self._tokenizer.encode)
+        self._prompts = Prompts(chat=self._chat, text=self._tokenizer.begin, encode=self._tokenizer.encode)
 
     def _chat(self, messages: Sequence[Message]) -> list[int]:
         """The one chat template, open for the assistant's turn."""
@@ -136,10 +138,9 @@ class Examiner:
         """Bits per byte on validation text, and the next-token distributions."""
         for prompt in self._config.prompts:
             seen.distributions[prompt] = self._distribution(prompt)
-        tokens = self._run.input("tokens")
-        shards = TokenShards.open(tokens.file("validation"))
-        if not self._config.validation_tokens:
+        if not self._config.validation_tokens or "tokens" not in self._run.inputs:
             return
+        shards = TokenShards.open(self._run.input("tokens").file("validation"))
         if shards.vocab_size != self._tokenizer.vocab_size:
             self._run.log(f"{self._role}: another vocabulary than the validation shards', no bits per byte")
             return

@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import Field
 
 from modelwright.base.artifact import Artifact
@@ -20,6 +21,7 @@ from modelwright.base.config import Config as BaseConfig
 from modelwright.base.errors import GateRefused, UserError
 from modelwright.base.files import atomic_directory, read_json, remove_temporaries, write_json, write_text
 from modelwright.base.run import Run
+from modelwright.base.schema import Conversation
 from modelwright.evaluation.torture import CONVERSATIONS, TORTURE, vocabulary_strings
 from modelwright.evaluation.verification import (
     Evidence,
@@ -31,7 +33,7 @@ from modelwright.evaluation.verification import (
 )
 from modelwright.formats.card import licence_of, model_card
 from modelwright.formats.gguf import About, FileType, write_gguf
-from modelwright.formats.huggingface import load_config, load_weights
+from modelwright.formats.huggingface import load_config
 from modelwright.formats.llama_cpp import LlamaCppReader
 from modelwright.formats.ollama import modelfile
 from modelwright.formats.readers import (
@@ -42,8 +44,10 @@ from modelwright.formats.readers import (
     reader_version,
     why_missing,
 )
+from modelwright.model.transformer import Transformer
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.shards import TokenShards
+from modelwright.tokenizer.template import TemplateRefuses
 
 INPUTS: tuple[str, ...] = ("model",)
 FOLDER = "folder"
@@ -131,7 +135,9 @@ def _write_bundle(config: Config, run: Run, source: Path, history: Sequence[Arti
         run.log(f"{made[kind].name}: {made[kind].stat().st_size:,} bytes")
     if config.gguf:
         remove_temporaries(run.dir / "gguf")
-        write_text(run.dir / "Modelfile", modelfile(f"gguf/model-{config.gguf[-1]}.gguf"))
+        write_text(
+            run.dir / "Modelfile", modelfile(f"gguf/model-{config.gguf[-1]}.gguf", BPETokenizer.load(source))
+        )
     return made
 
 
@@ -150,7 +156,7 @@ def _verify(
             if missing:
                 verdicts.append(not_verified(file=path.name, reader=name, reason=missing))
                 continue
-            evidence = evidence or _evidence(config, source, history)
+            evidence = evidence or _evidence(config, run, source, history)
             verdicts += _ask(evidence, path, name, config.tolerance(kind))
     return verdicts
 
@@ -167,7 +173,7 @@ def _ask(evidence: Evidence, path: Path, name: str, tolerance: float) -> list[Ve
         return [could_not_read(file=path.name, reader=name, version=version, reason=reason[:500])]
 
 
-def _evidence(config: Config, source: Path, history: Sequence[Artifact]) -> Evidence:
+def _evidence(config: Config, run: Run, source: Path, history: Sequence[Artifact]) -> Evidence:
     """Our own answers: on the torture set, and on validation tokens where the ancestry leads to them."""
     ours = OwnReader(source)
     length = min(config.sequence_length, load_config(source).max_position_embeddings)
@@ -182,7 +188,31 @@ def _evidence(config: Config, source: Path, history: Sequence[Artifact]) -> Evid
     special = set(tokenizer.special_ids.values())
     pieces = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size) if i not in special]
     texts = (*TORTURE, *vocabulary_strings([piece for piece in pieces if "\0" not in piece]))
-    return Evidence.of(ours, texts, CONVERSATIONS, sequences)
+    if tokenizer.cut and tokenizer.cut.composed:
+        run.log(
+            "the tokenizer brings text to Unicode's form NFC and llama.cpp does not: what is not in that form"
+            " (letters with accents apart) is cut otherwise there, and was not compared"
+        )
+        texts = tuple(dict.fromkeys(map(tokenizer.composed, texts)))
+    return Evidence.of(ours, texts, _taken(ours, run), sequences)
+
+
+def _taken(reader: Reader, run: Run) -> list[Conversation]:
+    """The conversations that the model's chat template takes: some know no system message, or no turns."""
+    taken: list[Conversation] = []
+    reasons: list[str] = []
+    for talk in CONVERSATIONS:
+        try:
+            reader.render(talk)
+            taken.append(talk)
+        except TemplateRefuses as error:
+            reasons.append(str(error))
+    if reasons:
+        run.log(
+            f"{len(reasons)} of {len(CONVERSATIONS)} conversations are not compared, since the chat template"
+            f" does not take them; the first: {reasons[0]}"
+        )
+    return taken
 
 
 def _summary(verdicts: Sequence[Verdict]) -> list[str]:
@@ -190,7 +220,7 @@ def _summary(verdicts: Sequence[Verdict]) -> list[str]:
     lines: list[str] = []
     for (file, reader), group in groupby(verdicts, key=lambda v: (v.file, v.reader)):
         checks = list(group)
-        worst = next((v for v in checks if v.status != "passed"), None)
+        worst = next((v for wrong in ("failed", "not verified") for v in checks if v.status == wrong), None)
         if worst:
             lines.append(f"{file} by {reader}: {worst.status} ({worst.check}: {worst.reason:.160})")
         else:
@@ -208,7 +238,7 @@ def _gate(config: Config, run: Run, verdicts: Sequence[Verdict]) -> None:
             f"{len(failed)} of {len(verdicts)} checks of the export failed; the files in {run.dir} must not"
             " be used. All verdicts are in verification.json.\n" + "\n".join(f"  {v}" for v in failed)
         )
-    absent = [v for v in verdicts if v.reader == TRANSFORMERS and v.status == "not verified"]
+    absent = [v for v in verdicts if v.reader == TRANSFORMERS and v.check == "reads it"]
     if config.readers == "require" and absent:
         raise GateRefused(f"readers is 'require' and the export is not verified: {absent[0].reason}")
 
@@ -221,11 +251,12 @@ def _write_card(
     verdicts: Sequence[Verdict],
 ) -> None:
     config = load_config(source)
-    weights = load_weights(source)
+    with torch.device("meta"):
+        parameters = Transformer(config).num_parameters()
     card = model_card(
         name=run.dir.resolve().parent.name,
         config=config,
-        parameters=sum(tensor.numel() for tensor in weights.values()),
+        parameters=parameters,
         history=history,
         checks=[str(verdict) for verdict in verdicts],
         gguf_files=[f"gguf/{path.name}" for kind, path in files.items() if kind != FOLDER],

@@ -1,39 +1,69 @@
-"""finetune: conversations -> a model that answers (supervised fine-tuning of all weights)."""
+"""finetune: conversations -> a model that answers (supervised fine-tuning of all weights, or an adapter)."""
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Sequence
+from functools import partial
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from modelwright.base.artifact import Artifact
+from modelwright.base.device import Device
 from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
+from modelwright.base.schema import Conversation
+from modelwright.base.seams import Objective
 from modelwright.data.sources import mark, stated
-from modelwright.formats.huggingface import load_model
+from modelwright.data.split import SIDES
 from modelwright.model.flops import training_flops_per_token
+from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
-from modelwright.stages.training import keep_model, spread_model, train_model
-from modelwright.stages.views import ConversationView
+from modelwright.stages.adapting import ADAPTER, Trainable, frozen_flops, keep_trained, load_to_train
+from modelwright.stages.retention import FORGETTING, ForgettingConfig, Retention
+from modelwright.stages.samples import SAMPLES, Samples, SamplesConfig
+from modelwright.stages.search_settings import SearchConfig
+from modelwright.stages.teacher import TeacherConfig, distillation
+from modelwright.stages.teacher import mark as mark_of_teacher
+from modelwright.stages.training import spread_model, train_model
+from modelwright.stages.views import DROPPED, ConversationView, held_out_loss
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.training.compute import ComputeConfig, resolve
 from modelwright.training.loop import LoopConfig
 
 INPUTS: tuple[str, ...] = ("model",)
+MADE = ("model", ADAPTER, "metrics.jsonl", DROPPED, SAMPLES, FORGETTING)
 TOGETHER = True
 """All processes run this stage, where there are several."""
 
 
-class Config(LoopConfig, ConversationView):
-    """Which conversations, how often, in which pieces."""
+class Config(LoopConfig, ConversationView, Trainable):
+    """Which conversations, how often, in which pieces; and what of the model learns from them."""
 
     z_loss: float = Field(default=0.0, ge=0)
     """Weight of what keeps logits from drifting away (arXiv 2204.02311 takes 1e-4); 0: none."""
     compute: ComputeConfig = ComputeConfig()
     """Device, number format, compilation."""
+    search: SearchConfig | None = None
+    """What `finetune --search` tries before it trains. None: the defaults of that."""
+    samples: SamplesConfig | None = None
+    """Prompts that are answered along the way, to see what is learned. None: none."""
+    forgetting: ForgettingConfig | None = None
+    """What is compared before and after, to see what is lost. None: nothing."""
+    teacher: TeacherConfig | None = None
+    """A model whose probabilities are learned at the same tokens (distillation). None: the tokens alone."""
+
+    @model_validator(mode="after")
+    def _one_loss(self) -> Self:
+        if self.teacher and self.z_loss:
+            raise ValueError("z_loss is part of the loss without a teacher: leave out z_loss, or teacher")
+        return self
 
 
 def sources(config: Config) -> str:
-    """A mark of what the sources hold now: when it changes, the stage runs anew."""
-    return mark(config.sources)
+    """A mark of what the sources and the teacher hold now: when it changes, the stage runs anew."""
+    read = mark((*config.sources, *config.validation_sources))
+    return f"{read} {mark_of_teacher(config.teacher)}" if config.teacher else read
 
 
 def facts(config: Config) -> Provenance:
@@ -46,16 +76,17 @@ def run(config: Config, run: Run) -> Artifact:
     parent = run.input("model").file("model")
     tokenizer = BPETokenizer.load(parent)
     device = resolve(config.compute)
-    model = load_model(parent)
-    model.compute_dtype = device.dtype
+    model = load_to_train(config, config.compute, parent, device, run)
     spread = spread_model(model, config.compute, device, run)
-    batches = config.pack("train", tokenizer, run, run.seed)
-    validate = config.measure(spread, tokenizer, run, run.seed)
-    plan = config.plan(len(batches))
-    tokens = len(batches) * config.rows * config.context
-    per_token = training_flops_per_token(model.config, config.context)
+    learned, held_out = (config.pack(side, tokenizer, run, run.seed) for side in SIDES)
+    batches, digest = learned.batches, learned.batches.digest()
+    plan, tokens = config.plan(len(batches)), batches.num_positions
+    objective, taught = _objective(config, tokenizer, device, run)
+    per_token = training_flops_per_token(model.config, config.context) - frozen_flops(config, model) + taught
     flops = per_token * tokens
-    run.log(f"{plan.steps:,} steps, {tokens:,} tokens")
+    run.log(f"{plan.steps:,} steps, {tokens:,} tokens; sha256 of what is learned: {digest}")
+    samples = _samples(config, model, tokenizer, held_out.kept(), run)
+    retention = Retention(config.forgetting, model, tokenizer, run) if config.forgetting else None
     trained = train_model(
         run,
         config,
@@ -63,13 +94,39 @@ def run(config: Config, run: Run) -> Artifact:
         device,
         spread,
         model,
-        NextToken(config.z_loss),
+        objective,
         batches,
         plan,
-        validate=validate,
+        validate=partial(held_out_loss, spread, held_out.batches),
         flops=flops,
         flops_per_token=per_token,
+        show=samples,
     )
-    keep_model(run, spread, model, parent)
-    metrics = {"steps": plan.steps, **trained.metrics}
-    return run.finish(["model", "metrics.jsonl"], metrics, tokens=trained.tokens, flops=flops)
+    measure = partial(held_out_loss, held_out=held_out.batches)
+    kept = keep_trained(config, run, spread, model, parent, trained.metrics, measure)
+    metrics = {"steps": trained.steps, "conversations": len(batches.kept), "view_sha256": digest}
+    metrics |= kept | trained.metrics | learned.counts() | (retention.report() if retention else {})
+    made = [name for name in MADE if (run.dir / name).exists()]
+    return run.finish(made, metrics, tokens=trained.tokens, flops=per_token * trained.tokens)
+
+
+def _objective(config: Config, tokenizer: BPETokenizer, device: Device, run: Run) -> tuple[Objective, float]:
+    """(what is made small, FLOPs a token that it takes besides the model's own)."""
+    if config.teacher is None:
+        return NextToken(config.z_loss), 0.0
+    return distillation(config.teacher, tokenizer, device, run)
+
+
+def _samples(
+    config: Config,
+    model: Transformer,
+    tokenizer: BPETokenizer,
+    held_out: Sequence[Conversation],
+    run: Run,
+) -> Samples | None:
+    """What shows answers along the way, where that is wanted and one process holds the model."""
+    if config.samples is None or run.sampler_of is None:
+        if config.samples is not None:
+            run.log("no samples are shown: the model is not held by one process alone")
+        return None
+    return Samples(config.samples, model, tokenizer, held_out, run, config.validate_every)

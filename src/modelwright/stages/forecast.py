@@ -17,10 +17,12 @@ from modelwright.base.device import bf16_is_faster
 from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.files import canonical_json, read_json, sha256_text, write_json
 from modelwright.base.schema import Conversation, Preference
-from modelwright.data.sources import conversations_from, preferences_from
+from modelwright.data.conversations.sides import conversations_from, preferences_from
+from modelwright.data.readers.faults import Faults
 from modelwright.evaluation.page import duration, size
 from modelwright.kernels import amx
 from modelwright.planning.activations import Batch
+from modelwright.planning.adapted import Frozen
 from modelwright.planning.duration import Work
 from modelwright.planning.forecast import (
     FILE,
@@ -42,6 +44,12 @@ PARAMETERS_PER_SECOND = {"average": 5e6, "compress": 4e6, "export": 2e6}
 """Weights through a station, its measurements on held-out text included: estimates for two cores."""
 QUESTIONS_PER_SECOND = 25.0
 """Answers of 64 tokens at most, 4M parameters, 64 at once on two cores: an estimate, slower with the size."""
+ALL_SUITES = 12
+"""Suites that a model is asked where none are named."""
+CPU_BANDWIDTH = 2e10
+"""Bytes a second that two cores read, where that figure was measured: about."""
+COPIES = {"import": 2.0, "evaluate": 4.0, "compress": 8.0, "export": 8.0}
+"""Bytes a parameter that a station holds at its highest; of others three copies in fp32."""
 START = 2.0
 """Seconds that any station takes to open its inputs and to hash what it made."""
 SAMPLE = 300
@@ -159,20 +167,28 @@ def plan_again(folder: Path, configs: Mapping[str, Config], name: str) -> tuple[
     file = folder / FILE
     if file.is_file():
         return validate(Forecast, read_json(file), str(file)), True
-    return plan(name, configs), False
+    imported = folder / "import"
+    return plan(name, configs, model=imported if imported.is_dir() else None), False
 
 
 def _shape(configs: Mapping[str, Any], model: Path | None) -> Shape | None:
     if "pretrain" in configs:
         vocabulary = configs["tokenize"].vocab_size if "tokenize" in configs else 4096
         return Shape.of(configs["pretrain"].model.derive(vocabulary))
+    if model is None and "import" in configs:
+        model = Path(configs["import"].model)
+        if model.suffix == ".gguf":
+            raise UserError(
+                f"import.model is {model}: a forecast does not open GGUF files. Import it first, then add"
+                " --input model=RUN/import"
+            )
     return find_shape(str(model)) if model else None
 
 
 def _trained(verb: str, config: Any, shape: Shape, setting: Setting) -> StationForecast:
     """A station that trains: how many micro-batches of which shape, and what else it reads."""
     training, work = _pretraining(config, shape) if hasattr(config, "plan_for") else _tuning(config)
-    training = _on(training, config, setting.machine)
+    training = _on(training, config, setting)
     rehearsed: Rehearsed | None = None
     if setting.probe and setting.machine.name == "here":
         rehearsed = rehearsal.in_a_process(shape.name, config, shape, training)
@@ -191,7 +207,8 @@ def _pretraining(config: Any, shape: Shape) -> tuple[Training, Work]:
 
 
 def _tuning(config: Any) -> tuple[Training, Work]:
-    """Fine-tuning packs conversations into rows; alignment lays pairs side by side."""
+    """Fine-tuning packs conversations into rows, or pads those of like length; alignment lays pairs side by
+    side."""
     if hasattr(config, "pairs"):
         lengths = sorted(_pair_lengths(config.sources, config.pairs))
         pairs = _count(config.sources, config.pairs, preferences_from)
@@ -211,21 +228,27 @@ def _tuning(config: Any) -> tuple[Training, Work]:
         )
     lengths = _conversation_lengths(config.sources, config.conversations)
     count = _count(config.sources, config.conversations, conversations_from)
-    tokens = count * config.epochs * sum(lengths) / len(lengths)
-    micro = max(1, round(tokens / (config.rows * config.context * FILL)))
+    packed, mean = config.batching == "packed", sum(lengths) / len(lengths)
+    padded = min(config.context, _mean_padded(sorted(map(round, lengths)), config.rows / count))
+    each = mean / FILL if packed else padded
+    usual = config.context if packed else each
+    micro = max(1, round(count * config.epochs * each / (config.rows * usual)))
     steps = -(-micro // config.accumulation)
-    held_out = round(config.validation_conversations * sum(lengths) / len(lengths) / FILL)
-    training = Training(batch=Batch(rows=config.rows, context=config.context), supervised=0.5)
+    held_out = round(config.validation_conversations * each)
+    batch = Batch(rows=config.rows, context=config.context, masked=packed)
+    training = Training(batch=batch, supervised=0.5)
     return training, Work(
         steps=steps,
+        share=usual / config.context,
         measured_tokens=held_out * _measurements(steps, config),
         checkpoints=_checkpoints(steps, config),
         reading=count / EXAMPLES_PER_SECOND + (ATLAS_SECONDS if _made_up(config) else 0.0),
     )
 
 
-def _on(training: Training, config: Any, machine: Machine) -> Training:
-    """With what the settings and the machine decide: formats, optimizer, kernels, checkpointing."""
+def _on(training: Training, config: Any, setting: Setting) -> Training:
+    """With what the settings and the machine decide: formats, optimizer, kernels, checkpointing, shards."""
+    machine = setting.machine
     compute, here = config.compute, machine.kind == "cpu"
     checkpointing = getattr(compute, "activation_checkpointing", "none")
     own = here and checkpointing != "selective"  # under it products are watched, and our kernels stand back
@@ -247,9 +270,17 @@ def _on(training: Training, config: Any, machine: Machine) -> Training:
         accumulation=config.accumulation,
         optimizer=config.optimizer.kind,
         averages=_averages(config),
+        frozen=_frozen(config),
+        shards=1 if here or compute.shard == "none" else setting.devices,
         checkpointing=checkpointing,
         checkpoint_every=getattr(compute, "checkpoint_every_block", 1),
     )
+
+
+def _frozen(config: Any) -> Frozen | None:
+    """How the model is held where an adapter is trained; None where all of it is."""
+    adapter = getattr(config, "adapter", None)
+    return Frozen(rank=adapter.rank, weights=config.weights) if adapter else None
 
 
 def _averages(config: Any) -> int:
@@ -267,7 +298,7 @@ def _checkpoints(steps: int, config: Any) -> int:
 
 
 def _conversation_lengths(sources: Sequence[Any], count: int) -> list[float]:
-    found: list[Conversation] = conversations_from(sources, 0, min(count, SAMPLE), "train")
+    found: list[Conversation] = conversations_from(sources, 0, min(count, SAMPLE), "train", Faults("skip"))
     if not found:
         raise UserError("the sources hold no conversation: nothing can be planned")
     return [
@@ -276,7 +307,7 @@ def _conversation_lengths(sources: Sequence[Any], count: int) -> list[float]:
 
 
 def _pair_lengths(sources: Sequence[Any], count: int) -> list[int]:
-    found: list[Preference] = preferences_from(sources, 0, min(count, SAMPLE), "train")
+    found: list[Preference] = preferences_from(sources, 0, min(count, SAMPLE), "train", Faults("skip"))
     if not found:
         raise UserError("the sources hold no preference pair: nothing can be planned")
 
@@ -292,7 +323,7 @@ def _pair_lengths(sources: Sequence[Any], count: int) -> list[int]:
 def _count(sources: Sequence[Any], wanted: int, read: Any) -> int:
     """How many there will be: of a source that ends within the sample, what it holds, else what is wanted."""
     sample = min(wanted, SAMPLE)
-    counts = [len(read((source,), 0, sample, "train")) for source in sources]
+    counts = [len(read((source,), 0, sample, "train", Faults("skip"))) for source in sources]
     return sum(wanted if count >= sample else count for count in counts)
 
 
@@ -345,9 +376,16 @@ def _other(verb: str, config: Any, shape: Shape | None, text: float, setting: Se
     elif verb in PARAMETERS_PER_SECOND:
         seconds = parameters / PARAMETERS_PER_SECOND[verb]
     elif verb == "evaluate":
-        seconds = 12 * config.limit * 3 / QUESTIONS_PER_SECOND * max(0.3, size)
+        suites = len(config.suites) or ALL_SUITES
+        on_cpu = setting.machine.kind == "cpu"
+        faster = 1.0 if on_cpu else setting.machine.bandwidth / CPU_BANDWIDTH  # answering waits for memory
+        seconds = suites * config.limit * 3 / QUESTIONS_PER_SECOND * max(0.3, size) / faster
     else:
         seconds = 0.0
     about = "rough throughput on two CPU cores"
-    memory = CPU_BASE / 2 + 2 * text if verb in BYTES_PER_SECOND else CPU_BASE + 3 * 4 * parameters
-    return other_station(verb, START + seconds, memory, about, setting.machine, setting.prices)
+    copies = COPIES.get(verb, 12.0) * parameters
+    memory = CPU_BASE / 2 + 2 * text if verb in BYTES_PER_SECOND else CPU_BASE + copies
+    made = other_station(verb, START + seconds, memory, about, setting.machine, setting.prices)
+    if setting.machine.kind == "gpu" and verb != "evaluate":
+        return made.model_copy(update={"fits": None, "about": f"{about}, in the host's memory"})
+    return made

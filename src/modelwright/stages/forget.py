@@ -91,6 +91,7 @@ def edit_recipe(recipe: Settings, targets: Iterable[Target]) -> Settings:
     data = edited.setdefault("data", {})
     data["forget"] = sorted({*data.get("forget", ()), *names})
     gone = {target.source for target in targets if target.source is not None}
+    _keep_the_beginning(edited, gone)
     for section in [SECTIONS[verb] for verb in recipe["stages"] if verb in SECTIONS]:
         listed = edited.get(section, {}).get("sources") or ["atlas"]
         left = [each for each in listed if source_name(each) not in gone]
@@ -103,6 +104,17 @@ def edit_recipe(recipe: Settings, targets: Iterable[Target]) -> Settings:
                     " Name another source in the recipe first, or remove the run."
                 )
     return edited
+
+
+def _keep_the_beginning(recipe: Settings, gone: set[str]) -> None:
+    """Refuse to forget the model that a life begins with: nothing would be left of the life."""
+    outside = recipe.get("import") or {}
+    model = str(outside.get("model") or "")
+    if "import" in recipe["stages"] and gone & {outside.get("name"), model, Path(model).name}:
+        raise UserError(
+            f"'{model}' is the model that this run begins with: without it nothing is left. Remove the run,"
+            " or begin another one with another model."
+        )
 
 
 def stay_forgotten(recipe: Settings, names: Sequence[str]) -> Settings:

@@ -11,7 +11,7 @@ import torch
 
 from modelwright.base.seams import Objective
 from modelwright.evaluation.likelihood import sums_by_document
-from modelwright.evaluation.statistics import Difference, paired_difference
+from modelwright.evaluation.statistics import Scores
 from modelwright.model.transformer import Transformer
 from modelwright.stages.text_view import TextView
 from modelwright.tokenizer.bpe import BPETokenizer
@@ -20,32 +20,6 @@ from modelwright.training.batches import FiniteBatches
 
 FEW = 20
 """Fewer documents than this are cut into their windows: one novel is no sample."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """A model on held-out units: the loss summed over each, and its size in bytes, tokens or pairs."""
-
-    losses: tuple[float, ...]
-    sizes: tuple[float, ...]
-
-    @property
-    def value(self) -> float:
-        """Loss per byte, token or pair over all units together."""
-        return sum(self.losses) / sum(self.sizes)
-
-    def half(self, which: int) -> Scores:
-        """Every other unit, from the first (0) or the second (1) on."""
-        return Scores(self.losses[which::2], self.sizes[which::2])
-
-    def contributions(self) -> list[float]:
-        """One number a unit; their mean is `value`, so that a long text weighs what it holds."""
-        scale = len(self.sizes) / sum(self.sizes)
-        return [loss * scale for loss in self.losses]
-
-    def against(self, before: Scores, confidence: float) -> Difference:
-        """This model's loss less that of `before` on the same units: below 0 is better."""
-        return paired_difference(before.contributions(), self.contributions(), confidence)
 
 
 @dataclass(frozen=True, slots=True)

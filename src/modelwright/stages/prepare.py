@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections import Counter
@@ -16,7 +15,7 @@ from pydantic import Field
 
 from modelwright.base.artifact import Artifact
 from modelwright.base.errors import UserError
-from modelwright.base.files import atomic_directory, atomic_path, sha256_text, write_json
+from modelwright.base.files import atomic_directory, atomic_path, link, sha256_text, write_json
 from modelwright.base.policy import refuse
 from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
@@ -286,14 +285,6 @@ def write_sources(target: Path, folder: Path, num_units: int) -> None:
                         out.write(line.rstrip("\n"))
                         seen.add(line)
         out.write("\n]\n" if seen else "[]\n")
-
-
-def link(source: Path, target: Path) -> None:
-    """The same file under another name; a copy where the file system has no links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def say_where_they_went(run: Run, metrics: dict[str, Any]) -> None:

@@ -89,11 +89,12 @@ def run(config: Config, run: Run) -> Artifact:
     for line in model.describe_experts():
         run.log(line)
     keep_model(run, spread, model, source.file("tokenizer"))
-    metrics = {"parameters": model.num_parameters(), "steps": plan.steps, **trained.metrics}
+    metrics = {"parameters": model.num_parameters(), "steps": trained.steps, **trained.metrics}
     metrics["read"] = [
         {"group": g.name, "tokens": g.tokens, "share": g.rows / rows, "epochs": g.epochs}
         for g in reading.groups
     ]
+    flops = per_token * trained.tokens
     return run.finish(["model", "metrics.jsonl"], metrics, tokens=trained.tokens, flops=flops)
 
 

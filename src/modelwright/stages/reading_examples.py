@@ -14,8 +14,8 @@ from modelwright.base.errors import UserError
 from modelwright.base.files import canonical_json, read_json, sha256_text
 from modelwright.base.schema import Conversation, Message, Preference
 from modelwright.base.seeding import derive
+from modelwright.data.conversations.sides import opening
 from modelwright.data.readers.faults import Faults
-from modelwright.data.sources import mark
 from modelwright.stages import align, finetune
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.chat import written
@@ -27,9 +27,9 @@ Row = dict[str, Any]
 def examples_of_step(made: Artifact, step: int) -> tuple[str, list[Row]]:
     """The kind of texts, and for each text of step `step` (from 1) its row, id, source and opening."""
     started = made.path / "started.json"
-    kind = finetune if made.stage == "finetune" else align
+    kind: Any = finetune if made.stage == "finetune" else align
     config = validate(kind.Config, made.manifest.config, str(made.path))
-    if started.is_file() and read_json(started)["sources"] != mark(config.sources):
+    if started.is_file() and read_json(started)["sources"] != kind.sources(config):
         raise UserError(
             f"the sources of {made.path} have changed since it was made: what its steps read cannot be told"
         )
@@ -42,17 +42,18 @@ def examples_of_step(made: Artifact, step: int) -> tuple[str, list[Row]]:
 def _conversations(
     config: finetune.Config, tokenizer: BPETokenizer, made: Artifact, step: int
 ) -> Iterator[Row]:
-    packed, found = config.lay_out("train", tokenizer, made.manifest.seed, Faults())
-    micro = _micro_batches(config, len(packed), made, step)
+    laid = config.lay_out("train", tokenizer, made.manifest.seed, Faults(config.on_error))
+    micro = _micro_batches(config, len(laid.batches), made, step)
     first = micro.start * config.rows
     for row in range(first, micro.stop * config.rows):
-        for place in packed.members(row):
-            yield _row(row - first, found[place], found[place].messages)
+        for place in laid.batches.members(row):
+            conversation = laid.conversations[place]
+            yield _row(row - first, conversation, conversation.messages)
 
 
 def _pairs(config: align.Config, tokenizer: BPETokenizer, made: Artifact, step: int) -> Iterator[Row]:
     seed = made.manifest.seed
-    fitting, kept, _ = config.fitting("train", tokenizer, seed, Faults())
+    fitting, kept, _ = config.fitting("train", tokenizer, seed, Faults(config.on_error))
     pairs = Pairs(fitting, config.rows, derive(seed, "batches"), tokenizer.pad_id, epochs=config.epochs)
     places = [
         place for index in _micro_batches(config, len(pairs), made, step) for place in pairs.members(index)
@@ -73,10 +74,9 @@ def _row(row: int, text: Conversation | Preference, messages: Sequence[Message])
     said: list[Any] = [[each.role, each.content, *map(written, each.tool_calls)] for each in messages]
     if isinstance(text, Preference):
         said += [text.chosen, text.rejected]
-    opening = next((each.content for each in messages if each.role == "user"), messages[0].content)
     return {
         "row": row,
         "id": sha256_text(canonical_json(said)),
         "source": str(text.meta.get("source", "unknown")),
-        "opening": opening,
+        "opening": opening(messages),
     }

@@ -6,18 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
-
+from modelwright.base.device import Device, choose
 from modelwright.base.errors import ConfigError, did_you_mean
-from modelwright.formats.huggingface import load_model
 from modelwright.formats.locate import identify, resolve_model
+from modelwright.formats.open_model import open_model
 from modelwright.formats.peft import load_adapter
 from modelwright.inference.engine import Engine
+from modelwright.inference.speculate import Speculation
 from modelwright.server.app import create_app
 from modelwright.server.guards import Access, read_keys
 from modelwright.server.listen import Server, bind
 from modelwright.server.models import Loaded, Source
-from modelwright.tokenizer.bpe import BPETokenizer
 
 
 def serve(
@@ -34,16 +33,19 @@ def serve(
     queue_limit: int = 128,
     body_limit: int = 1 << 20,
     drain_seconds: float = 30,
-    dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
-    on_ready: Callable[[str], None] | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    speculate: str | None = None,
+    guesses: int | None = None,
+    on_ready: Callable[[str, Device], None] | None = None,
 ) -> None:
     """Load models and answer requests until interrupted, or drained by SIGTERM.
 
     A model is a path, or NAME=PATH; a LoRA adapter is NAME=PATH, or MODEL:NAME=PATH where several models
-    are served. Port 0 lets the system choose. `on_ready` is called with the address
-    once requests are taken; until then /health says that the models are being loaded. Beyond loopback, a
-    key and at least one exact origin are required.
+    are served. Port 0 lets the system choose. `speculate` is "ngram" or the
+    path of a draft model, for all models, with at most `guesses` tokens at a time. `on_ready` is called with
+    the address, and with what the models compute on, once requests are taken; until then /health says that
+    they are being loaded. Beyond loopback, a key and at least one exact origin are required.
     """
     listener = bind(host, port)
     try:
@@ -52,9 +54,10 @@ def serve(
         access = Access.of(host, port, keys, origins)
         folders = named([models] if isinstance(models, Path | str) else models, name)
         found = adapters_of(adapters, list(folders))
+        chosen = choose(device, dtype)
+        settings = {"slots": slots, "device": chosen, "speculate": speculate, "guesses": guesses}
         sources = [
-            Source(model, partial(_load, path, found[model], slots, dtype, device))
-            for model, path in folders.items()
+            Source(model, partial(_load, path, found[model], **settings)) for model, path in folders.items()
         ]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
         failures: list[Exception] = []
@@ -64,12 +67,12 @@ def serve(
                 failures.append(failure)
                 server.should_exit = True
             elif on_ready is not None:
-                on_ready(address)
+                on_ready(address, chosen)
 
         app, service = create_app(
             sources, access=access, queue_limit=queue_limit, body_limit=body_limit, on_loaded=loaded
         )
-        server = Server(app, service.drain, drain_seconds)
+        server = Server(app, service.drain, service.cut_off, drain_seconds)
         server.run(sockets=[listener])
         if failures:
             raise failures[0]
@@ -118,13 +121,22 @@ def adapters_of(adapters: Sequence[str], models: Sequence[str]) -> dict[str, dic
     return found
 
 
-def _load(path: Path, adapters: Mapping[str, Path], slots: int, dtype: torch.dtype, device: str) -> Loaded:
+def _load(
+    path: Path,
+    adapters: Mapping[str, Path],
+    *,
+    slots: int,
+    device: Device,
+    speculate: str | None,
+    guesses: int | None,
+) -> Loaded:
     """What the paths hold now: a run may have got a more finished model since."""
-    folder = resolve_model(path)
-    engine = Engine(load_model(folder, dtype, device), BPETokenizer.load(folder), max_slots=slots)
+    model, tokenizer = open_model(path, device)
+    speculation = Speculation.of(speculate, guesses, partial(open_model, device=device))
+    engine = Engine(model, tokenizer, max_slots=slots, speculate=speculation, owns_model=not adapters)
     for name, adapter in adapters.items():
         engine.add_adapter(name, load_adapter(adapter))
-    return Loaded(engine, identify(folder).short_id)
+    return Loaded(engine, identify(resolve_model(path)).short_id)
 
 
 def _name_of(folder: Path) -> str:

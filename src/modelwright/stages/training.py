@@ -19,7 +19,7 @@ from modelwright.model.transformer import Transformer
 from modelwright.planning.machines import peak_rate
 from modelwright.training.batches import Batches
 from modelwright.training.compute import ComputeConfig, allow_tf32, compile_blocks
-from modelwright.training.loop import LoopConfig, Trained, Validate, train
+from modelwright.training.loop import LoopConfig, Show, Trained, Validate, train
 from modelwright.training.parallel import choose_box, spread_out
 from modelwright.training.recompute import recompute
 from modelwright.training.record import Pace
@@ -53,6 +53,7 @@ def train_model(
     validate: Validate,
     flops: float,
     flops_per_token: float,
+    show: Show | None = None,
 ) -> Trained:
     """Run the loop on a model that all processes hold; the log says what computes it. `flops` of the whole
     training decide whether compiling pays, those of a token what MFU is."""
@@ -71,6 +72,7 @@ def train_model(
         validate=validate,
         matmul_dtype=device.dtype,
         pace=_pace_of(run, device, flops_per_token),
+        show=show,
     )
 
 

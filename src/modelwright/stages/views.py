@@ -7,8 +7,11 @@ the settings in the manifest, so that its candidates are judged as training judg
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import compress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -17,21 +20,25 @@ from torch import Tensor
 from modelwright import objectives
 from modelwright.base.config import Config, Settings
 from modelwright.base.errors import UserError
+from modelwright.base.files import write_text
 from modelwright.base.policy import Policy
 from modelwright.base.run import Run
-from modelwright.base.schema import Conversation, Message, Preference
+from modelwright.base.schema import Conversation, Json, Message, Preference
 from modelwright.base.seams import Objective
 from modelwright.base.seeding import derive
-from modelwright.data.readers.faults import Faults
+from modelwright.data.conversations.sides import conversations_from, preferences_from
+from modelwright.data.readers.faults import Faults, OnError
 from modelwright.data.readers.source import Source
-from modelwright.data.sources import conversations_from, preferences_from, provenance_of, statements
+from modelwright.data.shorten import shorter
+from modelwright.data.sources import provenance_of, statements
 from modelwright.data.split import Side
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
 from modelwright.objectives.preference import sequence_logps
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.chat import render
-from modelwright.training.batches import Example, Packed, Pairs
+from modelwright.tokenizer.template import TemplateRefuses
+from modelwright.training.batches import Example, FiniteBatches, Grouped, Packed, Pairs
 from modelwright.training.loop import mean_loss
 from modelwright.training.spread import Spread
 
@@ -39,15 +46,45 @@ if TYPE_CHECKING:
     from modelwright.training.loop import Validate
 
 ATLAS = (Source(path="atlas"),)
+DROPPED = "dropped.jsonl"
+"""What was left out of training, or shortened: a line each, with its place and the reason."""
+REFUSED = "template refuses it"
+OPENING = 120
+"""Characters of a conversation that are shown of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """One side's conversations as rows to train on."""
+
+    batches: Packed | Grouped
+    conversations: list[Conversation]
+    """All that were read, by the places that `batches` names; those that were too long as they are now."""
+    dropped: list[dict[str, Json]]
+    """What was left out, and why."""
+    shortened: list[dict[str, Json]]
+    """What is learned without its first turns."""
+
+    def kept(self) -> list[Conversation]:
+        """Those that are in `batches`, in the order of the sources."""
+        return [self.conversations[place] for place in self.batches.kept]
+
+    def counts(self) -> dict[str, int]:
+        """For the manifest."""
+        return {"left_out": len(self.dropped), "shortened": len(self.shortened)}
 
 
 class ConversationView(Config):
-    """Conversations packed into rows; only the assistant's turns are learned."""
+    """Conversations in rows; only the assistant's turns are learned."""
 
     sources: tuple[Source, ...] = ATLAS
-    """Files of conversations (rows with `messages`), and the embedded corpus by its name."""
+    """Files of conversations, and the embedded corpus by its name."""
+    validation_sources: tuple[Source, ...] = ()
+    """Files of which all is held out, and nothing of `sources`. Without them, one question in twenty is."""
     policy: Policy = Policy()
     """What each conversation must be. In a recipe it is the section `policy`."""
+    on_error: OnError = "fail"
+    """Whether a row that cannot be read ends the training before it begins, or is left out and listed."""
     conversations: int = Field(default=6000, gt=0)
     """At most this many from each source."""
     validation_conversations: int = Field(default=200, gt=0)
@@ -55,39 +92,76 @@ class ConversationView(Config):
     epochs: int = Field(default=2, gt=0)
     """How often each is trained on."""
     context: int = Field(default=256, gt=1)
-    """Tokens in a row; several conversations share one."""
+    """Tokens in a row, and of a conversation at most."""
     rows: int = Field(default=16, gt=0)
     """Rows in a micro-batch."""
+    batching: Literal["packed", "grouped"] = "packed"
+    """packed: several conversations share a row and do not see each other. grouped: each has a row, padded,
+    among others of like length."""
+    too_long: Literal["drop", "truncate"] = "drop"
+    """Conversations over `context` tokens are left out, or lose their first turns until they fit: whole turns
+    alone, and never the last answer. Both are counted and listed."""
 
-    def pack(self, side: Side, tokenizer: BPETokenizer, run: Run, seed: int) -> Packed:
-        """One side's conversations; what does not fit a row is counted and said."""
-        training, faults = side == "train", Faults()
-        packed, found = self.lay_out(side, tokenizer, seed, faults)
-        if training:
-            run.brings_in(
-                provenance_of([found[index] for index in packed.kept]).stating(statements(self.sources))
-            )
-        left_out = (
-            f"{packed.too_long:,} over {self.context} tokens, {packed.without_target:,} without an answer"
+    def pack(self, side: Side, tokenizer: BPETokenizer, run: Run, seed: int) -> LaidOut:
+        """One side's conversations; what does not fit a row is counted, said and listed."""
+        faults, unread = listing(self.on_error)
+        laid = self.lay_out(side, tokenizer, seed, faults)
+        laid = replace(laid, dropped=[*unread, *laid.dropped])
+        batches, found = laid.batches, laid.conversations
+        if side == "train":
+            run.brings_in(provenance_of(laid.kept()).stating(statements(self.sources)))
+            _write_dropped(run, [*laid.dropped, *laid.shortened])
+        too_long, no_target, cut = map(len, (batches.too_long, batches.without_target, laid.shortened))
+        run.log(
+            f"{side}: {len(found):,} conversations; left out: {too_long:,} over {self.context} tokens, "
+            f"{no_target:,} without an answer{passed_over(faults)}"
+            f"{f'; {cut:,} shortened to their last turns' if cut else ''}"
+            f"; rows: {', '.join(sorted({str(each.meta.get('layout', 'atlas')) for each in found}))}"
         )
-        run.log(f"{side}: {len(found):,} conversations; left out: {left_out}{passed_over(faults)}")
-        return packed
+        return laid
 
-    def lay_out(
-        self, side: Side, tokenizer: BPETokenizer, seed: int, faults: Faults
-    ) -> tuple[Packed, list[Conversation]]:
+    def lay_out(self, side: Side, tokenizer: BPETokenizer, seed: int, faults: Faults) -> LaidOut:
         """One side's rows, and all conversations that were read for them."""
         training = side == "train"
         count = self.conversations if training else self.validation_conversations
-        found = conversations_from(self.sources, derive(seed, "data"), count, side, faults, self.policy)
-        examples = [supervised(tokenizer, conversation) for conversation in found]
+        read, fitted = list[Conversation](), list[tuple[Conversation, Example]]()
+        for conversation in self.read(side, seed, count, faults):
+            try:
+                fitted.append(self._fitted(tokenizer, conversation))
+            except TemplateRefuses as refusal:
+                faults(REFUSED, _place(conversation.meta), str(refusal))
+            else:
+                read.append(conversation)
+        make = Packed if self.batching == "packed" else Grouped
         order, epochs = derive(seed, "batches"), self.epochs if training else 1
-        return Packed(examples, self.rows, self.context, order, tokenizer.pad_id, epochs), found
+        examples = [example for _, example in fitted]
+        batches = make(examples, self.rows, self.context, order, tokenizer.pad_id, epochs)
+        found = [conversation for conversation, _ in fitted]
+        reasons = dict.fromkeys(batches.too_long, f"over {self.context} tokens")
+        reasons |= dict.fromkeys(batches.without_target, "no answer to learn from")
+        shortened = {
+            place: f"shortened to {len(found[place].messages)} of {len(read[place].messages)} turns"
+            for place in batches.kept
+            if found[place] is not read[place]
+        }
+        return LaidOut(batches, found, _listed(read, reasons), _listed(read, shortened))
 
-    def measure(self, model: Transformer | Spread, tokenizer: BPETokenizer, run: Run, seed: int) -> Validate:
-        """Nats per token of held-out assistant turns, shared among the processes that hold the model."""
-        held_out = self.pack("validation", tokenizer, run, seed)
-        return lambda: {"validation_loss": mean_loss(model, NextToken(), held_out)["loss"]}
+    def read(self, side: Side, seed: int, count: int, faults: Faults) -> list[Conversation]:
+        """One side's conversations, at most `count` from each source."""
+        apart = self.validation_sources
+        sources = apart if apart and side == "validation" else self.sources
+        drawn = derive(seed, "data")
+        return conversations_from(sources, drawn, count, side, faults, self.policy, whole=bool(apart))
+
+    def _fitted(self, tokenizer: BPETokenizer, conversation: Conversation) -> tuple[Conversation, Example]:
+        """A conversation, shortened where that is wanted, needed and possible."""
+        whole = supervised(tokenizer, conversation)
+        if self.too_long == "truncate" and len(whole.ids) > self.context + 1:
+            for less in shorter(conversation):
+                example = supervised(tokenizer, less)
+                if len(example.ids) <= self.context + 1:
+                    return less, example
+        return conversation, whole
 
 
 class PairView(Config):
@@ -97,6 +171,8 @@ class PairView(Config):
     """Files of pairs (rows with prompt, chosen, rejected), and the embedded corpus by its name."""
     policy: Policy = Policy()
     """What each pair must be. In a recipe it is the section `policy`."""
+    on_error: OnError = "fail"
+    """As in `ConversationView`."""
     pairs: int = Field(default=2000, gt=0)
     """At most this many from each source."""
     validation_pairs: int = Field(default=200, gt=0)
@@ -124,30 +200,39 @@ class PairView(Config):
     ) -> Pairs:
         """One side's pairs; `reference` is the policy as it was at the start. Several processes that hold it
         together call this together."""
-        training, faults = side == "train", Faults()
-        fitting, kept, left_out = self.fitting(side, tokenizer, seed, faults)
+        training, (faults, unread) = side == "train", listing(self.on_error)
+        fitting, kept, too_long = self.fitting(side, tokenizer, seed, faults)
         if training:
             run.brings_in(provenance_of(kept).stating(statements(self.sources)))
-        passed, found = passed_over(faults), len(kept) + left_out
-        run.log(f"{side}: {found:,} pairs; left out: {left_out:,} over {self.context} tokens{passed}")
+            reason = f"over {self.context} tokens"
+            _write_dropped(run, [*unread, *(_dropped(pair.meta, pair.prompt, reason) for pair in too_long)])
+        passed, found = passed_over(faults), len(kept) + len(too_long)
+        run.log(f"{side}: {found:,} pairs; left out: {len(too_long):,} over {self.context} tokens{passed}")
         order, epochs = derive(seed, "batches"), self.epochs if training else 1
         logps = reference_logps(reference, Pairs(fitting, self.rows, order, tokenizer.pad_id), run)
         return Pairs(fitting, self.rows, order, tokenizer.pad_id, logps, epochs)
 
     def fitting(
         self, side: Side, tokenizer: BPETokenizer, seed: int, faults: Faults
-    ) -> tuple[list[tuple[Example, Example]], list[Preference], int]:
-        """One side's pairs that fit, as tokens and as they were read, and how many do not."""
+    ) -> tuple[list[tuple[Example, Example]], list[Preference], list[Preference]]:
+        """One side's pairs that fit, as tokens and as they were read, and those that do not."""
         count = self.pairs if side == "train" else self.validation_pairs
-        found = preferences_from(self.sources, derive(seed, "data"), count, side, faults, self.policy)
-        pairs = [answers(tokenizer, preference) for preference in found]
+        pairs, found = list[tuple[Example, Example]](), list[Preference]()
+        for pair in preferences_from(self.sources, derive(seed, "data"), count, side, faults, self.policy):
+            try:
+                pairs.append(answers(tokenizer, pair))
+            except TemplateRefuses as refusal:
+                faults(REFUSED, _place(pair.meta), str(refusal))
+            else:
+                found.append(pair)
         fits = [max(len(example.ids) for example in pair) <= self.context for pair in pairs]
         if not any(fits):
             raise UserError(
                 f"none of {len(found):,} {side} pairs fits {self.context} tokens: "
                 "give align.sources more pairs, or raise align.context"
             )
-        return list(compress(pairs, fits)), list(compress(found, fits)), fits.count(False)
+        too_long = [pair for pair, fit in zip(found, fits, strict=True) if not fit]
+        return list(compress(pairs, fits)), list(compress(found, fits)), too_long
 
     def measure(self, model: Transformer | Spread, tokenizer: BPETokenizer, run: Run, seed: int) -> Validate:
         """Loss on held-out pairs, and how many of them are ranked right, shared as above; what the model is
@@ -161,9 +246,46 @@ class PairView(Config):
         return validate
 
 
+def _dropped(meta: Mapping[str, Json], messages: Sequence[Message], reason: str) -> dict[str, Json]:
+    """A line for `DROPPED`: what is known of where messages stand, how they begin, and why."""
+    place = {name: meta[name] for name in ("source", "file", "place") if name in meta}
+    return {**place, "opening": messages[0].content[:OPENING], "reason": reason}
+
+
+def _listed(read: Sequence[Conversation], reasons: Mapping[int, str]) -> list[dict[str, Json]]:
+    return [_dropped(read[place].meta, read[place].messages, reasons[place]) for place in sorted(reasons)]
+
+
+def listing(on_error: OnError) -> tuple[Faults, list[dict[str, Json]]]:
+    """What is told of rows that are not read, and the list that it makes of them, as lines for `DROPPED`."""
+    unread: list[dict[str, Json]] = []
+    return Faults(on_error, lambda where, why: unread.append({"place": where, "reason": str(why)})), unread
+
+
+def _place(meta: Mapping[str, Json]) -> str:
+    return ", ".join(str(meta[name]) for name in ("file", "place") if name in meta) or "atlas"
+
+
+def _write_dropped(run: Run, rows: list[dict[str, Json]]) -> None:
+    if run.keeps:
+        write_text(run.dir / DROPPED, "".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def left_out(run: Run) -> dict[str, int]:
+    """How many pairs `DROPPED` names, for the manifest."""
+    path = run.dir / DROPPED
+    return {"left_out": path.read_text(encoding="utf-8").count("\n")} if path.is_file() else {}
+
+
 def passed_over(faults: Faults) -> str:
-    """ ", 3 policy: share_alike": what was passed over in the sources, for the log."""
-    return "".join(f", {count:,} {kind}" for kind, count in sorted(faults.passed_over.items()))
+    """ ", 3 policy: share_alike": what was passed over in the sources or is wrong with them, for the log."""
+    counts = faults.passed_over + faults.counts
+    return "".join(f", {count:,} {kind}" for kind, count in sorted(counts.items()))
+
+
+def held_out_loss(model: Transformer | Spread, held_out: FiniteBatches) -> dict[str, float]:
+    """Nats per token of held-out assistant turns, shared among the processes that hold the model."""
+    return {"validation_loss": mean_loss(model, NextToken(), held_out)["loss"]}
 
 
 def supervised(tokenizer: BPETokenizer, conversation: Conversation) -> Example:

@@ -34,7 +34,10 @@ class Speed:
     token_seconds: float
     """Between two tokens of one request."""
     limit: float
-    """Decoding could be so fast at most: what a step must read, over the bandwidth."""
+    """Decoding one token a step could be so fast at most: what a step must read, over the bandwidth."""
+    drafted: int
+    """Tokens that were guessed (0 without speculation), and how many of these were right:"""
+    accepted: int
 
     @property
     def share(self) -> float:
@@ -70,6 +73,8 @@ def bench(
     repeats: int = 3,
     batches: Sequence[int] = BATCHES,
     device: str = "cpu",
+    speculate: str | None = None,
+    guesses: int | None = None,
     as_json: bool = False,
     console: Console | None = None,
 ) -> None:
@@ -78,7 +83,15 @@ def bench(
     The prompts are random tokens, decoding is greedy and nothing ends an answer before `tokens`.
     """
     console = console or Console(highlight=False)
-    loaded = load(model_path, device, dtype="auto", slots=max(batches), stop_ids=())
+    loaded = load(
+        model_path,
+        device,
+        dtype="auto",
+        slots=max(batches),
+        stop_ids=(),
+        speculate=speculate,
+        guesses=guesses,
+    )
     if prompt + tokens > loaded.engine.max_length:
         raise UserError(
             f"--prompt {prompt} and --tokens {tokens} do not fit into the model's context of "
@@ -101,12 +114,14 @@ def measure(loaded: Loaded, prompt: int, tokens: int, repeats: int, batches: Seq
     bandwidth = read_bandwidth(round(weights), str(device))
     rows: list[Speed] = []
     for batch in batches:
+        before = engine.stats()
         turns = [
             time_phases(engine, random_prompts(engine.vocab_size, batch, prompt, 1000 * batch + turn), tokens)
             for turn in range(repeats + 1)
         ][1:]  # the first compiles, and touches memory for the first time
         first = statistics.median(turn.prefill for turn in turns)
         decode = statistics.median(turn.decode_rate for turn in turns)
+        after = engine.stats()
         reads = step_bytes(model, batch, prompt + tokens // 2)
         rows.append(
             Speed(
@@ -116,6 +131,8 @@ def measure(loaded: Loaded, prompt: int, tokens: int, repeats: int, batches: Seq
                 decode=decode,
                 token_seconds=batch / decode,
                 limit=batch * bandwidth / reads,
+                drafted=after.drafted - before.drafted,
+                accepted=after.accepted - before.accepted,
             )
         )
     on_gpu = device.type == "cuda"
@@ -146,7 +163,8 @@ def _show(console: Console, found: Speeds) -> None:
     console.print(Text("\n".join(lines)), soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="dim")
     heads = "requests", "first token", "prefill", "decode", "a token every", "limit of decode", "reached"
-    for head in heads:
+    guessing = any(row.drafted for row in found.rows)
+    for head in (*heads, "guesses right") if guessing else heads:
         table.add_column(head, justify="right")
     for row in found.rows:
         table.add_row(
@@ -157,12 +175,14 @@ def _show(console: Console, found: Speeds) -> None:
             f"{row.token_seconds * 1e3:,.1f} ms",
             f"{row.limit:,.0f} tok/s",
             f"{row.share:.0%}",
+            *([f"{row.accepted:,} of {row.drafted:,}"] if guessing else []),
         )
     console.print(table)
     console.print(
         Text(
             "The limit is bandwidth: a step reads all weights once and the cache of each request. With many "
-            "requests arithmetic bounds it before.",
+            "requests arithmetic bounds it before."
+            + (" Guesses that are right bring more than one token a step." if guessing else ""),
             style="dim",
         )
     )

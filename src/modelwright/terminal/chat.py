@@ -30,16 +30,19 @@ def chat(
     sampling: Sampling | None = None,
     *,
     system: str = "",
-    device: str = "cpu",
+    device: str = "auto",
+    dtype: str = "auto",
+    speculate: str | None = None,
+    guesses: int | None = None,
     console: Console | None = None,
 ) -> None:
     """Talk to a model until the input ends or `/exit`."""
     console = console or Console(highlight=False)
     aside = console if console.record else Console(highlight=False, stderr=True)
-    loaded = load(model_path, device)
+    loaded = load(model_path, device, dtype=dtype, speculate=speculate, guesses=guesses)
     talk = Chat(loaded, sampling or Sampling(max_tokens=256), system)
     aside.print(Text(loaded.line, style="dim"), soft_wrap=True)
-    if not loaded.about.chats:
+    if not loaded.chats:
         aside.print(BASE_ONLY, style="yellow")
     aside.print(HELP, style="dim")
     prompt = "[bold]> [/]" if console.is_terminal and sys.stdin.isatty() else ""
@@ -124,8 +127,8 @@ class Chat:
         if sampling.seed is not None:  # the same seed for every turn would repeat the same numbers
             sampling = replace(sampling, seed=sampling.seed + self._count)
             self._count += 1
-        if not self._loaded.about.chats:
-            yield from engine.stream(self._loaded.tokenizer.encode(self._turns[-1].content), sampling)
+        if not self._loaded.chats:
+            yield from engine.stream(self._loaded.tokenizer.begin(self._turns[-1].content), sampling)
             return
         yield from engine.stream(self._prompt(), sampling)
 

@@ -93,7 +93,7 @@ def _stations(forecast: Forecast) -> Table:
             duration(one.seconds),
             f"{one.efficiency:.0%}" if trains else "",
             gib(one.peak_memory),
-            "[green]yes[/]" if one.fits else "[red]no[/]",
+            "" if one.fits is None else _fits(one.fits),
         )
     return table
 

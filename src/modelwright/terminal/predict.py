@@ -112,7 +112,7 @@ def look_ahead(
     An empty prompt starts where a document starts. The loop ends early at a token that ends a text.
     """
     engine, tokenizer = loaded.engine, loaded.tokenizer
-    ids = tokenizer.encode(prompt) or [tokenizer.end_of_text_id]
+    ids = tokenizer.begin(prompt) or [tokenizer.end_of_text_id]
     start = len(ids)
     if sampling:
         check(sampling, engine.vocab_size)
@@ -126,7 +126,10 @@ def look_ahead(
         if sampling:
             penalties = [Penalties.of(sampling, *before)]
             settings = Settings.of([sampling], [seed], len(logits), str(logits.device), penalties)
-            [chosen] = choose(logits[None], settings, [step]).ids
+            choice = choose(logits[None], settings, [step])
+            if fault := choice.fault(0):
+                raise fault
+            [chosen] = choice.ids
         predictions.append(
             _prediction(tokenizer, ids, chain, chosen, top, step + 1, drawn=sampling is not None)
         )

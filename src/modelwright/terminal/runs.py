@@ -14,7 +14,7 @@ from modelwright.base.artifact import MANIFEST, Artifact
 from modelwright.base.errors import UserError
 from modelwright.base.metrics import in_words
 from modelwright.recipes.recipe import RECIPE_FILE, load_recipe
-from modelwright.recipes.stations import VERBS
+from modelwright.recipes.stations import VERBS, WHOLE_LIFE
 from modelwright.terminal.printable import printable
 
 WEIGHTS = "model/model.safetensors"
@@ -103,7 +103,7 @@ def planned(run: Path) -> list[str]:
     try:
         return list(load_recipe(str(run / RECIPE_FILE), environment={}).stages)
     except UserError:
-        return list(VERBS)
+        return list(WHOLE_LIFE)
 
 
 def headline(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

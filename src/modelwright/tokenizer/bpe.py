@@ -1,9 +1,10 @@
-"""The tokenizer: byte-level BPE on the `tokenizers` library, with a folder that others can load.
+"""The tokenizer: BPE on the `tokenizers` library, with a folder that others can load.
 
-Every text can be encoded, since each of the 256 bytes is a token, and decoding gives back the same
-text. The pre-tokenizer is one that llama.cpp knows by name (`tokenizer.patterns`), so it cuts text as we
-do. Ids come from our own encoder (`tokenizer.native`) where it can be compiled and knows the pattern, and
-from the library otherwise: they are the same.
+Ours are byte-level: every text can be encoded, since each of the 256 bytes is a token, and decoding gives
+back the same text. The pre-tokenizer is one that llama.cpp knows by name (`tokenizer.patterns`), so it cuts
+text as we do. Ids come from our own encoder (`tokenizer.native`) where it can be compiled and knows the
+pattern, and from the library otherwise: they are the same. Tokenizers of imported models stay as they are,
+SentencePiece's too, and what their folders say of special tokens is kept (`tokenizer.roles`).
 """
 
 from __future__ import annotations
@@ -22,26 +23,35 @@ from numpy.typing import NDArray
 from modelwright.base.errors import DamagedFile, UserError
 from modelwright.base.files import write_json, write_text
 from modelwright.tokenizer.chat import CHAT_TEMPLATE, END_OF_TEXT, SPECIAL_TOKENS, TURN_END
+from modelwright.tokenizer.imported import ImportedTemplate
 from modelwright.tokenizer.native import Encoder, library
-from modelwright.tokenizer.patterns import Cut, bytes_of, content_of, cut_of
+from modelwright.tokenizer.patterns import Cut, add_special_tokens, bytes_of, content_of, cut_of
+from modelwright.tokenizer.roles import CONFIG_FILE, GENERATION_FILE, TEMPLATE_FILE, Roles
+from modelwright.tokenizer.segments import Segments
 
 TOKENIZER_FILE = "tokenizer.json"
-CONFIG_FILE = "tokenizer_config.json"
-TEMPLATE_FILE = "chat_template.jinja"
 
 
 class BPETokenizer:
     """Text <-> ids. Implements `base.seams.Tokenizer`."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, chat_template: str = CHAT_TEMPLATE) -> None:
-        """`backend` must know the three special tokens of `tokenizer.chat`."""
-        missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
-        if missing:
+    def __init__(
+        self, backend: tokenizers.Tokenizer, chat_template: str = CHAT_TEMPLATE, roles: Roles | None = None
+    ) -> None:
+        """With our template, `backend` must know the special tokens of `tokenizer.chat`; without any (""),
+        the model takes no turns."""
+        self.roles = roles or Roles()
+        known = {token for token in self.roles.named.values() if backend.token_to_id(token) is not None}
+        needed = SPECIAL_TOKENS[1:] if self.roles.named.get("eos_token") in known else SPECIAL_TOKENS
+        missing = [token for token in needed if backend.token_to_id(token) is None]
+        if missing and chat_template == CHAT_TEMPLATE:
             raise UserError(
                 f"the tokenizer lacks the special tokens {', '.join(missing)}, which the chat template "
                 "needs. Use a tokenizer made by 'modelwright tokenize', one with ChatML tokens, or let "
                 "'modelwright tokenize' add them: --set tokenizer.start_from.add_special_tokens=true"
             )
+        decoder = backend.get_added_tokens_decoder().values()
+        add_special_tokens(backend, sorted(known - {token.content for token in decoder if token.special}))
         self._backend = backend
         self._backend.encode_special_tokens = True
         self._backend.no_padding()
@@ -67,15 +77,21 @@ class BPETokenizer:
             raise DamagedFile(
                 f"{file} ({file.stat().st_size:,} bytes) is not a tokenizer: {error}. Copy it again."
             ) from error
-        template = Path(folder) / TEMPLATE_FILE
-        return cls(backend, template.read_text(encoding="utf-8") if template.is_file() else CHAT_TEMPLATE)
+        roles = Roles.read(Path(folder))
+        return cls(backend, roles.templates.get("default", ""), roles)
 
     def save(self, folder: Path) -> None:
-        """Write the three files that transformers, vLLM and llama.cpp's converters read."""
+        """Write the files that transformers, vLLM and llama.cpp's converters read."""
         folder = Path(folder)
-        write_text(folder / TOKENIZER_FILE, self._backend.to_str(pretty=True))
+        write_text(folder / TOKENIZER_FILE, self.as_json())
         write_json(folder / CONFIG_FILE, self._huggingface_config())
         write_text(folder / TEMPLATE_FILE, self.chat_template)
+        if self.roles.stops:
+            write_json(folder / GENERATION_FILE, {"eos_token_id": list(self.stop_ids)})
+
+    def as_json(self) -> str:
+        """The tokenizer without what the files beside it say, as `tokenizer.json` spells it."""
+        return self._backend.to_str(pretty=True)
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; what looks like a special token in it stays plain text."""
@@ -98,9 +114,9 @@ class BPETokenizer:
         literal = self._literal
         if literal is not None and any(literal.search(text) for text in texts):
             return _flat([self._encode_around(literal, encoder, text) for text in texts])
-        return encoder.encode([self._composed(text) for text in texts])
+        return encoder.encode([self.composed(text) for text in texts])
 
-    def _composed(self, text: str) -> str:
+    def composed(self, text: str) -> str:
         """The text after the normalizer, where there is one."""
         plain = self.cut is None or not self.cut.composed or text.isascii()
         return text if plain else self._backend.normalizer.normalize_str(text)
@@ -115,10 +131,10 @@ class BPETokenizer:
         done = 0
         for match in literal.finditer(text):
             if match[0] not in self.special_ids:
-                ids += encoder.encode([self._composed(text[done : match.start()])])[0].tolist()
+                ids += encoder.encode([self.composed(text[done : match.start()])])[0].tolist()
                 ids.append(self._added[match[0]])
                 done = match.end()
-        return ids + encoder.encode([self._composed(text[done:])])[0].tolist()
+        return ids + encoder.encode([self.composed(text[done:])])[0].tolist()
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
         """Text of `ids`; bytes that are not UTF-8 (a character cut in two) become U+FFFD."""
@@ -143,25 +159,73 @@ class BPETokenizer:
             0 if number in self._special_numbers else len(piece) for number, piece in enumerate(self._bytes)
         ]
 
+    def begin(self, text: str) -> list[int]:
+        """Ids of a text that a model shall continue: `encode`, behind bos where the model is used to it."""
+        return [*([] if self.bos_id is None else [self.bos_id]), *self.encode(text)]
+
+    @cached_property
+    def bos_id(self) -> int | None:
+        """Begins every text, where the tokenizer's files say so; a chat template writes its own."""
+        if self.roles.adds_bos is not None:
+            return self._id_of("bos_token") if self.roles.adds_bos else None
+        alone, whole = (self._backend.encode("a", add_special_tokens=wish).ids for wish in (False, True))
+        return whole[0] if whole[:1] != alone[:1] and whole[0] in self._special_numbers else None
+
     @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """All that ends an answer: the end of a turn, the end of a text, and what the model's files name."""
+        stated = {stop for stop in self.roles.stops if 0 <= stop < self.vocab_size}
+        ends = (self._end_of_turn, self.special_ids.get(END_OF_TEXT), self._id_of("eos_token"))
+        return tuple(sorted(stated | {end for end in ends if end is not None}))
+
+    @cached_property
     def end_of_text_id(self) -> int:
-        """Ends a document."""
-        return self.special_ids[END_OF_TEXT]
+        """Ends a document: what ends an answer and no turn, else what ends both."""
+        if END_OF_TEXT in self.special_ids:
+            return self.special_ids[END_OF_TEXT]
+        if not self.stop_ids:
+            raise UserError(
+                f"the tokenizer does not say which token ends a text: state eos_token in its {CONFIG_FILE}"
+            )
+        return next((stop for stop in self.stop_ids if stop != self._end_of_turn), self.stop_ids[0])
 
     @property
     def pad_id(self) -> int:
         """Fills up rows; never looked at."""
-        return self.end_of_text_id
+        stated = self._id_of("pad_token")
+        return self.end_of_text_id if stated is None else stated
 
     @property
     def end_of_turn_id(self) -> int:
-        """Ends a turn of a conversation."""
-        return self.special_ids[TURN_END]
+        """Ends a turn of a conversation; without turns, a text."""
+        return self.end_of_text_id if self._end_of_turn is None else self._end_of_turn
 
     @property
     def eos_id(self) -> int:
         """Ends an answer: the end of a turn."""
         return self.end_of_turn_id
+
+    @cached_property
+    def imported(self) -> ImportedTemplate | None:
+        """The chat template, where it is not ours: one of another's, or none that would take a turn."""
+        if self.chat_template == CHAT_TEMPLATE:
+            return None
+        templates = {**self.roles.templates, "default": self.chat_template}
+        stops = frozenset(stop for stop in (*self.roles.stops, self._id_of("eos_token")) if stop is not None)
+        return ImportedTemplate(templates, self.roles.named, stops, Segments(self._backend), self)
+
+    @property
+    def chats(self) -> bool:
+        """Whether the model came with a chat template of its own."""
+        return self.imported is not None and bool(self.chat_template)
+
+    @property
+    def _end_of_turn(self) -> int | None:
+        return self.special_ids[TURN_END] if self.imported is None else self.imported.end_of_turn
+
+    def _id_of(self, role: str) -> int | None:
+        """The id of "bos_token", "eos_token", "pad_token", where the files name one that there is."""
+        return self.special_ids.get(self.roles.named.get(role, ""))
 
     @property
     def merges(self) -> list[tuple[str, str]]:
@@ -236,15 +300,17 @@ class BPETokenizer:
     def _huggingface_config(self) -> dict[str, Any]:
         """`tokenizer_config.json` that transformers 4 and 5 read alike: no class name that only one of
         them knows, special tokens as plain strings, the chat template inside."""
+        own = {
+            name: self.roles.named.get(name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")
+        }
+        ours = {"eos_token": TURN_END, "pad_token": own["pad_token"] or END_OF_TEXT}
         return {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "add_bos_token": False,
+            "add_bos_token": self.bos_id is not None,
             "add_eos_token": False,
             "add_prefix_space": False,
-            "bos_token": None,
-            "eos_token": TURN_END,
-            "pad_token": END_OF_TEXT,
-            "unk_token": None,
+            **own,
+            **(ours if self.imported is None else {}),
             "clean_up_tokenization_spaces": False,
             "chat_template": self.chat_template,
         }

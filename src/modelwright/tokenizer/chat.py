@@ -1,7 +1,8 @@
-"""The one chat template: a conversation becomes token ids and a loss mask, here and nowhere else.
+"""Conversations become token ids and a loss mask, here and nowhere else.
 
-Finetune, align, evaluate and serve all call `render`; `CHAT_TEMPLATE` is the same template in Jinja
-for everybody else's programs, and a test holds the two to the same ids. The format is ChatML:
+Finetune, align, evaluate and serve all call `render`. A model that came with a template of its own keeps it
+(`tokenizer.imported`); the rest of this file is ours. `CHAT_TEMPLATE` is the same template in Jinja for
+everybody else's programs, and a test holds the two to the same ids. The format is ChatML:
 
     <|im_start|>user
     What is the capital of France?<|im_end|>
@@ -34,12 +35,15 @@ conversation with one more turn (the results of several calls are one turn).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Protocol, runtime_checkable
 
+from modelwright.base.errors import UserError
 from modelwright.base.schema import Conversation, Json, Message, ToolCall
 from modelwright.base.seams import Tokenizer
+from modelwright.tokenizer.imported import ImportedTemplate
 
 END_OF_TEXT = "<|endoftext|>"
 """Ends a document. Also the padding token."""
@@ -107,16 +111,43 @@ class Rendered:
 
     ids: list[int]
     mask: list[bool]
-    """True where the token is supervised: what the assistant says and calls, and the `<|im_end|>` behind."""
+    """True where the token is supervised: what the assistant says and calls, and the token that ends its
+    turn. With a generation prompt, and a template that is not ours, nowhere."""
+
+
+@runtime_checkable
+class Templated(Protocol):
+    """A tokenizer that may have come with a chat template of its own."""
+
+    @property
+    def imported(self) -> ImportedTemplate | None: ...
 
 
 def render(
-    tokenizer: Tokenizer, conversation: Conversation, *, add_generation_prompt: bool = False
+    tokenizer: Tokenizer,
+    conversation: Conversation,
+    *,
+    add_generation_prompt: bool = False,
+    variables: Mapping[str, Json] | None = None,
 ) -> Rendered:
     """A conversation -> ids and loss mask, of equal length.
 
-    With `add_generation_prompt` the ids end where the assistant's next answer begins.
+    With `add_generation_prompt` the ids end where the assistant's next answer begins. `variables` are what an
+    imported template takes besides, such as Qwen3's `enable_thinking`.
     """
+    imported = tokenizer.imported if isinstance(tokenizer, Templated) else None
+    if imported is not None:
+        if add_generation_prompt:
+            ids = imported.ids(conversation, True, variables)
+            return Rendered(ids, [False] * len(ids))
+        return Rendered(*imported.learned(conversation, variables))
+    if variables:
+        raise UserError(f"this model's chat template has no variables, received {', '.join(variables)}")
+    return _chatml(tokenizer, conversation, add_generation_prompt)
+
+
+def _chatml(tokenizer: Tokenizer, conversation: Conversation, add_generation_prompt: bool) -> Rendered:
+    """Our own template."""
     turn_start, turn_end = tokenizer.special_ids[TURN_START], tokenizer.special_ids[TURN_END]
     line_break = tokenizer.encode("\n")
     ids: list[int] = []

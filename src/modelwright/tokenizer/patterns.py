@@ -55,9 +55,7 @@ class Cut:
     @property
     def gguf_name(self) -> str | None:
         """The name for `tokenizer.ggml.pre`. llama.cpp knows Llama 3's pattern without `ignore_merges` too,
-        as "dbrx"; what it does not know has no name."""
-        if self.composed:
-            return None  # llama.cpp does not compose
+        as "dbrx"; what it does not know has no name. It never composes: `export` says so."""
         if WHOLE_FIRST[self.pattern] == self.whole_first:
             return self.pattern
         return "dbrx" if self.pattern == "llama-bpe" else None

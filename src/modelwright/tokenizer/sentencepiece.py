@@ -54,6 +54,11 @@ def from_sentencepiece(file: Path) -> Tokenizer:
         model = _parse(file.read_bytes())
     except (struct.error, UnicodeDecodeError, ValueError, IndexError) as error:
         raise DamagedFile(f"{file} is no SentencePiece model: {error}. Copy it again.") from error
+    return from_model(model, file)
+
+
+def from_model(model: Model, file: Path) -> Tokenizer:
+    """What a `.model` file says, or what a GGUF file repeats of it. `file` is for messages."""
     if model.algorithm not in (_UNIGRAM, _BPE) or model.suffix:
         raise UserError(
             f"{file}: only SentencePiece models of the kinds BPE and Unigram can be taken over, with the"

@@ -1,13 +1,15 @@
 """Micro-batches as pure functions of (seed, index): a resumed run needs to know only where it was.
 
-Three views of data, one protocol. `Windows` cuts a long stream of tokens (pre-training), `Packed` puts
-whole examples side by side in rows (fine-tuning), `Pairs` lays two answers to a prompt in adjacent
-rows (preferences). Rows never attend across documents: `segments` numbers the documents of a row.
+Four views of data, one protocol. `Windows` cuts a long stream of tokens (pre-training), `Packed` puts
+whole examples side by side in rows (fine-tuning), `Grouped` pads examples of like length (the same, without
+packing), `Pairs` lays two answers to a prompt in adjacent rows (preferences). Rows never attend across
+documents: `segments` numbers the documents of a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -133,12 +135,42 @@ def next_token_batch(rows: Sequence[np.ndarray], end_of_text: int) -> Batch:
     return Batch(ids=ids, targets=stacked[:, 1:].contiguous(), segments=ends.cumsum(1) - ends)
 
 
-class Packed:
+MULTIPLE = 32
+"""Rows of like length are padded to a multiple of so many tokens: shapes stay few, and kernels work in whole
+blocks."""
+
+
+class Fitting:
+    """The examples that a training learns from: those with a supervised token and of at most `length` + 1
+    tokens, since the last one is a target alone.
+
+    `kept` are their places among all that were given, `too_long` and `without_target` those of the others.
+    """
+
+    def __init__(self, examples: Sequence[Example], length: int) -> None:
+        learned = [any(example.mask[1:]) for example in examples]
+        fits = [len(example.ids) <= length + 1 for example in examples]
+        places = range(len(examples))
+        self.kept = [index for index in places if learned[index] and fits[index]]
+        self.without_target = [index for index in places if not learned[index]]
+        self.too_long = [index for index in places if learned[index] and not fits[index]]
+        self._examples = [examples[index] for index in self.kept]
+        if not self.kept:
+            raise UserError(
+                f"none of {len(examples):,} examples fits {length} tokens and has a supervised token: "
+                "training would learn nothing"
+            )
+
+    def digest(self) -> str:
+        """sha256 of what is learned, in the order of the sources: two pipelines that turn the same texts into
+        the same tokens and masks have the same."""
+        return digest_of(self._examples)
+
+
+class Packed(Fitting):
     """Examples side by side in rows of T tokens, whole, in an order shuffled anew each epoch.
 
     Packing is first-fit over the shuffled order with a few open rows; a row's rest is padding without loss.
-    Examples longer than T are left out and counted in `too_long`, those without a supervised token in
-    `without_target`; `kept` are the places of the others.
     """
 
     OPEN_ROWS = 8
@@ -146,18 +178,8 @@ class Packed:
     def __init__(
         self, examples: Sequence[Example], rows: int, length: int, seed: int, padding: int, epochs: int = 1
     ) -> None:
-        supervised = [index for index, example in enumerate(examples) if any(example.mask[1:])]
-        self.kept = [index for index in supervised if len(examples[index].ids) <= length + 1]
-        self.without_target = len(examples) - len(supervised)
-        self.too_long = len(supervised) - len(self.kept)
-        fitting = [examples[index] for index in self.kept]
-        if not fitting:
-            raise UserError(
-                f"none of {len(examples):,} examples fits {length} tokens and has a supervised token: "
-                "training would learn nothing"
-            )
-        self._examples, self._rows, self._length = fitting, rows, length
-        self._padding = padding
+        super().__init__(examples, length)
+        self._rows, self._length, self._padding = rows, length, padding
         self._plan = [row for epoch in range(epochs) for row in self._pack(derive(seed, "packed", epoch))]
 
     def _pack(self, seed: int) -> list[list[int]]:
@@ -180,6 +202,11 @@ class Packed:
     def members(self, row: int) -> list[int]:
         """Places of the examples, among all that were given, in a row of training; empty behind the last."""
         return [self.kept[index] for index in self._plan[row]] if row < len(self._plan) else []
+
+    @property
+    def num_positions(self) -> int:
+        """Places for tokens over all epochs, padding included: what a training computes."""
+        return len(self) * self._rows * self._length
 
     def __len__(self) -> int:
         """Micro-batches over all epochs; the last one may have empty rows."""
@@ -207,14 +234,51 @@ class Packed:
             start = end
 
 
+class Grouped(Fitting):
+    """One example a row, and in a micro-batch examples of like length, padded to the longest of them.
+
+    Which examples come together, and in which order, is shuffled anew each epoch. The loss is that of
+    packing, which wastes less, and whose micro-batches take equally long.
+    """
+
+    def __init__(
+        self, examples: Sequence[Example], rows: int, length: int, seed: int, padding: int, epochs: int = 1
+    ) -> None:
+        super().__init__(examples, length)
+        self._rows, self._padding = rows, padding
+        lengths = [len(example.ids) for example in self._examples]
+        seeds = [derive(seed, "grouped", epoch) for epoch in range(epochs)]
+        self._plan = [batch for each in seeds for batch in of_like_length(lengths, rows, each)]
+
+    def members(self, row: int) -> list[int]:
+        """Place of the example, among all that were given, in a row of training; empty behind the last."""
+        index, place = divmod(row, self._rows)
+        batch = self._plan[index] if index < len(self._plan) else ()
+        return [self.kept[batch[place]]] if place < len(batch) else []
+
+    @property
+    def num_positions(self) -> int:
+        """Places for tokens over all epochs, padding included: what a training computes."""
+        longest = (max(len(self._examples[member].ids) for member in batch) - 1 for batch in self._plan)
+        return sum(
+            len(batch) * whole_blocks(length) for batch, length in zip(self._plan, longest, strict=True)
+        )
+
+    def __len__(self) -> int:
+        """Micro-batches over all epochs; in each epoch one may have fewer rows."""
+        return len(self._plan)
+
+    def __getitem__(self, index: int) -> Batch:
+        """Micro-batch `index`: (rows, T)."""
+        return padded([self._examples[member] for member in self._plan[index]], self._padding, MULTIPLE)
+
+
 class Pairs:
     """Chosen and rejected answers in rows 2i and 2i + 1, right-padded to a common length.
 
     Pairs of like length share a micro-batch, to save padding; the order of micro-batches is shuffled
     each epoch. `reference_logps` (2P,) are the frozen reference's, in the order of `pairs`.
     """
-
-    MULTIPLE = 32
 
     def __init__(
         self,
@@ -228,20 +292,13 @@ class Pairs:
         if not pairs:
             raise UserError("no preference pair is left to learn from")
         self._pairs, self._padding, self._reference = pairs, padding, reference_logps
-        self._plan = [
-            batch for epoch in range(epochs) for batch in self._group(size, derive(seed, "pairs", epoch))
-        ]
-
-    def _group(self, size: int, seed: int) -> list[np.ndarray]:
-        random = np.random.default_rng(seed)
-        lengths = np.array([max(len(a.ids), len(b.ids)) for a, b in self._pairs])
-        order = np.lexsort((random.permutation(len(lengths)), lengths))
-        batches = [order[start : start + size] for start in range(0, len(order), size)]
-        return [batches[i] for i in random.permutation(len(batches))]
+        lengths = [max(len(one.ids), len(other.ids)) for one, other in pairs]
+        seeds = [derive(seed, "pairs", epoch) for epoch in range(epochs)]
+        self._plan = [batch for each in seeds for batch in of_like_length(lengths, size, each)]
 
     def members(self, index: int) -> list[int]:
         """Places of the pairs in micro-batch `index`, row by row."""
-        return self._plan[index].tolist()
+        return self._plan[index]
 
     def __len__(self) -> int:
         """Micro-batches over all epochs."""
@@ -251,10 +308,10 @@ class Pairs:
         """Micro-batch `index`: (2 x pairs, T)."""
         members = self._plan[index]
         rows = [example for member in members for example in self._pairs[member]]
-        batch = padded(rows, self._padding, self.MULTIPLE)
+        batch = padded(rows, self._padding, MULTIPLE)
         extra: dict[str, Tensor] = {}
         if self._reference is not None:
-            extra["reference_logps"] = self._reference.view(-1, 2)[torch.from_numpy(members)].flatten()
+            extra["reference_logps"] = self._reference.view(-1, 2)[members].flatten()
         return Batch(ids=batch.ids, targets=batch.targets, extra=extra, unit=2)
 
     @property
@@ -268,6 +325,33 @@ class Pairs:
         sizes = [sum(len(example.ids) for example in pair) for pair in self._pairs]
         return sum(sizes[member] for batch in self._plan for member in batch)
 
+    def digest(self) -> str:
+        """sha256 of what is learned, in the order of the sources."""
+        return digest_of(example for pair in self._pairs for example in pair)
+
+
+def of_like_length(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
+    """0..n-1 in groups of `size` that are alike in length, so that little is padded. Ties are broken and the
+    groups are put in order at random."""
+    random = np.random.default_rng(seed)
+    order = np.lexsort((random.permutation(len(lengths)), np.array(lengths)))
+    groups = [order[start : start + size].tolist() for start in range(0, len(order), size)]
+    return [groups[index] for index in random.permutation(len(groups))]
+
+
+def digest_of(examples: Iterable[Example]) -> str:
+    """Hex sha256 of examples: of each its length, ids and mask, as 8, 8 and 1 bytes each."""
+    found = hashlib.sha256()
+    for example in examples:
+        found.update(np.array([len(example.ids), *example.ids], dtype="<i8").tobytes())
+        found.update(bytes(example.mask))
+    return found.hexdigest()
+
+
+def whole_blocks(length: int, multiple: int = MULTIPLE) -> int:
+    """The next multiple."""
+    return -(-length // multiple) * multiple
+
 
 def shifted_targets(example: Example) -> Tensor:
     """(n - 1,) the target of each position but the last: the next id where it is learned, else IGNORE."""
@@ -277,8 +361,7 @@ def shifted_targets(example: Example) -> Tensor:
 
 def padded(rows: Sequence[Example], padding: int, multiple: int = 1) -> Batch:
     """One example a row, padded on the right, where causal attention cannot see it."""
-    length = max(len(row.ids) for row in rows) - 1
-    length = -(-length // multiple) * multiple
+    length = whole_blocks(max(len(row.ids) for row in rows) - 1, multiple)
     ids = torch.full((len(rows), length), padding)
     targets = torch.full((len(rows), length), IGNORE)
     for i, row in enumerate(rows):

@@ -63,6 +63,10 @@ class Verdict:
     action: Action
     reason: str = ""
 
+    def event(self) -> dict[str, float | str]:
+        """What the metrics of the step say of it: nothing where there was no reason to."""
+        return {"event": f"{self.action.value}: {self.reason}"} if self.reason else {}
+
 
 class Guard:
     """Judges one step after the other."""

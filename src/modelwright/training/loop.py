@@ -10,6 +10,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -26,6 +28,7 @@ from modelwright.training.checkpoint import Checkpoint, Checkpoints
 from modelwright.training.diagnose import first_nonfinite
 from modelwright.training.garbage import collected_every
 from modelwright.training.guard import Action, Guard, GuardConfig, Verdict
+from modelwright.training.keeping import Keeping, StopEarlyConfig
 from modelwright.training.optimizer import Optimizer, OptimizerConfig
 from modelwright.training.prefetch import Portion, portions
 from modelwright.training.record import Pace, Record, RecordConfig
@@ -37,7 +40,14 @@ SNAPSHOTS = "snapshots"
 """Folder of the averages that others are made of afterwards."""
 
 Validate = Callable[[], dict[str, float]]
-"""Measures the model on held-out data. Called with gradients off and compilation off."""
+"""Measures the model on held-out data; by the first value training is stopped early, or its best weights kept
+(lower is better). Called with gradients off and compilation off."""
+
+Show = Callable[[int, bool], None]
+"""Shows how the model answers after so many steps, which may be the last. Called as `Validate` is, after it,
+and before the first step; it must leave the model and the random state as they were."""
+
+T = TypeVar("T")
 
 
 class LoopConfig(Config):
@@ -55,6 +65,10 @@ class LoopConfig(Config):
     """What is done about spikes, and about values that are not finite."""
     validate_every: int = Field(default=100, gt=0)
     """Steps between measurements on held-out data; the end is always measured."""
+    stop_early: StopEarlyConfig | None = None
+    """End where held-out data is no longer predicted better. None: all steps are made."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights are handed on: those of the last step, or those that measured best."""
     checkpoint_every: int = Field(default=100, gt=0)
     """Steps between checkpoints: what a kill can cost."""
     checkpoint_in_background: bool = False
@@ -80,8 +94,9 @@ class LoopConfig(Config):
 class Trained:
     """How a training run ended."""
 
+    steps: int
     tokens: int
-    metrics: dict[str, float]
+    metrics: dict[str, Any]
     averages: dict[str, dict[str, Tensor]] = field(repr=False)
     """Name -> average of the weights: this process's pieces."""
 
@@ -89,8 +104,11 @@ class Trained:
 class _State:
     """All that the next step depends on: what a checkpoint holds."""
 
-    def __init__(self, spread: Spread, optimizer: Optimizer, averages: Averages, guard: Guard) -> None:
-        self.spread, self.optimizer, self.averages, self.guard = spread, optimizer, averages, guard
+    def __init__(
+        self, spread: Spread, optimizer: Optimizer, averages: Averages, guard: Guard, keeping: Keeping
+    ) -> None:
+        self.spread, self.optimizer, self.averages = spread, optimizer, averages
+        self.guard, self.keeping = guard, keeping
         self.step = 0
         self.tokens = 0
         self.snapshots: Checkpoints | None = None
@@ -104,9 +122,19 @@ class _State:
         small = {
             "tokens": self.tokens,
             "guard": self.guard.state(),
+            "keeping": self.keeping.state(),
             "adapting": self.spread.training_state(),
         }
         checkpoints.save(self.step, parts, small)
+
+    def save_snapshot(self) -> None:
+        """Where one is due: the averages that others are made of afterwards."""
+        if self.snapshots and self.averages.is_snapshot(self.step):
+            self.snapshots.save(self.step, {"averages": self.averages.state(powers_only=True)}, {})
+
+    def is_over(self, plan: StepPlan) -> bool:
+        """Whether no step is left to make."""
+        return self.step == plan.steps or bool(self.keeping.stopped)
 
     def load_weights(self, checkpoint: Checkpoint) -> None:
         """Weights, averages and the optimizer's moments, and not how far training has come."""
@@ -118,12 +146,14 @@ class _State:
 
     def resume(self, checkpoints: Checkpoints, run: Run) -> None:
         """Take up the newest whole checkpoint, if there is one, and cut the metrics back to it."""
+        self.spread.settle()  # the model may have been measured before
         checkpoint = checkpoints.newest_whole(run.log)
         if checkpoint is not None:
             self.load_weights(checkpoint)
             small = checkpoint.state()
             self.step, self.tokens = checkpoint.step, int(small["tokens"])
             self.guard.load_state(small["guard"])
+            self.keeping.load_state(small["keeping"])
             run.log(f"resuming after step {self.step}")
         run.metrics.rewind(self.step)
 
@@ -139,6 +169,7 @@ def train(
     validate: Validate,
     matmul_dtype: torch.dtype = torch.float32,
     pace: Pace | None = None,
+    show: Show | None = None,
 ) -> Trained:
     """Run the steps of `plan` on `model`, in place. `model.on_batch(batch)` gives the objective's Output.
 
@@ -148,16 +179,17 @@ def train(
     spread = model if isinstance(model, Spread) else Spread(model)
     weights = spread.parameters()
     optimizer = Optimizer(weights.items(), config.optimizer, matmul_dtype, spread.layout)
-    averages = Averages(weights, config.averages, plan.steps)
-    guard = Guard(config.guard)
+    averages, guard = Averages(weights, config.averages, plan.steps), Guard(config.guard)
+    keeping = Keeping(config.stop_early, config.keep, spread, run, plan.steps)
     checkpoints = spread.checkpoints(run.dir, config.keep_checkpoints, config.checkpoint_in_background)
-    at = _State(spread, optimizer, averages, guard)
+    at = _State(spread, optimizer, averages, guard, keeping)
     if config.averages.snapshots:
         at.snapshots = spread.checkpoints(run.dir / SNAPSHOTS, sys.maxsize, False)
-    spread.settle()  # the model may have been measured before
     at.resume(checkpoints, run)
     schedule = make_schedule(config.schedule, plan.steps)
-    measured = _measure(spread, validate) if at.step == plan.steps else {}
+    measured = _look(spread, validate) if at.is_over(plan) else {}
+    if show and at.step == 0:
+        _look(spread, partial(show, 0, False))
     record = Record(spread, weights, config.record, pace)
     run.track(config.record.trackers, at.step)
     with (
@@ -166,14 +198,14 @@ def train(
         run.watch(),
         run.progress(run.stage, plan.steps, at.step) as bar,
     ):
-        while at.step < plan.steps:
+        while not at.is_over(plan):
             record.start()
             factor = schedule(at.step)
             portion = next(ahead)
             record.data_is_here()
             count, tokens = _size(spread, portion)
             shares = [share.to(spread.device) for share in portion.shares]
-            sums = _accumulate(spread, objective, shares, count, optimizer)
+            sums = _accumulate(spread, objective, shares, count, optimizer, at.step)
             norms = record.gradients(at.step + 1)
             values, norms = _read(spread, sums, count, norms, optimizer.clip())
             verdict = guard.judge(values)
@@ -188,14 +220,16 @@ def train(
             at.tokens += tokens
             timing = record.timing(tokens)
             due = at.step % config.validate_every == 0 or at.step == plan.steps
-            shown: dict[str, float | str] = dict(measured := _measure(spread, validate)) if due else {}
-            if verdict.reason:
-                shown["event"] = f"{verdict.action.value}: {verdict.reason}"
+            shown = verdict.event()
+            if due:
+                measured = _look(spread, validate)
+                shown |= {**measured, **keeping.judge(at.step, measured)}
+                if show:
+                    _look(spread, partial(show, at.step, at.is_over(plan)))
             row = {"tokens": at.tokens, "learning_rate": factor * config.optimizer.rate}
             run.metric(at.step, **row, **record.flops(at.tokens), **values, **norms, **shown)
-            if at.snapshots and averages.is_snapshot(at.step):
-                at.snapshots.save(at.step, {"averages": averages.state(powers_only=True)}, {})
-            if at.step % config.checkpoint_every == 0 or at.step == plan.steps:
+            at.save_snapshot()
+            if at.step % config.checkpoint_every == 0 or at.is_over(plan):
                 at.save(checkpoints)
             run.timing(at.step, **timing)
             dashboard = guard.dashboard(values)
@@ -204,7 +238,8 @@ def train(
             collect(at.step)
             bar.advance(1, **dashboard, tokens_per_s=timing["tokens_per_second"])
     checkpoints.close()
-    return Trained(at.tokens, measured | guard.totals(), averages.all())
+    kept = keeping.finish(at.step, measured)
+    return Trained(at.step, at.tokens, kept | guard.totals(), averages.all())
 
 
 @torch.no_grad()
@@ -240,12 +275,13 @@ def _accumulate(
     shares: list[Share],
     count: int,
     optimizer: Optimizer,
+    step: int,
 ) -> dict[str, Tensor]:
-    """Gradients of the mean loss over all `count` units of a step; sums of the loss and the metrics over this
-    process's units, in fp64."""
+    """Gradients of the mean loss over all `count` units of step `step`; sums of the loss and the metrics over
+    this process's units, in fp64."""
     spread.module.train()
     optimizer.zero_grad()
-    spread.before_step()
+    spread.before_step(step)
     sums: dict[str, Tensor] = {}
     for share in shares:
         loss, metrics = objective(spread.on_batch(share.seen), share.batch)
@@ -308,9 +344,10 @@ def _withhold(
 
 
 @torch.no_grad()
-def _measure(spread: Spread, validate: Validate) -> dict[str, float]:
+def _look(spread: Spread, at_it: Callable[[], T]) -> T:
+    """What is found by looking at the model as it is now."""
     spread.module.train(False)
     with torch.compiler.set_stance("force_eager"):
-        found = validate()
+        found = at_it()
     spread.settle()
     return found

@@ -132,7 +132,10 @@ class Sharded(Spread):
         self.place = (world.rank // box.tensor, box.replicas * box.shards)
         self._tensor_group = mesh[TENSOR].get_group()
         self._wholes = {name: _sharded(parameter) for name, parameter in module.named_parameters()}
-        self._pieces = {name: nn.Parameter(whole.to_local().detach()) for name, whole in self._wholes.items()}
+        self._pieces = {
+            name: nn.Parameter(whole.to_local().detach(), whole.requires_grad)
+            for name, whole in self._wholes.items()
+        }
         summed = [name for name, cut in plan.items() if cut == "summed"] if box.tensor > 1 else []
         self._summed = [
             name for name in shapes if any(fnmatchcase(name.rpartition(".")[0], each) for each in summed)
@@ -144,21 +147,13 @@ class Sharded(Spread):
     def device(self) -> torch.device:
         return next(iter(self._pieces.values())).device
 
-    def parameters(self) -> Mapping[str, nn.Parameter]:
+    def pieces(self) -> Mapping[str, nn.Parameter]:
         return self._pieces
 
     @torch.no_grad()
     def fill(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         for name, weight in weights:
             self._pieces[name].copy_(weight[self.layout.pieces[self.layout.rank][name].slices])
-
-    @torch.no_grad()
-    def load(self, pieces: Mapping[str, Tensor]) -> None:
-        if pieces.keys() != self._pieces.keys():
-            different = sorted(pieces.keys() ^ self._pieces.keys())
-            raise ValueError(f"the weights are of another module: {different[:4]} are in one of the two only")
-        for name, piece in pieces.items():
-            self._pieces[name].copy_(piece)
 
     def checkpoints(self, folder: Path, keep: int, background: bool) -> Checkpoints:
         place = folder / "checkpoints"

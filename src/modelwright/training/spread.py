@@ -79,24 +79,36 @@ class Spread:
         return next(self.module.parameters()).device
 
     def parameters(self) -> Mapping[str, nn.Parameter]:
-        """What the optimizer updates: this process's piece of each parameter."""
+        """What the optimizer updates: this process's piece of each parameter that learns. Frozen ones are no
+        part of a checkpoint either: they are those that training began with."""
+        return {name: piece for name, piece in self.pieces().items() if piece.requires_grad}
+
+    def pieces(self) -> Mapping[str, nn.Parameter]:
+        """This process's piece of every parameter."""
         return dict(self.module.named_parameters())
 
     @torch.no_grad()
     def fill(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Set parameters to whole tensors, one after the other."""
-        parameters = self.parameters()
+        parameters = self.pieces()
         for name, weight in weights:
             parameters[name].copy_(weight)
 
+    @torch.no_grad()
     def load(self, pieces: Mapping[str, Tensor]) -> None:
-        """Set parameters to what a checkpoint has for this process; names have to be the same."""
-        self.module.load_state_dict(dict(pieces), strict=True)
+        """Set the parameters that learn to what a checkpoint has for this process; names have to be the
+        same."""
+        parameters = self.parameters()
+        if pieces.keys() != parameters.keys():
+            different = sorted(pieces.keys() ^ parameters.keys())
+            raise ValueError(f"the weights are of another module: {different[:4]} are in one of the two only")
+        for name, piece in pieces.items():
+            parameters[name].copy_(piece)
 
-    def before_step(self) -> None:
-        """Let a model that does something once for all micro-batches do it."""
+    def before_step(self, step: int) -> None:
+        """Let a model that does something once for all micro-batches of step `step` do it."""
         if isinstance(self.module, Preparing):
-            self.module.before_step()
+            self.module.before_step(step)
 
     def on_batch(self, batch: Batch) -> Output:
         """Run the module on a micro-batch."""
@@ -150,5 +162,5 @@ class Spread:
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every whole weight under its name, one after the other. All processes have to go through it."""
-        for name, piece in self.parameters().items():
+        for name, piece in self.pieces().items():
             yield name, self.layout.whole(name, piece.detach())

@@ -89,7 +89,7 @@ def _make(
         beat.nobody()
         signatures.write(target)
         _write_sources(unit, faults, beat, target)
-    unread = faults.counts + faults.passed_over
+    unread = faults.left_out
     about = {
         "flows": [{"step": f.step, "documents": f.documents, "bytes": f.bytes} for f in flows],
         "dropped": dict(sorted((dropped.counts - unread).items())),

@@ -29,6 +29,11 @@ class Faults:
         self.passed_over: Counter[str] = Counter()
         self._record = record
 
+    @property
+    def left_out(self) -> Counter[str]:
+        """All that is not read, by kind."""
+        return self.counts + self.passed_over
+
     def __call__(self, kind: str, where: str, problem: str) -> None:
         """`kind` is a few fixed words to count by; `where` names file and line; `problem` says more."""
         if self.on_error == "fail":

@@ -39,8 +39,11 @@ def find_files(source: Source, faults: Faults | None = None) -> list[File]:
     each real file is read once; `faults`, where given, counts what was passed over for that."""
     base, found = _remote(source) if is_remote(source.path) else _local(source, faults or Faults())
     found = list(found)
+    by_suffix = glob.has_magic(source.path) and format_of(source.path, True) is not None  # *.json names them
     readable_files = sorted(
-        File(_name(path, base), path, kind) for path in found if (kind := source.format or format_of(path))
+        File(_name(path, base), path, kind)
+        for path in found
+        if (kind := source.format or format_of(path, is_named=by_suffix or path == base))
     )
     if readable_files:
         return readable_files

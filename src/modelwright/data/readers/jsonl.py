@@ -15,12 +15,13 @@ from modelwright.data.readers.streams import lines_of
 def rows(part: Part, faults: Faults) -> Iterator[Row]:
     """The objects of a part of a file, each with the number of its line. Blank lines are counted only."""
     for number, line in lines_of(part.path, faults, part.start, part.stop, part.first):
-        fields = _parse(line, f"{part.where}, line {number}", faults)
+        fields = parse(line, f"{part.where}, line {number}", faults)
         if fields is not None:
             yield Row(fields, part, "line", number)
 
 
-def _parse(line: bytes, where: str, faults: Faults) -> dict[str, Json] | None:
+def parse(line: bytes, where: str, faults: Faults) -> dict[str, Json] | None:
+    """The object that JSON text stands for; None for a blank line, and after a fault."""
     if not line.strip():
         return None
     try:

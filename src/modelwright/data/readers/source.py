@@ -11,7 +11,22 @@ from pydantic import field_validator, model_validator
 from modelwright.base.config import Config
 from modelwright.data.extract.limits import Limits
 
-Format = Literal["text", "lines", "html", "jsonl", "csv", "tsv", "parquet", "arrow", "warc", "code", "pdf"]
+Format = Literal[
+    "text", "lines", "html", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "warc", "code", "pdf"
+]
+LayoutName = Literal[
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "dolly",
+    "self_instruct",
+    "question_answer",
+    "prompt_completion",
+    "labelled",
+    "preference",
+    "transcript",
+    "tree",
+]
 Extractor = Literal["resiliparse", "trafilatura", "plain"]
 COMPRESSIONS = (".gz", ".zst")
 FORMATS: dict[str, Format] = {
@@ -30,18 +45,16 @@ FORMATS: dict[str, Format] = {
     ".pdf": "pdf",
 }
 """Suffix -> format."""
+NAMED_ONLY: dict[str, Format] = {".json": "json"}
+"""Suffixes that count only where the file itself is named: in folders they are mostly of what describes the
+texts beside them."""
 UNCOMPRESSED = ("parquet", "arrow", "pdf")
 """Formats that compress by themselves, so that .gz or .zst behind their suffix is not known."""
 
 
-class Source(Config):
-    """Where documents come from, and what is known about all of them. In a recipe, a bare string is
-    short for `{path: ...}`."""
+class Stated(Config):
+    """What a recipe states of something that a model learns from, or begins as."""
 
-    path: str
-    """"atlas" (the embedded corpus), or a file, a folder (searched to the bottom), or a glob."""
-    name: str = ""
-    """What its documents name as their source; the path as written where nothing is said."""
     licence: str = "unknown"
     """SPDX identifier or expression where there is one: CC0-1.0, MIT OR Apache-2.0."""
     jurisdiction: str = "unknown"
@@ -52,25 +65,6 @@ class Source(Config):
     """Until when they may be kept: unknown, indefinite, or the last day as YYYY-MM-DD."""
     personal_data: bool | None = None
     """Whether the texts hold personal data; leave it out when nobody has looked."""
-    format: Format | None = None
-    """The format of all files, whatever their suffixes say. Only so: lines (each line is a document), and
-    code (the path is a git work tree)."""
-    text_field: str = "text"
-    """The field or column with the text in JSON Lines, CSV, Parquet and Arrow."""
-    html: bool = False
-    """The text field holds HTML, of which the main text is wanted."""
-    extract: Extractor = "resiliparse"
-    """Who finds the main text of pages; "plain" takes all that is visible."""
-    limits: Limits = Limits()
-    """What the extraction of one document may cost; then it is left out, with the reason."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_string(cls, value: Any) -> Any:
-        settings = {"path": value} if isinstance(value, str) else value
-        if isinstance(settings, dict) and isinstance(settings.get("path"), str) and not settings.get("name"):
-            return {**settings, "name": settings["path"]}
-        return settings
 
     @field_validator("retention", mode="before")
     @classmethod
@@ -92,26 +86,61 @@ class Source(Config):
                 raise ValueError("expected unknown, indefinite or a day as YYYY-MM-DD") from None
         return value
 
+
+class Source(Stated):
+    """Where documents come from, and what is known about all of them. In a recipe, a bare string is
+    short for `{path: ...}`."""
+
+    path: str
+    """"atlas" (the embedded corpus), or a file, a folder (searched to the bottom), or a glob."""
+    name: str = ""
+    """What its documents name as their source; the path as written where nothing is said."""
+    format: Format | None = None
+    """The format of all files, whatever their suffixes say. Only so: lines (each line is a document), and
+    code (the path is a git work tree)."""
+    text_field: str = "text"
+    """The field or column with the text in JSON Lines, CSV, Parquet and Arrow."""
+    layout: LayoutName | None = None
+    """How rows of conversations or preference pairs name their fields (`data/conversations/layouts.py`);
+    found from the first rows of each file where it is not said."""
+    fields: dict[str, str] = {}
+    """The rows' own names of a layout's fields: {question: Frage, answer: Antwort}."""
+    html: bool = False
+    """The text field holds HTML, of which the main text is wanted."""
+    extract: Extractor = "resiliparse"
+    """Who finds the main text of pages; "plain" takes all that is visible."""
+    limits: Limits = Limits()
+    """What the extraction of one document may cost; then it is left out, with the reason."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        settings = {"path": value} if isinstance(value, str) else value
+        if isinstance(settings, dict) and isinstance(settings.get("path"), str) and not settings.get("name"):
+            return {**settings, "name": settings["path"]}
+        return settings
+
     @property
     def is_atlas(self) -> bool:
         """Whether it is the embedded corpus (write ./atlas for a folder of that name)."""
         return self.path == "atlas"
 
 
-def format_of(path: str) -> Format | None:
-    """The format that a name's suffix stands for, or None."""
+def format_of(path: str, is_named: bool = False) -> Format | None:
+    """The format that a name's suffix stands for, or None. `is_named`: the source names this very file."""
+    formats = FORMATS | NAMED_ONLY if is_named else FORMATS
     suffixes = [suffix.lower() for suffix in PurePath(path).suffixes]
     if suffixes and suffixes[-1] in COMPRESSIONS:
-        kind = FORMATS.get(suffixes[-2]) if len(suffixes) > 1 else None
+        kind = formats.get(suffixes[-2]) if len(suffixes) > 1 else None
         is_known = kind not in UNCOMPRESSED and (kind, suffixes[-1]) != ("warc", ".zst")
         return kind if is_known else None
-    return FORMATS.get(suffixes[-1]) if suffixes else None
+    return formats.get(suffixes[-1]) if suffixes else None
 
 
 def suffixes_known() -> str:
     """For an error: what could have been read."""
     alone = [suffix for suffix, kind in FORMATS.items() if kind in UNCOMPRESSED]
     return (
-        f" Readable are {', '.join(FORMATS)}, all but {', '.join(alone)} also with"
+        f" Readable are {', '.join(FORMATS | NAMED_ONLY)}, all but {', '.join(alone)} also with"
         f" {' or '.join(COMPRESSIONS)}. Others need a 'format'."
     )

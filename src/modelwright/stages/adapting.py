@@ -1,0 +1,234 @@
+"""What of a model is trained: all of it, some of it, or an adapter beside it; and what is left of that.
+
+An adapter leaves `adapter/`, a folder of PEFT, and `model/`, where it is merged into the weights that it was
+trained beside: into dequantized ones where these were quantized, never into 4 bits. The merged folder is read
+again and measured, and a loss that has risen by more than a stated share refuses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from modelwright.base.config import Config
+from modelwright.base.device import Device
+from modelwright.base.errors import ConfigError, GateRefused
+from modelwright.base.files import atomic_directory, read_json, sha256_file
+from modelwright.base.run import Run
+from modelwright.base.world import join
+from modelwright.compression.nf4 import nf4_linear
+from modelwright.formats import peft
+from modelwright.formats.frozen import load_frozen
+from modelwright.formats.huggingface import CONFIG, held_weights, load_config, load_model, save_model
+from modelwright.formats.stored import stored_dtype
+from modelwright.model.adaptation import RATE, AdapterConfig, adapt, adapter_of
+from modelwright.model.adapters import Adapter
+from modelwright.model.flops import matmul_parameters
+from modelwright.model.low_rank import LowRankLinear
+from modelwright.model.quantized import Int8Linear, quantize_rows
+from modelwright.model.transformer import Transformer
+from modelwright.stages.training import keep_model
+from modelwright.training.compute import ComputeConfig
+from modelwright.training.spread import Spread
+
+ADAPTER = "adapter"
+"""Folder of what was trained beside the model."""
+
+
+class FreezeConfig(Config):
+    """What keeps the values it has."""
+
+    embeddings: bool = False
+    """The embedding, and with it a head that is tied to it."""
+    layers: int | tuple[str, ...] = ()
+    """The first n blocks, or patterns of parameters' names ("model.layers.*.mlp.*", "model.norm.*")."""
+
+
+class Trainable(Config):
+    """What is trained. Nothing said: all weights."""
+
+    adapter: AdapterConfig | None = None
+    """A low-rank change beside frozen weights, which leaves `adapter/` as well as the merged `model/`."""
+    begin_adapter: Path | None = None
+    """A folder of PEFT whose adapter training goes on with; that decides its layers, ranks and kind."""
+    weights: Literal["auto", "nf4", "int8"] = "auto"
+    """How weights beside an adapter are held. auto: in the format of the products. nf4: in 4.13 bits (QLoRA,
+    arXiv 2305.14314). int8: in 8 bits, a scale for each row."""
+    freeze: FreezeConfig = FreezeConfig()
+    """What is not trained, where there is no adapter."""
+    merge_margin: float = Field(default=0.01, ge=0)
+    """By which share the loss on held-out data may rise when an adapter is merged."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_adapters(cls, settings: Any) -> Any:
+        """Adapters are trained by AdamW, at a rate of their own, where nothing else is said."""
+        if not isinstance(settings, dict) or not settings.get("adapter"):
+            return settings
+        stated = settings.get("optimizer") or {}
+        stated = stated if isinstance(stated, dict) else stated.model_dump(exclude_unset=True)
+        defaults = {"kind": "adamw"} | ({} if stated.get("kind") == "muon" else {"learning_rate": RATE})
+        return {**settings, "optimizer": defaults | stated}
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.adapter is None and (self.weights != "auto" or self.begin_adapter):
+            raise ValueError(
+                f"weights: {self.weights} and begin_adapter go with an adapter: quantized weights cannot be"
+                " trained themselves. Say adapter: {rank: 16}, or leave them out"
+            )
+        if self.adapter is not None and self.freeze != FreezeConfig():
+            raise ValueError("beside an adapter all weights are frozen: leave out freeze, or adapter")
+        return self
+
+
+def load_to_train(
+    config: Trainable, compute: ComputeConfig, parent: Path, device: Device, run: Run
+) -> Transformer:
+    """The model with what is to be trained of it; the log says how much that is."""
+    if config.adapter is None:
+        model = load_model(parent)
+        model.compute_dtype = device.dtype
+        freeze(model, config.freeze)
+    else:
+        if join().size > 1:
+            raise ConfigError(
+                "an adapter is trained by one process: frozen weights in a format of their own are not cut"
+                " into pieces yet. Start one (without torchrun), or train all weights"
+            )
+        if read_json(parent / CONFIG).get("quantization_config"):
+            raise ConfigError(
+                f"{parent} is quantized, and an adapter is never merged into that: train beside the model"
+                " that it was made from, with weights: nf4 or int8"
+            )
+        if config.adapter.dropout and compute.activation_checkpointing != "none":
+            raise ConfigError(
+                "adapter.dropout draws anew in what compute.activation_checkpointing computes again: leave"
+                " one of the two out"
+            )
+        quantize = {"auto": None, "nf4": nf4_linear, "int8": _int8_linear}[config.weights]
+        model = load_frozen(parent, device.dtype, quantize)
+        begin = peft.load_adapter(config.begin_adapter) if config.begin_adapter else None
+        adapt(model, config.adapter, run.seed, begin)
+    learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    held = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    if learn < model.num_parameters():
+        run.log(f"{learn:,} numbers are trained; the model is held in {held:,} bytes")
+    return model
+
+
+def _int8_linear(weight: Tensor, bias: bool) -> Int8Linear:
+    made = Int8Linear(weight.shape[1], weight.shape[0], bias)
+    made.weight, made.weight_scale = quantize_rows(weight)
+    return made
+
+
+def freeze(model: Transformer, config: FreezeConfig) -> None:
+    """Take from training what the settings name; a pattern that fits nothing is refused."""
+    chosen = ["model.embed_tokens.*"] if config.embeddings else []
+    if isinstance(config.layers, int):
+        count = len(model.model.layers)
+        if not 0 <= config.layers <= count:
+            raise ConfigError(f"freeze.layers is {config.layers}, and the model has {count} blocks")
+        chosen += [f"model.layers.{number}.*" for number in range(config.layers)]
+    else:
+        chosen += config.layers
+    names = dict(model.named_parameters())
+    for pattern in chosen:
+        fitting = [name for name in names if fnmatchcase(name, pattern)]
+        if not fitting:
+            raise ConfigError(f"freeze.layers: '{pattern}' fits no parameter, such as {next(iter(names))}")
+        for name in fitting:
+            names[name].requires_grad_(False)
+    if not any(p.requires_grad for p in names.values()):
+        raise ConfigError("freeze leaves nothing to train: name fewer layers")
+
+
+def frozen_flops(config: Trainable, model: Transformer) -> float:
+    """FLOPs a token that beside an adapter are not spent: a frozen weight has no gradient."""
+    return 2.0 * matmul_parameters(model.config) if config.adapter else 0.0
+
+
+def keep_trained(
+    config: Trainable,
+    run: Run,
+    spread: Spread,
+    model: Transformer,
+    parent: Path,
+    measured: Mapping[str, Any],
+    measure: Callable[[Transformer], Mapping[str, float]],
+) -> dict[str, Any]:
+    """Write what was trained: `model/`, and beside it `adapter/` where it is one. For the manifest: what the
+    adapter is, and the loss before and after it was merged: before, `measured` has it."""
+    if config.adapter is None:
+        keep_model(run, spread, model, parent)
+        return {}
+    adapter = adapter_of(model)
+    plain = _plain(parent)
+    with atomic_directory(run.dir / ADAPTER) as folder:
+        peft.save_adapter(folder, adapter, plain, base=str(parent))
+    with atomic_directory(run.dir / "model") as folder:
+        save_model(folder, plain, parent, merged_weights(parent, model, adapter))
+    found = {ADAPTER: config.adapter.name, **_lineage(config)}
+    found |= {"adapter_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)}
+    return found | _gate(config, run, model, measured, measure)
+
+
+def _plain(parent: Path) -> Transformer:
+    """The model without weights, of the format they are stored in."""
+    with torch.device("meta"):
+        return Transformer(load_config(parent)).to(stored_dtype(parent))
+
+
+def merged_weights(parent: Path, model: Transformer, adapter: Adapter) -> dict[str, Tensor]:
+    """All weights of `parent`, in its own format, with the adapter in those that it changes. Weights that
+    `model` held in fewer bits are those that it had."""
+    weights = held_weights(parent, model.config)
+    for path, layer in model.named_modules():
+        name = path.removesuffix(".base")
+        stored = weights.get(f"{name}.weight")
+        if stored is None or isinstance(layer, LowRankLinear):  # its base comes by itself
+            continue
+        in_full = isinstance(layer, nn.Linear) or not hasattr(layer, "weight_in")
+        held = stored if in_full else layer.weight_in(torch.float32).cpu()  # type: ignore[operator]
+        change = adapter.layers.get(name)
+        weights[f"{name}.weight"] = (change.merged(held) if change else held).to(stored.dtype)
+    return weights
+
+
+def _lineage(config: Trainable) -> dict[str, str]:
+    if config.begin_adapter is None:
+        return {}
+    return {
+        "begun_with": str(config.begin_adapter),
+        "begun_with_sha256": sha256_file(config.begin_adapter / peft.WEIGHTS),
+    }
+
+
+def _gate(
+    config: Trainable,
+    run: Run,
+    model: Transformer,
+    measured: Mapping[str, Any],
+    measure: Callable[[Transformer], Mapping[str, float]],
+) -> dict[str, float]:
+    """Read the merged folder again, and hold its loss against that of the adapter beside its model."""
+    device = model.head.device
+    merged = load_model(run.dir / "model", model.compute_dtype, device).eval()
+    with torch.no_grad():
+        ((name, after),) = measure(merged).items()
+    before = float(measured[name])
+    run.log(f"merged: held-out loss {before:.6g} -> {after:.6g}")
+    if not after <= before * (1 + config.merge_margin):
+        raise GateRefused(
+            f"merging the adapter has raised the loss on held-out data from {before:.6g} to {after:.6g}, by"
+            f" more than the share of {config.merge_margin:g} that merge_margin allows. {run.dir / ADAPTER}"
+            f" is kept; {run.dir / 'model'} must not be used. Store the base model in fp32, or allow more"
+        )
+    return {"loss_before_merge": before, "loss_after_merge": after}

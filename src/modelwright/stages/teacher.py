@@ -1,0 +1,66 @@
+"""The teacher of a distillation: a frozen model in the same process, which has the student's vocabulary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modelwright.base.device import Device
+from modelwright.base.errors import ConfigError, UserError
+from modelwright.base.files import canonical_json, sha256_text
+from modelwright.base.run import Run
+from modelwright.base.seams import Objective
+from modelwright.base.world import join
+from modelwright.formats.frozen import load_frozen
+from modelwright.model.flops import matmul_parameters
+from modelwright.objectives import distill
+from modelwright.tokenizer.bpe import BPETokenizer
+
+
+class TeacherConfig(distill.Config):
+    """A model to learn from, and how."""
+
+    model: Path
+    """A Hugging Face folder with the student's tokenizer, quantized or not. It is not changed."""
+
+
+def mark(config: TeacherConfig) -> str:
+    """Changes when the teacher's files do: their names, sizes and times stand for what they hold."""
+    if not config.model.is_dir():
+        raise UserError(f"teacher.model is {config.model}, and there is no such folder: expected a model's")
+    files = [(file.name, file.stat()) for file in sorted(config.model.iterdir()) if file.is_file()]
+    return sha256_text(canonical_json([[name, at.st_size, at.st_mtime_ns] for name, at in files]))
+
+
+def distillation(
+    config: TeacherConfig, tokenizer: BPETokenizer, device: Device, run: Run
+) -> tuple[Objective, float]:
+    """(the objective with its teacher, FLOPs a token that the teacher takes)."""
+    if join().size > 1:
+        raise ConfigError(
+            "a teacher is held by one process whole, and several have not been tried: start one (without"
+            " torchrun), or leave out finetune.teacher"
+        )
+    check_same(tokenizer, BPETokenizer.load(config.model), config.model)
+    teacher = load_frozen(config.model, device.dtype).to(device.name).eval().requires_grad_(False)
+    if teacher.config.vocab_size < tokenizer.vocab_size:
+        raise UserError(
+            f"{config.model} has rows for {teacher.config.vocab_size:,} tokens, and its tokenizer makes"
+            f" {tokenizer.vocab_size:,}: the folder's parts are of different models"
+        )
+    run.log(f"teacher: {config.model}, {teacher.num_parameters():,} parameters")
+    return distill.Distillation(teacher.on_batch, config), 2.0 * matmul_parameters(teacher.config)
+
+
+def check_same(student: BPETokenizer, teacher: BPETokenizer, folder: Path) -> None:
+    """Refuse a teacher whose ids mean something else: probabilities are compared id by id. One that has the
+    same tokens in the same places may pad, begin and answer in its own way: it reads the student's rows."""
+    ours, theirs = student.tokens, teacher.tokens
+    if ours == theirs:
+        return
+    place = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
+    differ = f"{len(ours):,} and {len(theirs):,} tokens" if place is None else f"id {place} is another token"
+    raise ConfigError(
+        f"the teacher {folder} has another vocabulary than the model that is trained ({differ}): their"
+        " probabilities cannot be compared token by token. Take a teacher of the same family, or let it write"
+        " answers and train on those as on any data"
+    )

@@ -1,0 +1,43 @@
+"""An adapter into its model, or out of one that it was merged into, as a Hugging Face folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from modelwright.base.errors import UserError
+from modelwright.base.files import atomic_directory, read_json
+from modelwright.formats.huggingface import CONFIG, held_weights, load_config, save_model
+from modelwright.formats.locate import resolve_model
+from modelwright.formats.peft import load_adapter
+from modelwright.formats.stored import stored_dtype
+from modelwright.model.adapters import adaptable_layers, check_fit
+from modelwright.model.transformer import Transformer
+
+
+def merge_adapter(model: Path, adapter: Path, out: Path, *, undo: bool = False) -> Path:
+    """Write `model`, in the format of its weights, with the adapter in it, or without it again, to `out`.
+
+    The sum is made in fp32. A quantized model is refused: what is merged into it is lost to rounding.
+    """
+    source, change = resolve_model(model), load_adapter(adapter)
+    if read_json(source / CONFIG).get("quantization_config"):
+        raise UserError(
+            f"{source} is quantized, and rounding would lose what is merged into it: merge into the model"
+            " that it was made from, and quantize that"
+        )
+    if out.exists():
+        raise UserError(f"{out} is there already: choose a folder that is not")
+    config = load_config(source)
+    with torch.device("meta"):
+        plain = Transformer(config).to(stored_dtype(source))
+    check_fit(str(adapter), change, adaptable_layers(plain))
+    weights = held_weights(source, config)
+    for name, each in change.layers.items():
+        before = weights[f"{name}.weight"]
+        made = each.unmerged(before) if undo else each.merged(before)
+        weights[f"{name}.weight"] = made.to(before.dtype)
+    with atomic_directory(out) as folder:
+        save_model(folder, plain, source, weights)
+    return out

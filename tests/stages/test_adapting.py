@@ -1,0 +1,230 @@
+"""Fine-tuning of adapters, of quantized models and of parts: what is left, and that a killed one goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from tests import children
+
+from modelwright.base.artifact import Artifact
+from modelwright.base.config import Config
+from modelwright.base.errors import ConfigError, GateRefused, UserError
+from modelwright.base.run import Run
+from modelwright.compression.quantize import quantize
+from modelwright.formats.frozen import load_frozen
+from modelwright.formats.huggingface import load_model, save_model
+from modelwright.formats.peft import load_adapter
+from modelwright.model.adapters import AdapterSet
+from modelwright.model.nf4 import NF4Linear
+from modelwright.model.quantized import Scheme
+from modelwright.stages import adapting, finetune
+from modelwright.stages.average import Config as AverageConfig
+from modelwright.stages.average import gather
+from modelwright.training.compute import ComputeConfig
+
+IDS = torch.randint(0, 90, (2, 12), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="module")
+def parent(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A model as a station leaves it."""
+    folder = tmp_path_factory.mktemp("base")
+    (folder / "model").symlink_to(tiny_model("qwen3"))
+    return Run(folder, "pretrain", "base", Config(), 1).finish(["model"])
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("chats") / "chats.jsonl"
+    turns = [[("user", f"Say {n}."), ("assistant", f"{n}.")] for n in range(40)]
+    rows = [{"messages": [{"role": role, "content": text} for role, text in each]} for each in turns]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def config_of(chats: Path, **settings: Any) -> finetune.Config:
+    compute = ComputeConfig(dtype="float32", compile="never")
+    few: dict[str, Any] = {"context": 60, "rows": 2, "epochs": 3, "validate_every": 4, "compute": compute}
+    few |= {"checkpoint_every": 3, "validation_conversations": 20}
+    return finetune.Config.model_validate({"sources": [{"path": str(chats)}], **few, **settings})
+
+
+def tuned(folder: Path, config: finetune.Config, parent: Artifact) -> Artifact:
+    run = Run(folder, "finetune", "sft", config, 3, {"model": parent})
+    try:
+        return finetune.run(config, run)
+    finally:
+        run.close()
+
+
+def rows_of(made: Artifact) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (made.path / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"adapter": {"rank": 4}},
+        {"adapter": {"rank": 4, "kind": "dora"}},
+        {"adapter": {"rank": 4}, "weights": "nf4"},
+    ],
+    ids=["LoRA", "DoRA", "QLoRA"],
+)
+def test_an_adapter_learns_and_is_left_beside_the_model_that_it_was_merged_into(
+    parent: Artifact, chats: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    config = config_of(chats, **settings)
+    assert (config.optimizer.kind, config.optimizer.rate) == ("adamw", 3e-4)
+    made = tuned(tmp_path, config_of(chats, **settings, optimizer={"learning_rate": 0.01}), parent)
+    losses = [row["loss"] for row in rows_of(made)]
+    assert losses[-1] < 0.9 * losses[0]
+    assert made.metrics["adapter"] == "adapter" and made.metrics["adapter_parameters"] > 0
+    assert made.metrics["loss_after_merge"] == pytest.approx(made.metrics["loss_before_merge"], abs=1e-4)
+    assert {"adapter/adapter_config.json", "model/model.safetensors"} <= {f.path for f in made.manifest.files}
+    base = parent.file("model")
+    quantize = adapting.nf4_linear if "weights" in settings else None
+    beside = load_frozen(base, torch.float32, quantize)
+    if quantize is None:
+        adapters = AdapterSet(beside)
+        adapters.add("it", load_adapter(made.file("adapter")))
+        with torch.inference_mode(), adapters.rows(["it", "it"]):
+            expected = beside(IDS).logits()
+    else:
+        adapting.adapt(beside, config.adapter, 0, load_adapter(made.file("adapter")))
+        with torch.inference_mode():
+            expected = beside(IDS).logits()
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            load_model(made.file("model"))(IDS).logits(), expected, atol=2e-4, rtol=1e-4
+        )
+    checkpoint = max((made.path / "checkpoints").glob("step-*"))
+    kept = load_file(checkpoint / "model.safetensors")
+    assert kept and all(name.rpartition(".")[2] in ("a", "b", "magnitude") for name in kept)
+
+
+def test_training_goes_on_from_an_adapter_and_from_a_merged_model(
+    parent: Artifact, chats: Path, tmp_path: Path
+) -> None:
+    first = tuned(tmp_path / "first", config_of(chats, adapter={"rank": 3}), parent)
+    begun = config_of(chats, adapter={"name": "more"}, begin_adapter=first.file("adapter"))
+    more = tuned(tmp_path / "more", begun, parent)
+    assert len(next(iter(load_adapter(more.file("adapter")).layers.values())).a) == 3
+    assert more.metrics["adapter"] == "more" and len(more.metrics["begun_with_sha256"]) == 64
+    assert rows_of(more)[0]["loss"] == pytest.approx(rows_of(first)[-1]["loss"], abs=1.0)
+    chained = tuned(tmp_path / "chained", config_of(chats, adapter={"rank": 2}), first)
+    with pytest.raises(UserError, match="no average of their product"):
+        gather(chained, AverageConfig())
+    assert [each.id for each in chained.ancestry()] == [chained.id, first.id, parent.id]
+
+
+def test_a_merge_that_costs_too_much_is_refused(
+    parent: Artifact, chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiled = adapting.merged_weights
+
+    def spoil(*given: Any) -> dict[str, torch.Tensor]:
+        return {name: weight * 0.5 for name, weight in spoiled(*given).items()}
+
+    monkeypatch.setattr(adapting, "merged_weights", spoil)
+    with pytest.raises(GateRefused, match=r"by more than the share of 0.01"):
+        tuned(tmp_path, config_of(chats, adapter={"rank": 2}), parent)
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    assert not (tmp_path / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("freeze", [{"embeddings": True, "layers": 1}, {"layers": ["model.layers.*.mlp.*"]}])
+def test_what_is_frozen_keeps_its_bits(
+    parent: Artifact, chats: Path, tmp_path: Path, freeze: dict[str, Any]
+) -> None:
+    made = tuned(tmp_path, config_of(chats, freeze=freeze), parent)
+    candidates = gather(made, AverageConfig())
+    before, after = (load_model(each.file("model")).state_dict() for each in (parent, made))
+    still = {name for name in before if torch.equal(before[name], after[name])}
+    if "embeddings" in freeze:
+        assert still == {n for n in before if n.startswith(("model.embed_tokens", "model.layers.0."))}
+    else:
+        assert still == {n for n in before if ".mlp." in n}
+    assert set(candidates["last"]()) == before.keys() - still  # a checkpoint holds what learns
+
+
+def test_what_cannot_be_is_refused(parent: Artifact, chats: Path) -> None:
+    with pytest.raises(ValidationError, match="go with an adapter"):
+        config_of(chats, weights="nf4")
+    with pytest.raises(ValidationError, match="leave out freeze"):
+        config_of(chats, adapter={"rank": 2}, freeze={"embeddings": True})
+    model = load_model(parent.file("model"))
+    for layers, message in (
+        (3, "has 2 blocks"),
+        (("model.layers.7.*",), "fits no parameter"),
+        (("*",), "nothing"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            adapting.freeze(model, adapting.FreezeConfig(layers=layers))
+
+
+def test_a_quantized_model_is_refused_before_an_adapter_is_trained(
+    parent: Artifact, chats: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "int8" / "model"
+    model = quantize(load_model(parent.file("model")), Scheme(8))
+    save_model(folder, model, parent.file("model"))
+    base = Run(folder.parent, "pretrain", "base", Config(), 1).finish(["model"])
+    with pytest.raises(ConfigError, match=r"is quantized.*train beside the model that it was made from"):
+        tuned(tmp_path / "tuned", config_of(chats, adapter={"rank": 2}), base)
+    assert not (tmp_path / "tuned" / "checkpoints").exists()
+
+
+def die_at(step: int, folder: str, base: str, chats: str, settings: dict[str, Any]) -> None:
+    """In a child: train, and be killed."""
+    from modelwright.training import loop
+
+    torch.set_num_threads(1)
+    calls, accumulate = [0], loop._accumulate
+
+    def deadly(*given: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return accumulate(*given)
+
+    loop._accumulate = deadly
+    tuned(Path(folder), config_of(Path(chats), **settings), Artifact.load(Path(base)))
+
+
+@pytest.mark.parametrize("weights", ["auto", "nf4"])
+def test_a_killed_training_of_an_adapter_ends_with_the_same_bits(
+    parent: Artifact, chats: Path, tmp_path: Path, weights: str
+) -> None:
+    settings = {"adapter": {"rank": 4, "dropout": 0.1}, "weights": weights}
+    config = config_of(chats, **settings)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        unbroken = tuned(tmp_path / "unbroken", config, parent)
+        given = (str(tmp_path / "broken"), str(parent.path), str(chats), settings)
+        code = children.run(tmp_path / "errors", die_at, 5, *given)
+        assert code == -signal.SIGKILL, (tmp_path / "errors").read_text()
+        broken = tuned(tmp_path / "broken", config, parent)
+    finally:
+        torch.set_num_threads(threads)
+    assert rows_of(broken) == rows_of(unbroken)
+    assert "resuming after step 3" in (tmp_path / "broken" / "log.txt").read_text()
+    for name in ("adapter/adapter_model.safetensors", "model/model.safetensors"):
+        assert (broken.path / name).read_bytes() == (unbroken.path / name).read_bytes()
+
+
+def test_a_quantized_model_is_small_as_it_is_read(parent: Artifact) -> None:
+    model = load_frozen(parent.file("model"), torch.bfloat16, adapting.nf4_linear)
+    layers = [layer for layer in model.modules() if isinstance(layer, NF4Linear)]
+    assert len(layers) == 2 * 7
+    assert model.model.norm.weight.dtype == torch.float32
+    assert model.model.embed_tokens.weight.dtype == torch.bfloat16
