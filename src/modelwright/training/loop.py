@@ -144,8 +144,10 @@ class _State:
         self.averages.load_state(checkpoint.tensors("averages", layout))
         self.spread.load_training_state(checkpoint.state().get("adapting", {}))
 
-    def resume(self, checkpoints: Checkpoints, run: Run) -> None:
+    def resume(self, checkpoints: Checkpoints, run: Run, averages: AveragesConfig) -> None:
         """Take up the newest whole checkpoint, if there is one, and cut the metrics back to it."""
+        if averages.snapshots:
+            self.snapshots = self.spread.checkpoints(run.dir / SNAPSHOTS, sys.maxsize, False)
         self.spread.settle()  # the model may have been measured before
         checkpoint = checkpoints.newest_whole(run.log)
         if checkpoint is not None:
@@ -183,9 +185,7 @@ def train(
     keeping = Keeping(config.stop_early, config.keep, spread, run, plan.steps)
     checkpoints = spread.checkpoints(run.dir, config.keep_checkpoints, config.checkpoint_in_background)
     at = _State(spread, optimizer, averages, guard, keeping)
-    if config.averages.snapshots:
-        at.snapshots = spread.checkpoints(run.dir / SNAPSHOTS, sys.maxsize, False)
-    at.resume(checkpoints, run)
+    at.resume(checkpoints, run, config.averages)
     schedule = make_schedule(config.schedule, plan.steps)
     measured = _look(spread, validate) if at.is_over(plan) else {}
     if show and at.step == 0:
