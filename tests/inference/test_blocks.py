@@ -56,6 +56,19 @@ def test_adapters_do_not_share():
     assert pool.find(LONG).blocks == [] and len(pool.find(LONG, "pirate").blocks) == 3
 
 
+def test_salts_do_not_share():
+    pool = BlockPool(16)
+    fill(pool, LONG)
+    assert pool.find(LONG, None, "another").blocks == [] and len(pool.find(LONG, None, "").blocks) == 3
+
+
+def test_an_adapter_of_the_same_name_is_another():
+    pool = BlockPool(16)
+    pool.release(fill(pool, LONG, "pirate"))
+    pool.forget_adapter("pirate")
+    assert pool.find(LONG, "pirate").blocks == []
+
+
 def test_memory_comes_from_the_longest_unused_prefix():
     pool = BlockPool(8)
     old, new = LONG, [token + 1000 for token in LONG]

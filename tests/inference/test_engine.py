@@ -85,6 +85,37 @@ def test_copies_of_a_prompt_differ_but_repeat(engine):
     assert engine.sample([prompt], unseeded)[0].ids != engine.sample([prompt], unseeded)[0].ids
 
 
+@pytest.mark.parametrize("use_compiled", [True, False])
+def test_copies_of_a_prompt_are_read_once_and_are_as_alone_to_the_bit(model, tokenizer, use_compiled):
+    """A group of rollouts: all come at once, and before any block of theirs is known."""
+    [prompt] = prompts_of([100])
+    sampling = Sampling(max_tokens=6, temperature=1.0)
+
+    def read(engine: Engine, seeds: list[int]):
+        tokens, logits = [], engine._runner.logits
+        engine._runner.logits = lambda pieces: (
+            tokens.extend(map(len, [p.ids for p in pieces])) or logits(pieces)
+        )
+        requests = [engine.submit(prompt, replace(sampling, seed=seed)) for seed in seeds]
+        done = {}
+        while len(done) < len(seeds):
+            done |= {delta.request: delta.completion for delta in engine.step() if delta.completion}
+        return [done[request] for request in requests], sum(tokens)
+
+    def made() -> Engine:
+        return Engine(model, tokenizer, stop_ids=(), use_compiled=use_compiled)
+
+    together, tokens = read(made(), list(range(8)))
+    assert tokens == 100 + 7 * (100 - 96) + 8 * 5
+    for seed, completion in enumerate(together):
+        [alone], _ = read(made(), [seed])
+        if use_compiled:
+            assert completion == alone
+        else:  # rows of several lengths are padded, which changes the order of sums
+            assert completion.ids == alone.ids
+            assert completion.logprobs == pytest.approx(alone.logprobs, abs=1e-5)
+
+
 def test_stop_ids_and_stop_strings(engine, tokenizer):
     prompt = tokenizer.encode("The capital")
     [free] = engine.sample([prompt], Sampling(max_tokens=40, temperature=1.0, seed=11))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelwright.base.schema import Sampling
-from modelwright.inference.blocks import SIZE, BlockPool
+from modelwright.inference.blocks import SIZE, BlockPool, Prefix
 from modelwright.inference.scheduler import Chunk, Scheduler, Sequence
 
 
@@ -70,6 +73,58 @@ def test_a_prompt_that_was_read_before_is_not_read_again():
     assert turn(scheduler) == [(0, 0, 2 * SIZE + 3)]
     assert turn(scheduler) == [(1, 2 * SIZE, 3)]
     assert (scheduler.prefix_queries, scheduler.prefix_hits) == (4 * SIZE + 6, 2 * SIZE)
+
+
+def test_of_equal_prompts_one_is_read_and_the_others_follow():
+    scheduler = scheduler_of(2 * SIZE + 3, 2 * SIZE + 3, 2 * SIZE + 3, step=256)
+    assert turn(scheduler) == [(0, 0, 2 * SIZE + 3)]
+    assert turn(scheduler) == [(0, 2 * SIZE + 3, 1), (1, 2 * SIZE, 3), (2, 2 * SIZE, 3)]
+
+
+def test_who_follows_waits_only_for_what_is_shared_and_keeps_its_place_and_slot():
+    scheduler = scheduler_of(6 * SIZE, 5 * SIZE, 3, 3, slots=3, step=2 * SIZE)
+    scheduler.waiting[1].prompt = (*range(SIZE), *[9999] * 4 * SIZE)  # shares a block with the first
+    scheduler.waiting[1].tokens = [*scheduler.waiting[1].prompt]
+    for late in list(scheduler.waiting)[2:]:
+        late.prompt, late.tokens = (7, 7, 7), [7, 7, 7]
+    assert turn(scheduler) == [(0, 0, 2 * SIZE)]
+    scheduler.step_tokens = 3 * SIZE
+    assert turn(scheduler) == [(0, 2 * SIZE, 3 * SIZE)]
+    scheduler.step_tokens = 8 * SIZE
+    assert turn(scheduler) == [(0, 5 * SIZE, SIZE), (1, SIZE, 4 * SIZE), (2, 0, 3)]
+    assert [waiting.id for waiting in scheduler.waiting] == [3]
+
+
+def test_others_pass_who_follows():
+    scheduler = scheduler_of(2 * SIZE + 1, 2 * SIZE + 1, 3, 3, slots=3, step=256)
+    for late in list(scheduler.waiting)[2:]:
+        late.prompt, late.tokens = (7, 7, 7), [7, 7, 7]
+    assert turn(scheduler) == [(0, 0, 2 * SIZE + 1), (2, 0, 3)], "the third slot is kept for who follows"
+    assert turn(scheduler) == [(0, 2 * SIZE + 1, 1), (2, 3, 1), (1, 2 * SIZE, 1)]
+
+
+def test_salts_do_not_share_and_do_not_follow():
+    scheduler = scheduler_of(2 * SIZE + 3, 2 * SIZE + 3, 2 * SIZE + 3, step=256)
+    scheduler.waiting[1].salt = "another"
+    assert turn(scheduler) == [(0, 0, 2 * SIZE + 3), (1, 0, 2 * SIZE + 3)]
+    assert turn(scheduler)[2] == (2, 2 * SIZE, 3)
+
+
+def test_who_finds_no_room_is_not_looked_up_in_every_step():
+    scheduler = scheduler_of(SIZE - 8, 2 * SIZE, blocks=2, step=256, limit=8)
+    looked_up: list[int] = []
+    find = scheduler.pool.find
+
+    def counted(tokens: Iterable[int], *more: Any) -> Prefix:
+        looked_up.append(len([*tokens]))
+        return find([*tokens], *more)
+
+    scheduler.pool.find = counted  # type: ignore[method-assign]
+    for _ in range(8):
+        turn(scheduler)
+    assert looked_up == [SIZE - 8, 2 * SIZE] and not scheduler.running
+    turn(scheduler)
+    assert looked_up[2:] == [2 * SIZE] and scheduler.running[0].id == 1
 
 
 def test_who_came_last_gives_way_when_the_cache_is_full_and_loses_nothing():

@@ -11,7 +11,7 @@ up.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -25,12 +25,21 @@ def blocks_for(tokens: int) -> int:
     return -(-tokens // SIZE)
 
 
+Node = int | tuple[str | None, int, str]
+"""All tokens up to a block's end, as a number. Before the first block: the adapter, how often one of that
+name was replaced, and the salt."""
+Key = tuple[Node, tuple[int, ...]]
+"""What a full block holds: its tokens, behind a node."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prefix:
     """What a sequence found in the cache: blocks, held for it, and the name of their content."""
 
     blocks: list[int]
-    node: int
+    node: Node
+    missing: Key | None
+    """The full block that it looked for next and did not find; None where there was nothing to look for."""
 
 
 class BlockPool:
@@ -43,10 +52,11 @@ class BlockPool:
         """Blocks that hold nothing worth keeping; the last one is taken next."""
         self._idle: OrderedDict[int, None] = OrderedDict()
         """Known blocks that nobody uses, the longest unused first."""
-        self._known: dict[tuple[int, tuple[int, ...]], tuple[int, int]] = {}
-        """(node before, tokens) -> (block, node). A node is a number for all tokens up to a block's end."""
-        self._key_of: dict[int, tuple[int, tuple[int, ...]]] = {}
-        self._roots: dict[str | None, int] = {}
+        self._known: dict[Key, tuple[int, int]] = {}
+        """What a block holds -> (block, node at its end)."""
+        self._key_of: dict[int, Key] = {}
+        self._replaced: Counter[str | None] = Counter()
+        """How often an adapter of that name was taken away."""
         self._nodes = count()
 
     @property
@@ -59,27 +69,33 @@ class BlockPool:
         """Blocks that somebody uses."""
         return self.total - self.available
 
-    def find(self, tokens: Sequence[int], adapter: str | None = None) -> Prefix:
+    def find(self, tokens: Sequence[int], adapter: str | None = None, salt: str = "") -> Prefix:
         """Hold the known blocks that `tokens` begin with; at least the last token is left to be computed.
-        Keys and values depend on the adapter too, so prefixes are shared among its users alone."""
-        node = self.root(adapter)
+        Keys and values depend on the adapter too, so prefixes are shared among its users alone; and among
+        those with the same `salt`, since who finds a prefix learns that somebody has sent it."""
+        node: Node = self.root(adapter, salt)
+        missing: Key | None = None
         blocks: list[int] = []
         for start in range(0, (len(tokens) - 1) // SIZE * SIZE, SIZE):
-            found = self._known.get((node, tuple(tokens[start : start + SIZE])))
+            key = node, tuple(tokens[start : start + SIZE])
+            found = self._known.get(key)
             if found is None:
+                missing = key
                 break
             block, node = found
             blocks.append(block)
         for block in blocks:
             self._idle.pop(block, None)
             self._users[block] += 1
-        return Prefix(blocks, node)
+        return Prefix(blocks, node, missing)
 
-    def root(self, adapter: str | None) -> int:
+    def knows(self, key: Key) -> bool:
+        """Whether a block holds this."""
+        return key in self._known
+
+    def root(self, adapter: str | None, salt: str = "") -> Node:
         """The node of nothing at all, before the first token."""
-        if adapter not in self._roots:
-            self._roots[adapter] = next(self._nodes)
-        return self._roots[adapter]
+        return adapter, self._replaced[adapter], salt
 
     def allocate(self) -> int | None:
         """A block for one user, or None when all are in use."""
@@ -93,7 +109,7 @@ class BlockPool:
         self._users[block] = 1
         return block
 
-    def register(self, block: int, node: int, tokens: Sequence[int]) -> int:
+    def register(self, block: int, node: Node, tokens: Sequence[int]) -> int:
         """Make known that `block` is full of `tokens`, which follow `node`; the node at its end. Where
         another block is known to hold the same, that one stays the known one."""
         key = (node, tuple(tokens))
@@ -116,7 +132,7 @@ class BlockPool:
 
     def forget_adapter(self, adapter: str) -> None:
         """What was computed with an adapter of that name is not found any more."""
-        self._roots.pop(adapter, None)
+        self._replaced[adapter] += 1
 
     def forget(self) -> None:
         """Drop all knowledge: the weights have changed, and what blocks hold is of the old ones."""
@@ -124,4 +140,3 @@ class BlockPool:
         self._idle.clear()
         self._known.clear()
         self._key_of.clear()
-        self._roots.clear()

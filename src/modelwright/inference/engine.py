@@ -213,8 +213,11 @@ class Engine:
 
     # --- continuous batching
 
-    def submit(self, prompt: Sequence[int], sampling: Sampling, *, streaming: bool = False) -> int:
-        """Queue a request; its number comes back in the deltas of `step`."""
+    def submit(
+        self, prompt: Sequence[int], sampling: Sampling, *, streaming: bool = False, salt: str = ""
+    ) -> int:
+        """Queue a request; its number comes back in the deltas of `step`. What is computed of the prompt is
+        shared with those who have the same `salt`: with another, nobody can find out what was asked."""
         ids = tuple(prompt)
         self.check_prompt(ids)
         draws.check(sampling, self.vocab_size)
@@ -233,6 +236,7 @@ class Engine:
             text=TextStream(self.tokenizer, sampling.stop) if needs_text else None,
             matcher=matcher,
             penalties=Penalties.of(sampling, ids),
+            salt=salt,
         )
         self._next_id += 1
         self._scheduler.add(sequence)

@@ -2,8 +2,9 @@
 
 A step has room for some tokens. Sequences that decode come first, with one token each (more where some were
 guessed); what is left reads prompts, of which a long one takes several steps, so that nobody who decodes
-waits for it. When the cache is full, the sequence that came last gives its blocks back and is read again
-later: what it had drawn stays drawn.
+waits for it. A sequence that begins as another does that is being read waits for what they share, since a
+block is found only once it is computed: of many equal prompts one is read. When the cache is full, the
+sequence that came last gives its blocks back and is read again later: what it had drawn stays drawn.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Literal
 
 from modelwright.base.schema import Sampling
-from modelwright.inference.blocks import SIZE, BlockPool, blocks_for
+from modelwright.inference.blocks import SIZE, BlockPool, Key, Node, blocks_for
 from modelwright.inference.penalties import Penalties
 from modelwright.inference.structured import Matcher
 from modelwright.inference.text import TextStream
@@ -74,6 +76,8 @@ class Sequence:
     matcher: Matcher | None = None
     """What the answer has to keep to."""
     penalties: Penalties | None = None
+    salt: str = ""
+    """Blocks are shared among those with the same (see BlockPool.find)."""
     ids: list[int] = field(default_factory=list[int])
     logprobs: list[float] = field(default_factory=list[float])
     sampler_logprobs: list[float] = field(default_factory=list[float])
@@ -86,7 +90,7 @@ class Sequence:
     computed: int = 0
     """How many of the tokens have their keys and values in the cache."""
     blocks: list[int] = field(default_factory=list[int])
-    node: int = -1
+    node: Node = -1
     """What the full blocks that were made known hold (see BlockPool)."""
     known: int = 0
     """How many these are."""
@@ -104,6 +108,12 @@ class Sequence:
     def length(self) -> int:
         """Tokens so far, the prompt included."""
         return len(self.tokens)
+
+    def next_full_block(self) -> Key | None:
+        """What its next block to become known will hold, if that depends on no draw any more."""
+        start = self.known * SIZE
+        tokens = self.tokens[start : start + SIZE]
+        return (self.node, tuple(tokens)) if len(tokens) == SIZE else None
 
     def accept(self, token: int, logprob: float, sampler_logprob: float = 0.0) -> str:
         """Take a drawn token; set the finish reason if it ends here; return the new text."""
@@ -161,6 +171,16 @@ class Chunk:
         return self.start + self.count == self.sequence.length
 
 
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why a sequence could not be admitted: it is not looked up again before any of this is better."""
+
+    sequence: Sequence
+    missing: Key | None
+    available: int
+    running: int
+
+
 class Scheduler:
     """First come, first served, as long as the cache has room."""
 
@@ -173,6 +193,7 @@ class Scheduler:
         """Tokens of prompts that were looked up in the cache."""
         self.prefix_hits = 0
         """Of these, how many were found."""
+        self._refused: _Refusal | None = None
 
     @property
     def busy(self) -> bool:
@@ -208,25 +229,47 @@ class Scheduler:
             if sequence.blocks
         ]
         room = self.step_tokens - sum(chunk.count + len(chunk.guesses) for chunk in chunks)
-        while room and self.waiting and len(self.running) < self.max_running:
-            sequence = self.waiting[0]
-            if not self._admit(sequence):
+        return [*chunks, *self._begun(room)]
+
+    def _begun(self, room: int) -> list[Chunk]:
+        """The first chunks of those who are admitted now, of `room` tokens at most. Who follows another keeps
+        its place in the queue, and the slot that it will have."""
+        chunks: list[Chunk] = []
+        if not self.waiting:
+            return chunks
+        being_read = {block for each in self.running if (block := each.next_full_block())}
+        followers = 0
+        while room and followers < len(self.waiting) and len(self.running) + followers < self.max_running:
+            sequence = self.waiting[followers]
+            admitted = self._admit(sequence, being_read)
+            if admitted is None:
+                followers += 1
+                continue
+            if not admitted:
                 break
-            self.waiting.popleft()
+            del self.waiting[followers]
             self.running.append(sequence)
             count = min(sequence.length - sequence.computed, room)
             chunks.append(Chunk(sequence, sequence.computed, count))
             room -= count
+            if block := sequence.next_full_block():
+                being_read.add(block)
         return chunks
 
-    def _admit(self, sequence: Sequence) -> bool:
+    def _admit(self, sequence: Sequence, being_read: AbstractSet[Key]) -> bool | None:
         """Give a waiting sequence the blocks for all its tokens, if enough stay for those who run to go
-        on."""
-        pool = self.pool
-        prefix = pool.find(sequence.tokens, sequence.sampling.adapter)
+        on. None where the block that it lacks is among those that are `being_read` for others."""
+        if self._is_refused_still(sequence):
+            return False
+        pool, available = self.pool, self.pool.available
+        prefix = pool.find(sequence.tokens, sequence.sampling.adapter, sequence.salt)
+        if prefix.missing in being_read:
+            pool.release(reversed(prefix.blocks))
+            return None
         missing = blocks_for(sequence.length) - len(prefix.blocks)
         if missing + len(self.running) > pool.available:
             pool.release(reversed(prefix.blocks))
+            self._refused = _Refusal(sequence, prefix.missing, available, len(self.running))
             return False
         sequence.blocks, sequence.node, sequence.known = prefix.blocks, prefix.node, len(prefix.blocks)
         sequence.computed = len(prefix.blocks) * SIZE
@@ -236,6 +279,16 @@ class Scheduler:
             self.prefix_hits += sequence.computed
         assert self._make_room(sequence, sequence.length)
         return True
+
+    def _is_refused_still(self, sequence: Sequence) -> bool:
+        """Whether nothing has changed for the better since it was refused: as few blocks can be had, as many
+        run, and what it lacked is not known. Looking a long prompt up in every step would cost time."""
+        refused = self._refused
+        if refused is None or refused.sequence is not sequence:
+            return False
+        found = refused.missing is not None and self.pool.knows(refused.missing)
+        more = self.pool.available > refused.available or len(self.running) < refused.running
+        return not (found or more)
 
     def _make_room(self, sequence: Sequence, length: int) -> bool:
         """Blocks for `length` positions; whoever came last pays where there are none, it itself if need
