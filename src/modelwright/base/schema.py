@@ -254,6 +254,37 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A conversation that a writer is to go on with, and how. Equal ones ask for the same text, where the
+    writer can give it twice: several answers to one conversation differ in `sampling.seed`."""
+
+    conversation: Conversation
+    """It ends with a turn that is not the assistant's."""
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a writer wrote, as text, or why it wrote nothing. Nobody vouches for any of it."""
+
+    text: str = ""
+    reasoning: str = ""
+    """What it thought before, where the writer tells it apart from what it says."""
+    finish_reason: str = ""
+    """Why it ended: "stop", "length" (cut at `max_tokens`), or another word of the writer's."""
+    prompt_tokens: int | None = None
+    """As the writer counts; None where it does not tell."""
+    tokens: int | None = None
+    """Written ones, those of the reasoning among them; None where the writer does not tell."""
+    model: str = ""
+    """The name of the model as the writer reports it."""
+    seconds: float = 0.0
+    """From the request to the whole answer, waiting for others included."""
+    fault: str = ""
+    """Why there is no answer, in words; "" where there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """A verifier's word. `value` None is "ungraded": a fault of the check, never a zero."""
 

@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from modelwright.base.schema import Batch, Completion, Document, Problem, Reason, Sampling, Score
+from modelwright.base.schema import (
+    Answer,
+    Batch,
+    Completion,
+    Document,
+    Problem,
+    Prompt,
+    Reason,
+    Sampling,
+    Score,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,6 +130,22 @@ class Sampler(Protocol):
         ...
 
     def update_weights(self, state: Mapping[str, Tensor], version: int) -> None: ...
+
+
+class Writer(Protocol):
+    """Who writes answers as text: a model of ours behind its chat template, an HTTP endpoint, a script. What
+    must know tokens and their probabilities takes a Sampler."""
+
+    @property
+    def name(self) -> str:
+        """Who it is, for the record; never a secret. Two writers of one name write the same."""
+        ...
+
+    def write(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Answer]]:
+        """(place of the prompt, answer), each as soon as it is there, in any order, each place once. What
+        goes wrong with one prompt is an answer with a `fault`; raises UserError where nothing can be written
+        at all (nobody is there, the key is refused)."""
+        ...
 
 
 class Environment(Protocol):
