@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ from modelwright.objectives.next_token import NextToken
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.chat import render
 from modelwright.tokenizer.learn import learn
-from modelwright.training.batches import Example, Grouped, Packed, padded
+from modelwright.training.batches import Example, FiniteBatches, Grouped, Packed, padded
 from modelwright.training.optimizer import Optimizer, OptimizerConfig
 from record import Row, compare, publish
 
@@ -43,14 +42,6 @@ CHOICE, VOCABULARY, CONTEXT, ROWS = ModelChoice(depth=6), 4096, 1024, 8
 WARM_UP, ROUNDS, MEASURED = 2, 14, 32
 """Steps of each side that are not timed, those that are, and conversations whose loss is compared."""
 BAR = 2.0
-
-
-class Side(Protocol):
-    """Micro-batches of conversations."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Batch: ...
 
 
 class Padded:
@@ -75,7 +66,7 @@ def conversations() -> list[Conversation]:
     return [Conversation(messages=tuple(Message(**message) for message in row)) for row in rows]
 
 
-def sides_of(examples: list[Example], rows: int, padding: int) -> dict[str, Side]:
+def sides_of(examples: list[Example], rows: int, padding: int) -> dict[str, FiniteBatches]:
     """The three ways to lay them out."""
     return {
         "packed": Packed(examples, rows, CONTEXT, 1, padding),
@@ -101,7 +92,7 @@ class Trainee:
         self._optimizer.zero_grad()
 
 
-def speeds(sides: dict[str, Side], padding: int, dtype: torch.dtype) -> dict[str, list[float]]:
+def speeds(sides: dict[str, FiniteBatches], padding: int, dtype: torch.dtype) -> dict[str, list[float]]:
     """Tokens of conversations per second, step by step. A last micro-batch that is not full is left out."""
     trainees = {name: Trainee(dtype) for name in sides}
     found: dict[str, list[float]] = {name: [] for name in sides}
@@ -121,7 +112,7 @@ def losses(examples: list[Example], padding: int) -> dict[str, float]:
     """Nats per token over the same conversations in fp32, by how they are laid out."""
     model, objective = Trainee(torch.float32).model, NextToken()
 
-    def parts(side: Side) -> Iterator[tuple[Tensor, int]]:
+    def parts(side: FiniteBatches) -> Iterator[tuple[Tensor, int]]:
         for index in range(len(side)):
             batch = side[index]
             yield objective(model.on_batch(batch), batch)[0].double(), objective.count(batch)

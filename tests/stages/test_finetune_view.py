@@ -191,6 +191,27 @@ def test_an_adapter_answers_along_the_way_as_the_model_that_it_is_merged_into(
     }
 
 
+def test_the_last_answers_are_those_of_the_weights_that_are_handed_on(
+    parent: Artifact, chats: Path, tmp_path: Path
+) -> None:
+    others = tmp_path / "others.jsonl"
+    turns = [{"role": "user", "content": "Say X."}, {"role": "assistant", "content": "XYZ WVU QRK"}]
+    others.write_text(json.dumps({"messages": turns}) + "\n")
+    config = settings_of(
+        chats, validation_sources=[{"path": str(others)}], epochs=4, keep="best",
+        optimizer={"kind": "adamw", "learning_rate": 0.02},
+        samples={"prompts": ["Say 7."], "held_out": 0, "max_tokens": 8},
+    )  # fmt: skip
+    made = finetune.run(config, run_of(tmp_path, config, parent))
+    assert made.metrics["kept_step"] < made.metrics["steps"], "letters that it never says grow unlikely"
+    rows = lines_of(made.file(SAMPLES))
+    assert [row["step"] for row in rows].count(made.metrics["steps"]) == 1
+    tokenizer = BPETokenizer.load(made.file("model"))
+    ids = render(tokenizer, talk("Say 7."), add_generation_prompt=True).ids
+    (answer,) = sampler_of(load_model(made.file("model")), tokenizer, 1).sample([ids], Sampling(max_tokens=8))
+    assert rows[-1]["answer"] == answer.text
+
+
 def test_held_out_conversations_are_read_once_for_all_that_is_done_with_them(
     parent: Artifact, chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

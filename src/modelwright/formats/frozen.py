@@ -8,11 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from modelwright.base.errors import UserError
 from modelwright.base.files import read_json
 from modelwright.formats.experts import as_held
 from modelwright.formats.fused import split_fused
-from modelwright.formats.huggingface import CONFIG, load_config, load_model, own_weights
+from modelwright.formats.huggingface import CONFIG, check_fit, load_config, load_model, own_weights
 from modelwright.model.layers import Linear
 from modelwright.model.transformer import Transformer
 
@@ -32,19 +31,19 @@ def load_frozen(folder: Path, dtype: torch.dtype, quantize: Quantize | None = No
     config = load_config(folder)
     with torch.device("meta"):
         model = Transformer(config, compute_dtype=dtype)
+    expected = model.state_dict()
     linears = {name: layer for name, layer in model.model.layers.named_modules() if isinstance(layer, Linear)}
     kept: list[tuple[str, Tensor]] = []
+    quantized: dict[str, Tensor] = {}
+    """What of the expected has been replaced, by the name of its weight."""
     for name, tensor in split_fused(own_weights(folder, config, None), config):
         layer = name.removeprefix("model.layers.").removesuffix(".weight")
-        if quantize and layer in linears:
+        if quantize and layer in linears and tensor.shape == expected[name].shape:
             model.model.layers.set_submodule(layer, quantize(tensor, linears[layer].bias is not None))
+            quantized[name] = expected[name]
         else:
             kept.append((name, tensor.to(dtype if tensor.ndim > 1 else torch.float32, copy=True)))
-    _, unknown = model.load_state_dict(as_held(kept), strict=False, assign=True)
-    missing = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
-    if missing or unknown:
-        raise UserError(
-            f"{folder}: the weights do not fit {CONFIG}: {len(missing)} missing {missing[:3]}, "
-            f"{len(unknown)} unknown {unknown[:3]}"
-        )
+    state = as_held(kept)
+    check_fit(folder, expected, state | quantized)
+    model.load_state_dict(state, strict=False, assign=True)
     return model

@@ -79,7 +79,7 @@ def load_model(
     if quantized:
         scheme = compressed_tensors.read_scheme(quantized, folder)
         replace_linears(model, compressed_tensors.quantized_names(state, scheme), scheme)
-    _check_names(folder, model, state)
+    check_fit(folder, model.state_dict(), state)
     model.load_state_dict(state, assign=True)
     return model.to(device)
 
@@ -164,8 +164,9 @@ def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
         raise DamagedFile(f"{path} is truncated or no safetensors file: {error}") from error
 
 
-def _check_names(folder: Path, model: Transformer, state: Mapping[str, Tensor]) -> None:
-    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+def check_fit(folder: Path, model: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Refuse weights of a folder whose names or shapes are not those of the model's, `model`."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.items()}
     missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing or unknown:
         raise UserError(

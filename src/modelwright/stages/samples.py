@@ -33,7 +33,7 @@ class SamplesConfig(Config):
     """What a user says, in your words. Before these come `held_out` openings of held-out conversations."""
     held_out: int = Field(default=3, ge=0)
     every: int = Field(default=1, gt=0)
-    """Measurements between answers; the end is always shown."""
+    """Measurements between answers. At the end, those of the weights that are handed on are always shown."""
     max_tokens: int = Field(default=64, gt=0)
     """Longest answer."""
 

@@ -44,8 +44,9 @@ Validate = Callable[[], dict[str, float]]
 (lower is better). Called with gradients off and compilation off."""
 
 Show = Callable[[int, bool], None]
-"""Shows how the model answers after so many steps, which may be the last. Called as `Validate` is, after it,
-and before the first step; it must leave the model and the random state as they were."""
+"""Shows how the model answers after so many steps. True: they were the last, and the weights are those that are
+handed on. Called as `Validate` is, after it, and before the first step; it must leave the model and the random
+state as they were."""
 
 T = TypeVar("T")
 
@@ -224,8 +225,8 @@ def train(
             if due:
                 measured = _look(spread, validate)
                 shown |= {**measured, **keeping.judge(at.step, measured)}
-                if show:
-                    _look(spread, partial(show, at.step, at.is_over(plan)))
+                if show and not at.is_over(plan):
+                    _look(spread, partial(show, at.step, False))
             row = {"tokens": at.tokens, "learning_rate": factor * config.optimizer.rate}
             run.metric(at.step, **row, **record.flops(at.tokens), **values, **norms, **shown)
             at.save_snapshot()
@@ -239,6 +240,8 @@ def train(
             bar.advance(1, **dashboard, tokens_per_s=timing["tokens_per_second"])
     checkpoints.close()
     kept = keeping.finish(at.step, measured)
+    if show:  # now that the weights that are handed on are in place, whichever step they are of
+        _look(spread, partial(show, at.step, True))
     return Trained(at.step, at.tokens, kept | guard.totals(), averages.all())
 
 
