@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import weakref
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 
 from modelwright.base.errors import UserError
 from modelwright.base.schema import Sampling, Structure
+from modelwright.inference.compiled import CompiledRunner
 from modelwright.inference.engine import Engine
 from modelwright.inference.loop import in_parts
+from modelwright.inference.runner import Piece, PlainRunner
 from modelwright.inference.sampling import BrokenModel
 from modelwright.inference.speculate import Speculation
 
@@ -141,8 +144,6 @@ def test_numbers_that_are_none_stay_with_their_request(broken, tokenizer, use_co
     for round_ in range(2):
         victims = {1, 4}
         prompts = prompts_of(7, round_, victims)
-        for victim in victims:  # in 8 bits the cache holds no NaN, so let them be read last
-            prompts[victim].append(POISON)
         requests = [(prompt, sampling_of(n)) for n, prompt in enumerate(prompts)]
         given_up = engine.submit([POISON] * 120, sampling_of(0))
         engine.step()
@@ -153,6 +154,25 @@ def test_numbers_that_are_none_stay_with_their_request(broken, tokenizer, use_co
                 assert isinstance(outcome, BrokenModel) and "not finite" in str(outcome)
             else:
                 assert outcome.ids == outcomes(clean, [request])[0].ids
+
+
+@pytest.mark.parametrize("cache", ["auto", "int8"])
+@pytest.mark.parametrize("kind", [PlainRunner, CompiledRunner])
+def test_an_emptied_cache_is_there_once(make_model, monkeypatch, kind, cache):
+    """It may take most of the memory: there is no room for the old and the new one at a time."""
+    runner = kind(make_model("llama"), 8, cache)
+    pools = runner._cache if kind is CompiledRunner else [runner._cache.keys, runner._cache.values]
+    old, zeros = [weakref.ref(pool) for pool in pools], torch.zeros
+    del pools
+
+    def fresh(*shape, **settings):
+        assert [ref() for ref in old] == [None, None]
+        return zeros(*shape, **settings)
+
+    monkeypatch.setattr(torch, "zeros", fresh)
+    runner.clear()
+    piece = [Piece([5, 6], 0, [3], 1)]
+    assert torch.equal(runner.logits(piece), kind(make_model("llama"), 8, cache).logits(piece))
 
 
 def test_guesses_of_a_broken_draft_are_no_ones_fault(model, broken, tokenizer, monkeypatch):

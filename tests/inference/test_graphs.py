@@ -161,12 +161,12 @@ def test_prompts_and_adapters_go_the_plain_way(make_model):
     assert list(runner._steps) == [(1, 1)]
 
 
-def test_only_so_many_recordings_are_kept(make_model, monkeypatch):
+def test_only_so_many_recordings_are_kept_and_the_longest_unused_goes(make_model, monkeypatch):
     monkeypatch.setattr(graphs, "MOST_STEPS", 2)
     runner = GraphRunner(make_model(), BLOCKS, record=eager)
-    for rows in (1, 2, 3, 1):
+    for rows, kept in ((1, [1]), (2, [1, 2]), (1, [2, 1]), (3, [1, 4]), (1, [4, 1]), (2, [1, 2])):
         runner.logits([Piece([5], 0, [n], 1) for n in range(rows)])
-    assert list(runner._steps) == [(4, 1), (1, 1)]
+        assert list(runner._steps) == [(size, 1) for size in kept]
 
 
 def test_sizes_hold_what_they_are_for():

@@ -25,7 +25,7 @@ from modelwright.inference.sampling import (
     streams,
     uniforms,
 )
-from modelwright.kernels import native
+from modelwright.kernels import draw, native
 
 DRAWS = 20_000
 
@@ -349,3 +349,28 @@ def test_whatever_is_admitted_can_be_drawn(temperature, repetition, penalty, bia
     own = Penalties.of(extreme, range(12), [3] * 1000)
     found = choose(logits, Settings.of([extreme], [0], 12, "cpu", [own]), [0])
     assert math.isfinite(found.logprobs[0]) and math.isfinite(found.sampler_logprobs[0])
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 1, 20], [300, 7, 0, 400]])
+def test_the_likeliest_are_listed_alike_by_both_versions(counts):
+    """Few are found in one pass, many by sorting; equal ones go by id; what cannot be drawn is left out."""
+    logits = torch.randn(4, 400, generator=torch.Generator().manual_seed(1)).mul(3).round(decimals=1)
+    samplings = [
+        Sampling(temperature=temperature, top_k=top_k, top_logprobs=count)
+        for temperature, top_k, count in zip((1.0, 0.0, 0.5, 2.0), (0, 0, 5, 11), counts, strict=True)
+    ]
+    columns = Settings.of(samplings, range(4), 400, "cpu")
+    numbers = uniforms(columns.streams, np.zeros(4, dtype=np.uint64))
+    fused = draw.draw(logits, logits, columns.filters, numbers, columns.listed)
+    plain = draw.reference(logits, logits, columns.filters, numbers, columns.listed)
+    assert torch.equal(fused.best.logprobs.isfinite(), plain.best.logprobs.isfinite())
+    torch.testing.assert_close(fused.best.logprobs, plain.best.logprobs, rtol=1e-5, atol=1e-5)
+    for row, count in enumerate(counts):
+        order = sorted(range(400), key=lambda token: (-logits[row, token], token))
+        drawable = {0: 400, 1: 1, 2: 5, 3: 11}[row]
+        for place, wanted in enumerate((order[:count], order[: min(count, drawable)])):
+            found = [token for token in fused.best.ids[row, place].tolist() if token >= 0]
+            assert found == wanted
+            listed = dict(zip(found, fused.best.logprobs[row, place].tolist(), strict=False))
+            own = int(fused.ids[row])
+            assert own not in listed or listed[own] == float(fused.logprobs[row, place]), "to the bit"

@@ -148,7 +148,7 @@ def test_regular_expressions_and_grammars(vocabulary, tokenizer, seed):
     assert 1 <= sum(map(int, draw(vocabulary.matcher(sums), tokenizer, seed).split("+"))) <= 400
 
 
-# --- ends, and steps back
+# --- ends
 
 
 def test_an_end_is_allowed_where_the_text_is_whole(vocabulary, tokenizer):
@@ -166,19 +166,6 @@ def test_rows_beyond_the_tokenizer_and_special_tokens_are_never_allowed(vocabula
     row = vocabulary.matcher(Structure(kind="regex", text="(?s:.)*")).allowed()
     assert row.shape == (352,) and not row[tokenizer.vocab_size :].any()
     assert row[2] and not row[1]
-
-
-@pytest.mark.parametrize("back", [1, 2, 3, 5, 9])
-def test_a_step_back_undoes_steps(vocabulary, tokenizer, back):
-    matcher, before = vocabulary.matcher(VERBS), []
-    for token in [*tokenizer.encode("come away!"), 2, 2]:
-        before.append(choices(matcher))
-        matcher.accept(token)
-    back = min(back, len(before))
-    matcher.rollback(back)
-    assert choices(matcher) == before[-back]
-    matcher.rollback(len(before) - back)
-    assert choices(matcher) == before[0] and not matcher.whole
 
 
 def test_matchers_of_one_structure_do_not_meet(vocabulary, tokenizer):

@@ -22,7 +22,8 @@ class PagedCache:
     """Keys and values: two tensors (layers, blocks, kv heads, 32, head_dim).
 
     In int8, each head of each position has a scale of its own: value = level x scale, with the largest
-    magnitude at level 127, so that nothing is off by more than half a scale.
+    magnitude at level 127, so that nothing is off by more than half a scale. What is not finite has a scale
+    that is not, since no level can say it.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class PagedCache:
         self._shape, self._head_dim = (layers, blocks, kv_heads, SIZE), head_dim
         self._stored = torch.int8 if eight_bits else dtype
         self._device = device
-        self.clear()
+        self._allocate()
 
     def write(self, layer: int, blocks: Tensor, offsets: Tensor, k: Tensor, v: Tensor) -> None:
         """Store k and v (B, kv heads, T, head_dim) at the (B, T) offsets of (B, T) blocks."""
@@ -48,9 +49,9 @@ class PagedCache:
             if self.scales is not None:
                 wide = rows.float()
                 scale = wide.abs().amax(-1, keepdim=True) / 127
-                scale = torch.where(scale > 0, scale, 1.0)
+                scale = torch.where(scale == 0, 1.0, scale)
                 self.scales[which][layer][blocks, :, offsets] = scale
-                rows = (wide / scale).round()
+                rows = (wide / scale).nan_to_num(0.0).round()
             pool[layer][blocks, :, offsets] = rows.to(pool.dtype)
 
     def read(self, layer: int, tables: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -65,13 +66,12 @@ class PagedCache:
 
     def clear(self) -> None:
         """Zeros everywhere, not garbage: masked positions still take part in sums as 0 x value, and 0 x NaN
-        is NaN. In fresh memory, which takes no room before it is written."""
-        shape, device = self._shape, self._device
-        self.keys, self.values = (
-            torch.zeros(*shape, self._head_dim, dtype=self._stored, device=device) for _ in range(2)
-        )
-        eight_bits = self._stored == torch.int8
-        self.scales = [torch.ones(*shape, 1, device=device) for _ in range(2)] if eight_bits else None
+        is NaN. On a CPU in fresh memory, which takes no room before it is written; the old is let go of
+        first, as there may not be room for both."""
+        if self._device.type == "cpu":
+            self._allocate()
+        else:
+            self.clear_in_place()
 
     def clear_in_place(self) -> None:
         """The same in the memory that there is, for those who hold on to where it lies."""
@@ -79,6 +79,16 @@ class PagedCache:
             pool.zero_()
         for scales in self.scales or ():
             scales.fill_(1)
+
+    def _allocate(self) -> None:
+        shape, device = self._shape, self._device
+        self.keys = self.values = torch.empty(0)
+        self.scales: list[Tensor] | None = None
+        self.keys, self.values = (
+            torch.zeros(*shape, self._head_dim, dtype=self._stored, device=device) for _ in range(2)
+        )
+        if self._stored == torch.int8:
+            self.scales = [torch.ones(*shape, 1, device=device) for _ in range(2)]
 
 
 class CacheView:

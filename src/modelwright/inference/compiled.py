@@ -87,13 +87,16 @@ class CompiledRunner:
     # --- memory that compiled code is pointed to
 
     def clear(self) -> None:
-        """Make the cache anew, zeros everywhere, in memory that takes no room before it is written."""
+        """Make the cache anew, zeros everywhere, in memory that takes no room before it is written. The old
+        is let go of first, as there may not be room for both."""
         config, tile = self.model.config, decoder.TILE
         heads = (config.num_hidden_layers, self._blocks, config.num_key_value_heads)
         size = -(-config.head_dim // tile) * tile * tile
         stored = torch.int8 if self._eight_bits else self.model.compute_dtype
-        self._cache = [torch.zeros(*heads, size, dtype=stored) for _ in range(2)]
-        self._scales = [torch.ones(*heads, tile) for _ in range(2)] if self._eight_bits else []
+        self._cache, self._scales = list[Tensor](), list[Tensor]()
+        cache = [torch.zeros(*heads, size, dtype=stored) for _ in range(2)]
+        scales = [torch.ones(*heads, tile) for _ in range(2)] if self._eight_bits else []
+        self._cache, self._scales = cache, scales
         self._point_to_cache()
 
     def _point_to_cache(self) -> None:
@@ -139,6 +142,8 @@ class CompiledRunner:
     def _run(
         self, pieces: Sequence[Piece], logits: Tensor | None = None, hidden: Tensor | None = None
     ) -> None:
+        if not self._cache:
+            self.clear()  # there was no memory for it the last time
         counts = np.array([len(piece.ids) for piece in pieces], dtype=np.int64)
         ends = counts.cumsum()
         first = ends - counts

@@ -115,7 +115,7 @@ class DraftModel:
             [row.sampling for row in rows], [row.seed for row in rows], [penalties[row] for row in rows]
         )
         counts = [len(row.ids) + number for row in rows]
-        return draws.choose(logits[: len(rows)], replace(settings, listed=()), counts).ids
+        return draws.choose(logits[: len(rows)], replace(settings, listed=None), counts).ids
 
     def _next(self, sequence: Sequence, guesses: list[int]) -> Piece:
         """The last guess, to be read by the draft model itself."""

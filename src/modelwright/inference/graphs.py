@@ -93,6 +93,7 @@ class GraphRunner(PlainRunner):
         super().__init__(model, blocks, cache, adapters)
         self._record = record or CudaGraphs()
         self._steps: dict[tuple[int, int], _Step] = {}
+        """By padded size, the longest unused first."""
 
     def clear(self) -> None:
         """Empty the cache where it lies: recordings know no other place."""
@@ -103,12 +104,14 @@ class GraphRunner(PlainRunner):
         if any(len(piece.ids) > 1 or piece.adapter is not None for piece in pieces):
             return super()._together(pieces)
         size = padded_rows(len(pieces)), padded_blocks(max(blocks_for(piece.end) for piece in pieces))
-        if size not in self._steps:
+        step = self._steps.pop(size, None)
+        if step is None:
             if len(self._steps) == MOST_STEPS:
                 self._steps.pop(next(iter(self._steps)))
             LOG.debug("recording a decoding step of %d sequences with %d blocks each", *size)
-            self._steps[size] = self._recorded(*size)
-        return list(self._steps[size](pieces))
+            step = self._recorded(*size)
+        self._steps[size] = step
+        return list(step(pieces))
 
     def _recorded(self, rows: int, blocks: int) -> _Step:
         padding = [0, 0, *[self._waste] * blocks]

@@ -22,7 +22,7 @@ from modelwright.base.errors import UserError
 from modelwright.base.schema import Sampling
 from modelwright.base.seeding import derive
 from modelwright.inference.penalties import Penalties, penalise
-from modelwright.kernels.draw import Filters, draw, race, weights, wide
+from modelwright.kernels.draw import Best, Filters, draw, race, weights, wide
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -118,8 +118,8 @@ class Settings:
     """(B,) uint64."""
     penalties: tuple[tuple[int, Penalties], ...]
     """(row, its penalties), for rows that have any."""
-    listed: tuple[tuple[int, int], ...]
-    """(row, how many alternatives it wants to see), for rows that want any."""
+    listed: Tensor | None
+    """(B,) int64: how many alternatives each row wants to see; None where no row wants any."""
     vocab_size: int
     race: bool = False
     """Whether tokens are drawn by a race (kernels/draw.py), so that a draft model can agree."""
@@ -157,7 +157,9 @@ class Settings:
             ),
             streams=streams(seeds),
             penalties=tuple((row, found) for row, found in enumerate(penalties) if found is not None),
-            listed=tuple((row, s.top_logprobs) for row, s in enumerate(samplings) if s.top_logprobs),
+            listed=column([min(s.top_logprobs, vocab_size) for s in samplings], np.int64)
+            if any(s.top_logprobs for s in samplings)
+            else None,
             vocab_size=vocab_size,
             race=race and max(top_k) > 1,
         )
@@ -277,36 +279,24 @@ def choose(
     """
     places = np.array(counts, dtype=np.uint64)
     edited = settings.edited(logits, masks)
-    column, keep = settings.filters.top_p, bool(settings.listed)
+    column = settings.filters.top_p
     if settings.race:
         random = times(settings.streams, places, settings.vocab_size).to(column)
-        drawn = race(logits, edited, settings.filters, random, keep=keep)
+        drawn = race(logits, edited, settings.filters, random, settings.listed)
     else:
         random = uniforms(settings.streams, places).to(column)
-        drawn = draw(logits, edited, settings.filters, random, keep=keep)
-    ids = drawn.ids.tolist()
+        drawn = draw(logits, edited, settings.filters, random, settings.listed)
     pairs = drawn.logprobs.tolist()
-    logprobs, sampler_logprobs = [own for own, _ in pairs], [sampler for _, sampler in pairs]
-    top = top_sampler = None
-    if drawn.weights is not None:
-        top, top_sampler = [[TopTokens()] * len(ids) for _ in range(2)]
-        for row, count in settings.listed:
-            heavy = drawn.weights[row]
-            [best] = best_tokens(logits[row][None].log_softmax(-1), count)
-            top[row] = _with_own(best, ids[row], logprobs[row])
-            [best] = best_tokens((heavy / heavy.sum()).log()[None], count)
-            possible = [pair for pair in best if pair[1] > -math.inf]
-            top_sampler[row] = _with_own(possible, ids[row], sampler_logprobs[row])
-    return Choice(ids, logprobs, sampler_logprobs, top, top_sampler)
+    return Choice(
+        ids=drawn.ids.tolist(),
+        logprobs=[own for own, _ in pairs],
+        sampler_logprobs=[sampler for _, sampler in pairs],
+        top=None if drawn.best is None else _listed(drawn.best, 0),
+        top_sampler=None if drawn.best is None else _listed(drawn.best, 1),
+    )
 
 
-def _with_own(best: TopTokens, own: int, logprob: float) -> TopTokens:
-    """The list, with the drawn token's own log-probability to the bit: clients look it up by value."""
-    return [(token, logprob if token == own else listed) for token, listed in best]
-
-
-def best_tokens(logprobs: Tensor, count: int) -> list[TopTokens]:
-    """For each row of (N, V) the `count` most likely (id, log-probability) pairs, best first."""
-    values, ids = logprobs.topk(min(count, logprobs.shape[-1]), dim=-1)
-    pairs = zip(ids.tolist(), values.tolist(), strict=True)
-    return [list(zip(row_ids, row_values, strict=True)) for row_ids, row_values in pairs]
+def _listed(best: Best, place: int) -> list[TopTokens]:
+    """Each row's list under the model (0), or under what was drawn from (1)."""
+    rows = zip(best.ids[:, place].tolist(), best.logprobs[:, place].tolist(), strict=True)
+    return [[pair for pair in zip(*row, strict=True) if pair[0] >= 0] for row in rows]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modelwright.inference.blocks import blocks_for
 from modelwright.inference.runner import Piece, Runner
-from modelwright.inference.sampling import BrokenModel, best_tokens
+from modelwright.inference.sampling import BrokenModel, TopTokens
 
 MAX_LOGITS = 1 << 23
 """At most this many logits exist at a time (32 MiB in fp32): a vocabulary is wide."""
@@ -69,6 +69,13 @@ def embed(runner: Runner, scratch: Sequence[int], sequences: Sequence[Sequence[i
     means = torch.stack([sums[number] for number in range(len(sequences))])
     _check(means)
     return torch.nn.functional.normalize(means, dim=-1)
+
+
+def best_tokens(logprobs: Tensor, count: int) -> list[TopTokens]:
+    """For each row of (N, V) the `count` most likely (id, log-probability) pairs, best first."""
+    values, ids = logprobs.topk(min(count, logprobs.shape[-1]), dim=-1)
+    pairs = zip(ids.tolist(), values.tolist(), strict=True)
+    return [list(zip(row_ids, row_values, strict=True)) for row_ids, row_values in pairs]
 
 
 def _check(found: Tensor) -> None:

@@ -122,8 +122,6 @@ class Matcher:
 
     def __init__(self, state: LLMatcher, size: int, ends: frozenset[int]) -> None:
         self._state, self._size, self._ends = state, size, ends
-        self._ended = 0
-        """End tokens accepted. The library is not told of them, so that steps back are its own steps."""
 
     def allowed(self) -> Tensor:
         """(V,) bool: the tokens that may come next; there is always one. On the host."""
@@ -134,17 +132,8 @@ class Matcher:
 
     def accept(self, token: int) -> None:
         """Take a drawn token, which must have been allowed."""
-        if token in self._ends:
-            self._ended += 1
-        elif not self.error:
+        if token not in self._ends and not self.error:
             self._state.consume_token(token)
-
-    def rollback(self, count: int) -> None:
-        """Take back the last `count` accepted tokens."""
-        ends = min(self._ended, count)
-        self._ended -= ends
-        if count > ends:
-            self._state.rollback(count - ends)
 
     @property
     def finished(self) -> bool:

@@ -890,13 +890,16 @@ struct Forward {
             return;
         }
         int8_t* to = static_cast<int8_t*>(base) + index * head_size * TILE;
-        float largest = 0;
-        for (int64_t j = 0; j < m.head_dim; ++j) largest = std::max(largest, std::fabs(from[j]));
+        float largest = 0, broken = 0;  // broken: 0, unless there is what is no number or not finite
+        for (int64_t j = 0; j < m.head_dim; ++j) {
+            largest = std::max(largest, std::fabs(from[j]));
+            broken += from[j] - from[j];
+        }
         const float scale = largest > 0 ? largest / 127.f : 1.f;
-        (key ? m.key_scales : m.value_scales)[index * TILE + slot] = scale;
+        (key ? m.key_scales : m.value_scales)[index * TILE + slot] = scale + broken;  // a level cannot say it
         for (int64_t j = 0; j < m.head_dim; ++j) {
             const int64_t place = key ? place_of_byte(j % TILE, slot) : place_of_byte(slot, j % TILE);
-            to[(j / TILE) * ELEMENTS + place] = int8_t(std::rint(from[j] / scale));
+            to[(j / TILE) * ELEMENTS + place] = broken == 0 ? int8_t(std::rint(from[j] / scale)) : int8_t(0);
         }
     }
 

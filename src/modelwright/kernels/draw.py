@@ -42,6 +42,16 @@ class Filters:
 
 
 @dataclass(frozen=True, slots=True)
+class Best:
+    """The likeliest tokens of each row, best first: under the model, and under what was drawn from."""
+
+    ids: Tensor
+    """(B, 2, N) int64; -1 where a row asks for fewer, or no more are possible."""
+    logprobs: Tensor
+    """(B, 2, N) of `wide` type."""
+
+
+@dataclass(frozen=True, slots=True)
 class Drawn:
     """What was drawn for each row."""
 
@@ -50,8 +60,8 @@ class Drawn:
     logprobs: Tensor
     """(B, 2) of `wide` type: of the id under the model and under what it was drawn from. NaN where logits
     are broken, or no token can be drawn."""
-    weights: Tensor | None
-    """(B, V) fp32, 0 for what was set aside; None where it was not asked for."""
+    best: Best | None
+    """None where no row asks."""
 
 
 def wide(device: torch.device | str) -> torch.dtype:
@@ -59,31 +69,40 @@ def wide(device: torch.device | str) -> torch.dtype:
     return torch.float32 if str(device).startswith("mps") else torch.float64
 
 
-def draw(logits: Tensor, edited: Tensor, filters: Filters, numbers: Tensor, *, keep: bool = False) -> Drawn:
+def draw(
+    logits: Tensor, edited: Tensor, filters: Filters, numbers: Tensor, listed: Tensor | None = None
+) -> Drawn:
     """Draw from `edited` (B, V) with `numbers` (B,) of `wide` type in [0, 1), one for each row.
 
-    `logits` (B, V), which may be the same tensor, are the model's own. Both are fp32. `keep` also asks for
-    the weights.
+    `logits` (B, V), which may be the same tensor, are the model's own. Both are fp32. `listed` (B,) int64 is
+    how many of the likeliest tokens each row asks for.
     """
     if not native.usable(logits, edited):
-        return reference(logits, edited, filters, numbers, keep=keep)
+        return reference(logits, edited, filters, numbers, listed)
     same = edited is logits
     logits = logits.contiguous()
     edited = logits if same else edited.contiguous()
     rows, vocab = logits.shape
+    best = None if listed is None else _none_listed(listed, rows, torch.float64)
     drawn = Drawn(
         ids=torch.empty(rows, dtype=torch.int64),
         logprobs=torch.empty(rows, 2, dtype=torch.float64),
-        weights=torch.empty(rows, vocab) if keep else None,
+        best=best,
     )
     columns = (filters.inverse_temperature, filters.top_k, filters.top_p, filters.min_p, numbers)
-    out = (drawn.ids, drawn.logprobs, drawn.weights)
-    native.call("draw", logits.dtype, logits, edited, *columns, *out, rows, vocab)
+    told = (None, None, None, 0) if best is None else (listed, best.ids, best.logprobs, best.ids.shape[-1])
+    native.call("draw", logits.dtype, logits, edited, *columns, drawn.ids, drawn.logprobs, *told, rows, vocab)
     return drawn
 
 
+def _none_listed(listed: Tensor, rows: int, dtype: torch.dtype) -> Best:
+    shape, device = (rows, 2, int(listed.max())), listed.device
+    ids = torch.full(shape, -1, dtype=torch.int64, device=device)
+    return Best(ids, torch.full(shape, -torch.inf, dtype=dtype, device=device))
+
+
 def reference(
-    logits: Tensor, edited: Tensor, filters: Filters, numbers: Tensor, *, keep: bool = False
+    logits: Tensor, edited: Tensor, filters: Filters, numbers: Tensor, listed: Tensor | None = None
 ) -> Drawn:
     """The same as `draw`, in plain torch."""
     heavy = weights(edited, filters)
@@ -92,10 +111,12 @@ def reference(
     # A number below 1, times the total, stays below the total: it always meets a token that is kept.
     ids = torch.searchsorted(cumulative, numbers[:, None] * total, right=True)
     ids.clamp_(max=heavy.shape[-1] - 1)  # NaN is beyond all
-    return _drawn(logits, heavy, ids, total, keep=keep)
+    return _drawn(logits, heavy, ids, total, listed)
 
 
-def race(logits: Tensor, edited: Tensor, filters: Filters, times: Tensor, *, keep: bool = False) -> Drawn:
+def race(
+    logits: Tensor, edited: Tensor, filters: Filters, times: Tensor, listed: Tensor | None = None
+) -> Drawn:
     """The same distribution drawn in another way: each token takes its exponential time, `times` (B, V),
     over its weight, and the first wins (Gumbel's trick).
 
@@ -105,13 +126,31 @@ def race(logits: Tensor, edited: Tensor, filters: Filters, times: Tensor, *, kee
     """
     heavy = weights(edited, filters)
     ids = (times / heavy).argmin(-1, keepdim=True)
-    return _drawn(logits, heavy, ids, heavy.sum(-1, keepdim=True, dtype=times.dtype), keep=keep)
+    return _drawn(logits, heavy, ids, heavy.sum(-1, keepdim=True, dtype=times.dtype), listed)
 
 
-def _drawn(logits: Tensor, heavy: Tensor, ids: Tensor, total: Tensor, *, keep: bool) -> Drawn:
-    own = logits.gather(1, ids) - logits.logsumexp(-1, keepdim=True)
+def _drawn(logits: Tensor, heavy: Tensor, ids: Tensor, total: Tensor, listed: Tensor | None) -> Drawn:
+    normaliser = logits.logsumexp(-1, keepdim=True)
+    own = (logits.gather(1, ids) - normaliser).to(total.dtype)
     drawn_from = (heavy.gather(1, ids) / total).log()
-    return Drawn(ids[:, 0], torch.cat([own.to(total.dtype), drawn_from], 1), heavy if keep else None)
+    best = None if listed is None else _best(logits, normaliser, heavy, total, listed)
+    return Drawn(ids[:, 0], torch.cat([own, drawn_from], 1), best)
+
+
+def _best(logits: Tensor, normaliser: Tensor, heavy: Tensor, total: Tensor, listed: Tensor) -> Best:
+    """The likeliest tokens, for rows that ask; what a list says of the drawn token is what is said of it
+    beside the list, to the bit."""
+    found = _none_listed(listed, len(logits), total.dtype)
+    rows = listed.nonzero()[:, 0]
+    asked = torch.arange(found.ids.shape[-1], device=listed.device) < listed[rows, None]
+    likely, likely_ids = logits[rows].topk(asked.shape[-1], dim=-1)
+    heaviest, heaviest_ids = heavy[rows].topk(asked.shape[-1], dim=-1)
+    logprobs = (likely - normaliser[rows]).to(total.dtype), (heaviest / total[rows]).log()
+    for place, ids in enumerate((likely_ids, heaviest_ids)):
+        told = asked & (logprobs[place] > -torch.inf)
+        found.ids[rows, place] = torch.where(told, ids, -1)
+        found.logprobs[rows, place] = logprobs[place].where(told, -torch.inf)
+    return found
 
 
 def weights(logits: Tensor, filters: Filters) -> Tensor:

@@ -35,6 +35,8 @@ inline T store(float x) {  // to nearest, ties to even; a NaN stays one
     return {uint16_t((wide & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded)};
 }
 
+inline float load(float x) { return x; }
+
 #else
 
 using T = float;
@@ -274,6 +276,40 @@ int64_t at_share(const float* weights, int64_t size, double number, double& tota
     return last;
 }
 
+// The `count` highest numbers of a row that exceed `least`, the highest first, equal ones by id: their ids, and what
+// they are. Returns how many there are. One pass for a few: most blocks hold nothing higher than what is found.
+template <class X>
+int64_t best(const X* row, int64_t size, int64_t count, float least, int64_t* ids, float* found) {
+    constexpr int64_t BLOCK = 64, FEW = 256;
+    if (count > FEW) {
+        std::vector<int64_t> order;
+        for (int64_t j = 0; j < size; ++j)
+            if (load(row[j]) > least) order.push_back(j);
+        const int64_t have = std::min(count, int64_t(order.size()));
+        std::partial_sort(order.begin(), order.begin() + have, order.end(), [&](int64_t a, int64_t b) {
+            return load(row[a]) != load(row[b]) ? load(row[a]) > load(row[b]) : a < b;
+        });
+        for (int64_t n = 0; n < have; ++n) ids[n] = order[n], found[n] = load(row[order[n]]);
+        return have;
+    }
+    int64_t have = 0;
+    for (int64_t first = 0; first < size; first += BLOCK) {
+        const int64_t end = std::min(first + BLOCK, size);
+        float top = -INFINITY;
+#pragma omp simd reduction(max : top)
+        for (int64_t j = first; j < end; ++j) top = load(row[j]) > top ? load(row[j]) : top;
+        for (int64_t j = first; top > least && j < end; ++j) {
+            const float x = load(row[j]);
+            if (!(x > least)) continue;
+            int64_t at = have < count ? have++ : count - 1;
+            for (; at > 0 && found[at - 1] < x; --at) ids[at] = ids[at - 1], found[at] = found[at - 1];
+            ids[at] = j, found[at] = x;
+            if (have == count) least = found[count - 1];
+        }
+    }
+    return have;
+}
+
 }  // namespace
 
 extern "C" {
@@ -451,16 +487,18 @@ void cross_entropy(T* logits, const int64_t* targets, const float* weights, int6
 // Draws a token for each row of `edited` logits: the first at which the running sum of the weights, in the order of
 // ids, exceeds numbers[i] of their total. A top_k of 1 takes the likeliest. `logprobs` has two for each: the
 // token's under `logits` (which may be the same rows), and under the weights it was drawn from, NaN where no token
-// can be drawn. Where `kept` is not null it gets these weights.
+// can be drawn. Row i also tells of the `listed[i]` likeliest tokens under each of the two, with their log-probabilities
+// (rows x 2 x most, of which it writes as many as there are); `listed` is null where nobody asks.
 void draw(const T* logits, const T* edited, const float* inverse_temperature, const int64_t* top_k,
           const double* top_p, const float* min_p, const double* numbers, int64_t* ids, double* logprobs,
-          float* kept, int64_t rows, int64_t size, int threads) {
+          const int64_t* listed, int64_t* best_ids, double* best_logprobs, int64_t most, int64_t rows, int64_t size,
+          int threads) {
 #pragma omp parallel num_threads(rows == 1 ? 1 : team(rows* size, threads))
     {
-        const std::unique_ptr<float[]> buffer(new float[size]);
+        const std::unique_ptr<float[]> buffer(new float[size]), found(new float[most]);
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < rows; ++i) {
-            float* weights = kept == nullptr ? buffer.get() : kept + i * size;
+            float* weights = buffer.get();
             const T *own = logits + i * size, *row = edited + i * size;
             const float own_top = highest(own, size), top = row == own ? own_top : highest(row, size);
             const float normalizer = own_top + std::log(weigh(own, weights, size, own_top, 1.f));
@@ -470,7 +508,7 @@ void draw(const T* logits, const T* edited, const float* inverse_temperature, co
                 total = NAN;
             } else if (top_k[i] == 1) {
                 ids[i] = first_at(row, size, top);
-                if (kept != nullptr) std::memset(weights, 0, size_t(size) * sizeof(float));
+                if (listed != nullptr) std::memset(weights, 0, size_t(size) * sizeof(float));
                 weights[ids[i]] = 1.f;
             } else {
                 if (row != own || inverse_temperature[i] != 1.f)
@@ -480,6 +518,13 @@ void draw(const T* logits, const T* edited, const float* inverse_temperature, co
             }
             logprobs[2 * i] = std::isfinite(normalizer) ? load(own[ids[i]]) - normalizer : NAN;
             logprobs[2 * i + 1] = std::log(weights[ids[i]] / total);
+            if (listed == nullptr || !listed[i] || !std::isfinite(total)) continue;
+            int64_t* tokens = best_ids + 2 * i * most;
+            double* told = best_logprobs + 2 * i * most;
+            const int64_t likely = best(own, size, listed[i], -INFINITY, tokens, found.get());
+            for (int64_t n = 0; n < likely; ++n) told[n] = found[n] - normalizer;
+            const int64_t heavy = best(weights, size, listed[i], 0.f, tokens + most, found.get());
+            for (int64_t n = 0; n < heavy; ++n) told[most + n] = std::log(found[n] / total);
         }
     }
 }

@@ -30,7 +30,7 @@ _SIGNATURES = {
     "softmax": "ppiiiifn",
     "softmax_backward": "pppiiiifn",
     "cross_entropy": "pppippfiin",
-    "draw": "ppppppppppiin",
+    "draw": "ppppppppppppiiin",
     "nf4": "ppppin",
     "nf4_levels": "ppppin",
 }
