@@ -63,14 +63,19 @@ _NUMBER = re.compile(r"(?<![\w.])-?[0-9][0-9,]{0,30}(?:\.[0-9]{1,30})?(?![0-9])"
 
 def number(target: Json, text: str) -> Score:
     """The last number in the text equals the target: "7 + 5 = 12." says 12."""
-    if isinstance(target, bool) or not isinstance(target, int):
-        return ungraded("a whole number", target)
+    if isinstance(target, bool) or not isinstance(target, int | float):
+        return ungraded("a number", target)
+    last = last_number(text)
+    if last is None:
+        return passed(False, "holds no number")
+    return passed(last == target, f"the last number is {last:.15g}, expected {target:.15g}")
+
+
+def last_number(text: str) -> float | None:
+    """The last number that stands in a text; None where there is none."""
     shown = unicodedata.normalize("NFKC", text[:MAX_CHARACTERS]).replace("\u2212", "-")
     numbers = _NUMBER.findall(shown)
-    if not numbers:
-        return passed(False, "holds no number")
-    last = float(numbers[-1].replace(",", ""))
-    return passed(last == target, f"the last number is {numbers[-1]}, expected {target}")
+    return float(numbers[-1].replace(",", "")) if numbers else None
 
 
 def unknown(target: Json, text: str) -> Score:

@@ -36,15 +36,19 @@ class Found(NamedTuple):
 
 
 def read_conversations(
-    sources: Sequence[Source], faults: Faults | None = None, policy: Policy = ANYTHING
+    sources: Sequence[Source],
+    faults: Faults | None = None,
+    policy: Policy = ANYTHING,
+    *,
+    answered: bool = True,
 ) -> list[Conversation]:
-    """All conversations of the files, in order. Each has an assistant's turn to learn from. Rows that state
-    what the policy does not allow are passed over, and counted by `faults`."""
+    """All conversations of the files, in order. Each has an assistant's turn to learn from, unless `answered`
+    is False. Rows that state what the policy does not allow are passed over, and counted by `faults`."""
     faults = faults or Faults()
     return [
         made
         for found in found_rows(sources, faults, policy, "conversations")
-        for made in made_of(found, "conversations", faults)
+        for made in made_of(found, "conversations", faults, answered=answered)
     ]
 
 
@@ -92,14 +96,15 @@ def _of_file(file: File, source: Source, faults: Faults, wants: Kind | None) -> 
         yield Found(row, layout.renamed(own_names(fields, source)), layout, source)
 
 
-def made_of(found: Found, wanted: Kind, faults: Faults) -> list[Any]:
-    """The conversations or the pairs that a row holds; none, after a fault, where it is wrong."""
+def made_of(found: Found, wanted: Kind, faults: Faults, *, answered: bool = True) -> list[Any]:
+    """The conversations or the pairs that a row holds; none, after a fault, where it is wrong. `answered`: a
+    conversation without an assistant's turn is wrong."""
     make = found.layout.maker(wanted)
     if make is None:
         raise UserError(_other_kind(found, wanted))
     try:
         made = list(make(found.fields))
-        for each in made:
+        for each in made if answered else ():
             if isinstance(each, Conversation) and all(turn.role != "assistant" for turn in each.messages):
                 problem = "no message has the role 'assistant': there is nothing to learn"
                 raise WrongRow("no assistant turn", problem)

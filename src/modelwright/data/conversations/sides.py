@@ -28,15 +28,16 @@ def conversations_from(
     policy: Policy = ANYTHING,
     *,
     whole: bool = False,
+    answered: bool = True,
 ) -> list[Conversation]:
     """At most `count` conversations from each source, of one side of the split, that the policy allows; with
-    `whole`, all that files hold is of this side."""
+    `whole`, all that files hold is of this side. `answered`: each must have an answer to learn from."""
     made: list[Conversation] = []
     for source in sources:
         if source.is_atlas:
             made += conversations(seed, count, split)
         else:
-            read = read_conversations([source], faults, policy)
+            read = read_conversations([source], faults, policy, answered=answered)
             made += _choose(read, lambda each: each.messages, seed, count, None if whole else split)
     return made
 

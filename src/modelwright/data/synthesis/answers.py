@@ -1,0 +1,78 @@
+"""Answers of a teacher to prompts that there are already: distillation from sequences (arXiv 1606.07947).
+
+With several samples of each and a verifier it is rejection sampling: what is wrong is not learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from modelwright.base.config import Config
+from modelwright.base.schema import Answer, Conversation, Message, Reason
+from modelwright.data.synthesis.method import Ask, Candidate
+from modelwright.data.synthesis.tasks import Task
+
+EMPTY = "empty answer"
+
+
+class AnswersConfig(Config):
+    """The teacher answers each prompt of the sources in its own way."""
+
+    kind: Literal["answers"] = "answers"
+    system: str = ""
+    """What the teacher is told as the system, before the prompt; the rows do not hold it."""
+
+
+class Answers:
+    """A Method: one round, in which every prompt is asked `samples` times."""
+
+    def __init__(self, config: AnswersConfig, tasks: Sequence[Task], samples: int) -> None:
+        self._config, self._tasks, self._samples = config, tasks, samples
+        self._is_asked = False
+
+    def asks(self, kept: Sequence[Candidate]) -> Sequence[Ask]:
+        """Every prompt, once."""
+        if self._is_asked:
+            return ()
+        self._is_asked = True
+        return list(ask_all(self._tasks, self._samples, self._config.system))
+
+    def read(self, ask: Ask, answer: Answer) -> Iterable[Candidate | Reason]:
+        """The answer as it is, behind the prompt as it was."""
+        task = self._tasks[ask.meta["task"]]
+        if not answer.text.strip():
+            return (Reason(EMPTY),)
+        return (candidate(task, answer, answer.text.strip(), answer.text),)
+
+
+def ask_all(tasks: Sequence[Task], samples: int, system: str) -> Iterator[Ask]:
+    """Each task `samples` times, with what the teacher is told besides."""
+    for place, task in enumerate(tasks):
+        prompt = instructed(task.prompt, system)
+        for sample in range(samples):
+            yield Ask(conversation=prompt, sample=sample, meta={"task": place})
+
+
+def instructed(prompt: Conversation, system: str) -> Conversation:
+    """The prompt, with these words behind what its system says."""
+    if not system:
+        return prompt
+    first, *rest = prompt.messages
+    if first.role == "system":
+        words = replace(first, content=f"{first.content}\n\n{system}")
+        return replace(prompt, messages=(words, *rest))
+    return replace(prompt, messages=(Message(role="system", content=system), *prompt.messages))
+
+
+def candidate(task: Task, answer: Answer, learned: str, says: str) -> Candidate:
+    """A row that answers a task: `learned` is what the assistant is to say, `says` what is verified."""
+    said = Message(role="assistant", content=learned)
+    return Candidate(
+        conversation=replace(task.prompt, messages=(*task.prompt.messages, said)),
+        group=task.id,
+        says=says,
+        is_whole=answer.finish_reason != "length",
+        problem=task.problem,
+    )

@@ -1,0 +1,76 @@
+"""What a written row says of itself: who wrote it, asked what and how, who judged it, and what it took."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+from modelwright.base.config import Config
+from modelwright.base.provenance import UNKNOWN
+from modelwright.base.schema import Answer, Conversation, Json, Prompt, Reason, Sampling, Score
+from modelwright.data.conversations.write import as_row
+from modelwright.data.synthesis.method import Candidate
+
+RECORD = "synthesis"
+"""The field of a row that holds it."""
+MILLION = 1e6
+
+
+class PriceConfig(Config):
+    """What a million tokens cost."""
+
+    prompt: float = 0.0
+    """Tokens that are read."""
+    written: float = 0.0
+    """Tokens that are written."""
+    currency: str = "USD"
+    """Of both."""
+
+    def of(self, prompt_tokens: int, tokens: int) -> float:
+        """What so many tokens cost."""
+        return (self.prompt * prompt_tokens + self.written * tokens) / MILLION
+
+
+def row_of(
+    candidate: Candidate, prompt: Prompt, answer: Answer, writer: str, licence: str, by: str, score: Score
+) -> dict[str, Json]:
+    """A row as it is written, with its record. `licence` is the writer's; `by` judged, with this score."""
+    meta = candidate.conversation.meta
+    said = {
+        "writer": writer,
+        "model": answer.model,
+        "prompt": messages(prompt.conversation),
+        "sampling": settings(prompt.sampling),
+        "finish_reason": answer.finish_reason,
+        "prompt_tokens": answer.prompt_tokens,
+        "tokens": answer.tokens,
+        "judgement": {"by": by, "score": score.value, "reason": score.reason},
+        "group": candidate.group,
+        **({"coordinates": dict(candidate.coordinates)} if candidate.coordinates else {}),
+    }
+    facts = {name: meta[name] for name in ("source", "jurisdiction", "personal_data") if name in meta}
+    terms = {"licence": joined(str(meta.get("licence", UNKNOWN)), licence)}
+    return as_row(replace(candidate.conversation, meta={}), {**facts, **terms, RECORD: said})
+
+
+def dropped_of(prompt: Prompt, text: str, reason: Reason) -> dict[str, Json]:
+    """A line on what was not kept, and why."""
+    asked = {"prompt": messages(prompt.conversation), "seed": prompt.sampling.seed}
+    return {"rule": reason.rule, "reason": str(reason), "answer": text, **asked}
+
+
+def messages(conversation: Conversation) -> Json:
+    """As rows hold them."""
+    return as_row(replace(conversation, meta={}), {})["messages"]
+
+
+def settings(sampling: Sampling) -> dict[str, Json]:
+    """What is not as usual, and the seed."""
+    usual = asdict(Sampling())
+    always = ("temperature", "max_tokens", "seed")
+    return {name: value for name, value in asdict(sampling).items() if name in always or value != usual[name]}
+
+
+def joined(origin: str, writer: str) -> str:
+    """The licence of a text under the terms of where its prompt comes from and of who wrote it."""
+    parts = sorted({origin, writer})
+    return " AND ".join(f"({part})" if " OR " in part and len(parts) > 1 else part for part in parts)

@@ -1,0 +1,87 @@
+"""Replies of a chat endpoint, read strictly: they are a stranger's, and may be anything."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from modelwright.base.schema import Answer
+
+SHOWN = 200
+"""Letters of a stranger's message that are shown."""
+LONGEST_NAME = 200
+MOST_TOKENS = 10**9
+
+
+class Hidden:
+    """Cuts a secret out of texts."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+
+    def cut(self, text: str) -> str:
+        """The text without the secret, and in UTF-8."""
+        plain = text.encode("utf-8", "replace").decode("utf-8")
+        return plain.replace(self._secret, "[key]") if self._secret else plain
+
+
+def answer_of(body: bytes, hidden: Hidden, seconds: float) -> Answer:
+    """The answer in a reply of status 200; one with a fault where there is none."""
+    reply = _json(body)
+    choices = reply.get("choices") if isinstance(reply, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict) or not isinstance(choice, dict) or not isinstance(reply, dict):
+        return Answer(fault=f"the reply is no chat completion: {_shown(body, hidden)}", seconds=seconds)
+    text = message.get("content")
+    if not isinstance(text, str):
+        says = message.get("refusal")
+        found = f"a refusal: {says}" if isinstance(says, str) else f"content {type(text).__name__}"
+        return Answer(fault=f"the reply holds no text: {_line(hidden.cut(found))}", seconds=seconds)
+    thought = next(
+        (message[k] for k in ("reasoning_content", "reasoning") if isinstance(message.get(k), str)), ""
+    )
+    usage = reply.get("usage")
+    used = usage if isinstance(usage, dict) else {}
+    return Answer(
+        text=hidden.cut(text),
+        reasoning=hidden.cut(thought),
+        finish_reason=_name(choice.get("finish_reason"), hidden),
+        prompt_tokens=_count(used.get("prompt_tokens")),
+        tokens=_count(used.get("completion_tokens")),
+        model=_name(reply.get("model"), hidden),
+        seconds=seconds,
+    )
+
+
+def problem_of(body: bytes, hidden: Hidden) -> str:
+    """What a reply says of why it is no answer: OpenAI's `error.message`, else how it begins."""
+    reply = _json(body)
+    error: Any = reply.get("error", reply) if isinstance(reply, dict) else None
+    says = error.get("message") if isinstance(error, dict) else error
+    return _line(hidden.cut(says)) if isinstance(says, str) and says else _shown(body, hidden)
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _shown(body: bytes, hidden: Hidden) -> str:
+    return _line(hidden.cut(body[: 10 * SHOWN].decode("utf-8", "replace"))) or "nothing"
+
+
+def _line(text: str) -> str:
+    """The beginning of a text as one line of printable letters."""
+    return "".join(letter if letter.isprintable() else " " for letter in text[:SHOWN]).strip()
+
+
+def _name(value: Any, hidden: Hidden) -> str:
+    return _line(hidden.cut(value[:LONGEST_NAME])) if isinstance(value, str) else ""
+
+
+def _count(value: Any) -> int | None:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_TOKENS
+    return value if is_count else None

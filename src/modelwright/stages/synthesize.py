@@ -1,0 +1,247 @@
+"""synthesize: prompts -> rows that a model wrote, verified, each with the record of how it came about.
+
+Leaves `examples.jsonl` (what `finetune` learns from), `dropped.jsonl` (all others, with the reason) and
+`answers.jsonl`, the journal: what was answered is not asked again, after a kill or with other filters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from modelwright.base.artifact import Artifact
+from modelwright.base.config import Config as BaseConfig
+from modelwright.base.errors import UserError
+from modelwright.base.policy import Policy
+from modelwright.base.provenance import Provenance
+from modelwright.base.run import Run
+from modelwright.base.schema import Answer, Json, Prompt, Reason, Score
+from modelwright.base.seams import Writer
+from modelwright.base.seeding import derive
+from modelwright.data.conversations.sides import conversations_from
+from modelwright.data.conversations.write import write_rows
+from modelwright.data.readers.faults import Faults, OnError
+from modelwright.data.readers.source import Source
+from modelwright.data.sources import mark, provenance_of, stated, statements
+from modelwright.data.synthesis.answers import AnswersConfig
+from modelwright.data.synthesis.choosing import Keep, choose
+from modelwright.data.synthesis.funnel import Funnel
+from modelwright.data.synthesis.journal import Journal
+from modelwright.data.synthesis.method import Ask, Candidate, Method
+from modelwright.data.synthesis.record import PriceConfig, dropped_of, row_of
+from modelwright.data.synthesis.tasks import prompt_id, tasks_of
+from modelwright.environments.rejection import VerifyConfig, judged, with_problem
+from modelwright.stages.synthesis_methods import MethodConfig, method_of
+from modelwright.stages.writing import (
+    EngineWriter,
+    LocalWriter,
+    SamplingConfig,
+    WriterConfig,
+    open_writer,
+    writer_facts,
+    writer_licence,
+    writer_mark,
+)
+
+INPUTS: tuple[str, ...] = ()
+EXAMPLES, DROPPED, ANSWERS = "examples.jsonl", "dropped.jsonl", "answers.jsonl"
+EARLIER = f"replaced/synthesize-*/{ANSWERS}"
+"""Journals of runs with other settings, beside the station's folder."""
+LARGEST_SEED = 1 << 31
+"""Seeds are smaller, so that every server takes them."""
+ATLAS = (Source(path="atlas"),)
+
+
+class Config(BaseConfig):
+    """Who writes what, from which prompts, and which of it is kept."""
+
+    method: MethodConfig = AnswersConfig()
+    """How rows are made, by its kind: answers, or {kind: rationales, learn: both}."""
+    writer: WriterConfig = LocalWriter()
+    """Who writes: {model: FOLDER}, or an endpoint, {url: ADDRESS, model: NAME, key_from: VARIABLE}."""
+    sources: tuple[Source, ...] = ATLAS
+    """Files of conversations or of problems: their last answers are not shown to the writer."""
+    policy: Policy = Policy()
+    """What each source, and the writer, must be. In a recipe it is the section `policy`."""
+    on_error: OnError = "fail"
+    """Whether a row that cannot be read ends the work before it begins, or is left out."""
+    prompts: int = Field(default=1000, gt=0)
+    """At most this many from each source."""
+    samples: int = Field(default=1, gt=0)
+    """Answers to each prompt."""
+    sampling: SamplingConfig = SamplingConfig()
+    """How the writer draws its words."""
+    verify: VerifyConfig | None = None
+    """What says that an answer is right; what is wrong is not kept. None: nobody."""
+    keep: Keep = "all"
+    """Of several good answers to one prompt: the first, the best, or all that differ."""
+    price: PriceConfig = PriceConfig()
+    """What tokens cost, for the sum in the manifest."""
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _from_word(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+
+def sources(config: Config) -> str:
+    """A mark of what sources and writer hold now: when it changes, the stage runs anew."""
+    return f"{mark(config.sources)} {writer_mark(config.writer)}"
+
+
+def facts(config: Config) -> Provenance:
+    """What sources and writer state, for the policy: known before any work."""
+    return stated(config.sources) + writer_facts(config.writer)
+
+
+def run(config: Config, run: Run) -> Artifact:
+    """Ask, read, verify, choose, round by round; leave the rows."""
+    faults = Faults(config.on_error)
+    drawn = derive(run.seed, "data")
+    read = conversations_from(
+        config.sources, drawn, config.prompts, "train", faults, config.policy, whole=True, answered=False
+    )
+    tasks = [with_problem(task, config.verify) for task in tasks_of(read)]
+    if not tasks:
+        raise UserError(
+            "synthesize.sources hold no prompt: name files of conversations, questions or problems"
+        )
+    run.log(f"{len(tasks):,} prompts of {len(read):,} rows")
+    brought = provenance_of(task.prompt for task in tasks).stating(statements(config.sources))
+    run.brings_in(brought + writer_facts(config.writer))
+    writer = open_writer(config.writer)
+    method = method_of(config.method, tasks, config.samples, derive(run.seed, "method"))
+    works = Works(config, run, writer)
+    works.go_through(method)
+    return works.finish()
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A candidate, and what it came from."""
+
+    candidate: Candidate
+    prompt: Prompt
+    answer: Answer
+
+
+class Works:
+    """Rounds of asking and choosing, and what came of them."""
+
+    def __init__(self, config: Config, run: Run, writer: Writer) -> None:
+        self._config, self._run, self._writer = config, run, writer
+        self._licence = writer_licence(config.writer)
+        self._journal = Journal(run.dir / ANSWERS, writer, sorted(run.dir.parent.glob(EARLIER)))
+        self._funnel = Funnel()
+        self._rows: list[dict[str, Json]] = []
+        self._dropped: list[dict[str, Json]] = []
+        self._kept: list[Candidate] = []
+
+    def go_through(self, method: Method) -> None:
+        """All rounds of a method."""
+        self._run.metrics.rewind(0)
+        number = 0
+        try:
+            while asks := method.asks(self._kept):
+                number += 1
+                found = list(self._read(method, asks))
+                self._choose(found)
+                self._run.metric(number, asked=len(asks), read=len(found), kept=len(self._kept))
+        finally:
+            self._journal.close()
+
+    def _read(self, method: Method, asks: Sequence[Ask]) -> list[_Found]:
+        """The candidates of a round, in the order of its asks, however the answers came."""
+        prompts = [self._prompt(ask) for ask in asks]
+        answers: dict[int, Answer] = {}
+        with self._run.progress("answers", len(asks)) as bar:
+            for place, answer in self._journal.answers(prompts):
+                answers[place] = answer
+                bar.advance(tokens=float(self._journal.tokens))
+        found: list[_Found] = []
+        self._funnel.came("answered", len(asks))
+        for place, (ask, prompt) in enumerate(zip(asks, prompts, strict=True)):
+            answer = answers[place]
+            if answer.fault:
+                self._drop("answered", prompt, answer.text, Reason("no answer", says=answer.fault))
+                continue
+            for each in method.read(ask, answer):
+                self._funnel.came("read")
+                if isinstance(each, Reason):
+                    self._drop("read", prompt, answer.text, each)
+                else:
+                    found.append(_Found(each, prompt, answer))
+        return found
+
+    def _prompt(self, ask: Ask) -> Prompt:
+        """What the writer gets: each sample has a seed of its own, whatever else is asked."""
+        sampling = ask.sampling or self._config.sampling.sampling()
+        seed = derive(self._run.seed, "sample", prompt_id(ask.conversation), ask.sample) % LARGEST_SEED
+        return Prompt(conversation=ask.conversation, sampling=replace(sampling, seed=seed))
+
+    def _choose(self, found: Sequence[_Found]) -> None:
+        """Keep what the verifier passes, and of each group what is wanted of it."""
+        scores = judged([each.candidate for each in found], self._config.verify)
+        good: list[tuple[_Found, Score]] = []
+        self._funnel.came("verified", len(found))
+        for each, (score, reason) in zip(found, scores, strict=True):
+            if reason is not None:
+                self._drop("verified", each.prompt, each.answer.text, reason)
+            else:
+                good.append((each, score))
+        groups = [each.candidate.group for each, _ in good]
+        texts = [each.candidate.conversation.messages[-1].content for each, _ in good]
+        chosen = choose(groups, texts, [score for _, score in good], self._config.keep)
+        self._funnel.came("chosen", len(good))
+        for (each, score), reason in zip(good, chosen, strict=True):
+            if reason is not None:
+                self._drop("chosen", each.prompt, each.answer.text, reason)
+            else:
+                self._keep(each, score)
+
+    def _keep(self, found: _Found, score: Score) -> None:
+        by = self._config.verify.by if self._config.verify else ""
+        self._kept.append(found.candidate)
+        self._rows.append(
+            row_of(found.candidate, found.prompt, found.answer, self._writer.name, self._licence, by, score)
+        )
+
+    def _drop(self, step: str, prompt: Prompt, text: str, reason: Reason) -> None:
+        self._funnel.out(step, reason, text)
+        self._dropped.append(dropped_of(prompt, text, reason))
+
+    def finish(self) -> Artifact:
+        """Write what there is, and say what it took."""
+        run, journal, price = self._run, self._journal, self._config.price
+        write_rows(run.dir / DROPPED, self._dropped)
+        for line in self._funnel.lines():
+            run.log(line)
+        if not self._rows:
+            raise UserError(f"no row was kept. {run.dir / DROPPED} says why of each")
+        write_rows(run.dir / EXAMPLES, self._rows)
+        rows, money = len(self._rows), price.of(journal.prompt_tokens, journal.tokens)
+        spent = f", {money:.4g} {price.currency} in all" if money else ""
+        run.log(
+            f"{rows:,} rows by {self._writer.name}; for each {journal.prompt_tokens / rows:,.0f} tokens read,"
+            f" {journal.tokens / rows:,.0f} written, {run.seconds / rows:.3g} s{spent}"
+        )
+        metrics = {
+            "rows": rows,
+            "writer": self._writer.name,
+            "asked": len(journal.used),
+            "prompt_tokens": journal.prompt_tokens,
+            "written_tokens": journal.tokens,
+            "uncounted": journal.uncounted,
+            "tokens_per_row": (journal.prompt_tokens + journal.tokens) / rows,
+            "seconds_per_row": run.seconds / rows,
+            "money": money,
+            "money_per_row": money / rows,
+            "currency": price.currency,
+            "funnel": self._funnel.as_json(),
+        }
+        flops = self._writer.flops_per_token if isinstance(self._writer, EngineWriter) else 0.0
+        tokens = journal.prompt_tokens + journal.tokens
+        return run.finish([EXAMPLES, DROPPED, "metrics.jsonl"], metrics, journal.tokens, flops * tokens)
