@@ -134,6 +134,10 @@ TRAINING_STAGES = {
 """Stages that reach the training loop with all it can do (design/0008)."""
 
 WIDEST = {
+    "adapting": (
+        12_700,
+        "it loads models of every family, gives them tokens, trains adapters, and writes what PEFT reads",
+    ),
     "answering": (8_300, "it runs the model in the engine that serves, whichever runner computes"),
     "align": (14_100, "it trains models of every family that can be imported, whole or by adapters"),
     "average": (14_800, "it trains, loads models of every kind, and judges them"),
@@ -154,6 +158,7 @@ WIDEST = {
         "it plans lives that begin with a training, or with a model from outside, and reads their rows",
     ),
     "import_model": (9_700, "it takes over models of every family, with tokenizers of every kind"),
+    "new_tokens": (7_500, "tokenizers of every kind get tokens, and adapters that have them are gone on with"),
     "pretrain": (13_100, "it trains, with all that ends or keeps a training"),
     "reading": (13_200, "it builds what a training reads"),
     "reading_examples": (16_500, "it reads data in every layout, and models of every family that read it"),

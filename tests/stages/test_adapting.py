@@ -204,7 +204,8 @@ def die_at(step: int, folder: str, base: str, chats: str, settings: dict[str, An
 def test_a_killed_training_of_an_adapter_ends_with_the_same_bits(
     parent: Artifact, chats: Path, tmp_path: Path, weights: str
 ) -> None:
-    settings = {"adapter": {"rank": 4, "dropout": 0.1}, "weights": weights}
+    settings: dict[str, Any] = {"adapter": {"rank": 4, "dropout": 0.1}, "weights": weights}
+    settings |= {"new_tokens": ["<n>"]} if weights == "auto" else {}
     config = config_of(chats, **settings)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -31,6 +31,7 @@ Task = dict[str, Any]
 OFTEN = {"checkpoint_every": 2, "validate_every": 2, "keep_checkpoints": 9}
 MUON: Task = {"steps": 4, "loop": OFTEN}
 ADAMW: Task = {"steps": 4, "loop": OFTEN | {"optimizer": {"kind": "adamw", "weight_decay": 0.1}}}
+LORA: Task = ADAMW | {"adapter": {"rank": 2}, "compute": {}}
 HALVES: Task = {"steps": 4, "loop": OFTEN | {"accumulation": 2}}
 MIXTURE = {"architecture": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2}
 MIXTURE |= {"moe_intermediate_size": 16}
@@ -110,6 +111,8 @@ FOUR: dict[str, Task] = {
     "fsdp, untied, biases, uneven": HALVES | {"compute": FSDP, "model": UNTIED},
     "fsdp, whole micro-batches": MUON | {"compute": FSDP, "loop": OFTEN | {"accumulation": 4}, "rows": 1},
     "fsdp in the background": MUON | {"compute": FSDP, "loop": OFTEN | {"checkpoint_in_background": True}},
+    "adapter 4": LORA | {"adapter": {"rank": 2, "kind": "dora"}},
+    "adapter 4, fewer rows than processes": LORA | {"rows": 3},
 }
 TWO: dict[str, Task] = {
     "tensor 2 muon": MUON | {"compute": TENSOR},
@@ -120,9 +123,17 @@ TWO: dict[str, Task] = {
     "replicas 2": HALVES | {"compute": {"shard": "none"}},
     "from 4 to 2": MUON | {"compute": FSDP, "from": "fsdp x tensor 2x2 muon"},
     "from 1 to 2": MUON | {"compute": TENSOR, "from": "one"},
+    "adapter 2": LORA,
+    "adapter 2 beside 4 bits": LORA | {"nf4": True},
+    "adapter 2, averages": LORA | {"steps": 6, "loop": ADAMW["loop"] | {"averages": AVERAGES}},
+    "adapter 2, mixture": LORA | {"model": MIXTURE},
+    "adapter, from 4 to 2": LORA | {"from": "adapter 4, fewer rows than processes", "rows": 3},
     "killed while it wrote a checkpoint": ADAMW | {"compute": FSDP, "die": ["save_pieces", 5]},
 }
-AGENT: dict[str, Task] = {"killed in a step": MUON | {"compute": FSDP, "die": ["_accumulate", 3]}}
+AGENT: dict[str, Task] = {
+    "killed in a step": MUON | {"compute": FSDP, "die": ["_accumulate", 3]},
+    "adapter, killed in a step": LORA | {"die": ["_accumulate", 3]},
+}
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +145,7 @@ def trained(tmp_path_factory) -> Path:
     assert together(folder, 4, FOUR) == 0
     assert together(folder, 2, TWO) == -signal.SIGKILL
     assert together(folder, 2, TWO) == 0
-    torchrun(written(folder, AGENT), 2, "--max-restarts=1")
+    torchrun(written(folder, AGENT), 2, "--max-restarts=2")
     return folder
 
 

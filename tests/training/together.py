@@ -19,8 +19,12 @@ from modelwright.base.device import Device
 from modelwright.base.following import open_run
 from modelwright.base.schema import IGNORE, Batch
 from modelwright.base.world import World, join
+from modelwright.compression.nf4 import nf4_linear
+from modelwright.model.adaptation import AdapterConfig, adapt
 from modelwright.model.config import ModelConfig
 from modelwright.model.init import first_weights
+from modelwright.model.layers import Linear
+from modelwright.model.rows import EMBEDDING, learn_rows
 from modelwright.model.sharding import tensor_plan
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
@@ -55,9 +59,13 @@ def train_together(folder: Path, task: dict[str, Any], world: World) -> None:
     shape = ModelConfig(**(SIZES | task.get("model", {})))
     with torch.device("meta"):
         model = Transformer(shape)
-    plan = tensor_plan(shape, compute.tensor_parallel)
-    spread = spread_out(model, model.model.layers, plan, compute, CPU, world)
-    spread.fill(first_weights(model, seed=1))
+    if adapter := task.get("adapter"):
+        model = with_adapter(model, AdapterConfig(**adapter), task.get("nf4", False))
+        spread = spread_out(model, model.model.layers, {}, compute, CPU, world, replicated=True)
+    else:
+        plan = tensor_plan(shape, compute.tensor_parallel)
+        spread = spread_out(model, model.model.layers, plan, compute, CPU, world)
+        spread.fill(first_weights(model, seed=1))
     batches = make_windows(rows=task.get("rows", 4))
     steps = config.plan(task["steps"] * config.accumulation)
     if world.is_first:
@@ -78,6 +86,17 @@ def train_together(folder: Path, task: dict[str, Any], world: World) -> None:
     if world.is_first:
         flat = {name: tensor.detach().contiguous() for name, tensor in ends.items()}
         save_file(flat, folder / "end.safetensors")
+
+
+def with_adapter(model: Transformer, config: AdapterConfig, nf4: bool) -> Transformer:
+    """A whole model beside which an adapter learns, and two rows of its embedding."""
+    model.load_state_dict(dict(first_weights(model, seed=1)), assign=True)
+    for name, layer in list(model.model.layers.named_modules()) if nf4 else ():
+        if isinstance(layer, Linear):
+            model.model.layers.set_submodule(name, nf4_linear(layer.weight.detach(), bias=False))
+    adapt(model, config, seed=2)
+    learn_rows(model, {EMBEDDING: torch.tensor([3, 39])})
+    return model
 
 
 def continue_from(source: Path, folder: Path) -> None:

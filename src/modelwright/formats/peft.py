@@ -4,8 +4,9 @@
     base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight    (out, r)
     base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector    (out,), in DoRA
 
-The tensors say which layers are changed; the configuration, how they are scaled. What we would compute
-otherwise than PEFT is refused by name, and so is every tensor that is no such A or B.
+Beside these, rows of the embedding and of the head (`peft_rows`). The tensors say which layers are changed;
+the configuration, how they are scaled. What we would compute otherwise than PEFT is refused by name, and so
+is every tensor that is neither.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from modelwright.base.errors import DamagedFile, UserError
 from modelwright.base.files import read_json, write_json
+from modelwright.formats import peft_rows
 from modelwright.formats.huggingface import load_tensors, save_weights
 from modelwright.model.adapters import Adapter, LowRank, adaptable_layers
 from modelwright.model.transformer import Transformer
@@ -32,14 +34,12 @@ _NOT_HONOURED = (
     "fan_in_fan_out",
     "layer_replication",
     "lora_bias",
-    "modules_to_save",
     "monteclora_config",
     "target_parameters",
-    "trainable_token_indices",
     "use_bdlora",
     "use_qalora",
 )
-"""Settings of PEFT that change what an adapted layer computes, or change more than linear layers."""
+"""Settings of PEFT that change what an adapted layer computes, or change more than what is read here."""
 _MERGE = "merge it into its model with PEFT's merge_and_unload, and load that model"
 
 
@@ -52,18 +52,22 @@ def load_adapter(folder: Path) -> Adapter:
     config = read_json(folder / CONFIG)
     _check_kind(folder, config)
     parts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in load_tensors(folder / WEIGHTS).items():
+    tensors = load_tensors(folder / WEIGHTS)
+    rows, unties = peft_rows.take(tensors, config, PREFIX, folder / CONFIG)
+    for name, tensor in tensors.items():
         found = _TENSOR.fullmatch(name)
         kind = (found[2] or found[3]) if found else ""
         if found is None or tensor.dim() != (1 if kind == "magnitude" else 2):
             raise UserError(
-                f"{folder / WEIGHTS}: {name} {tuple(tensor.shape)} is no A or B of a linear layer. Train the"
-                f" adapter with target_modules that are linear layers only, or {_MERGE}."
+                f"{folder / WEIGHTS}: {name} {tuple(tensor.shape)} is no A or B of a linear layer, and no"
+                " row of the embedding or the head. Train the adapter with target_modules that are linear"
+                f" layers only, or {_MERGE}."
             )
         parts.setdefault(found[1], {})[kind] = tensor
     if not parts:
         raise DamagedFile(f"{folder / WEIGHTS} holds no tensors: expected lora_A and lora_B of some layers")
-    return Adapter({layer: _low_rank(folder, config, layer, each) for layer, each in parts.items()})
+    layers = {layer: _low_rank(folder, config, layer, each) for layer, each in parts.items()}
+    return Adapter(layers, rows, unties)
 
 
 def _check_kind(folder: Path, config: Any) -> None:
@@ -113,6 +117,8 @@ def save_adapter(folder: Path, adapter: Adapter, model: Transformer, base: str =
     tensors |= {f"{PREFIX}{layer}.lora_B.weight": change.b for layer, change in changes.items()}
     lengths = {layer: change.magnitude for layer, change in changes.items() if change.magnitude is not None}
     tensors |= {f"{PREFIX}{layer}.lora_magnitude_vector": length for layer, length in lengths.items()}
+    rows, tied = adapter.rows, model.config.tie_word_embeddings
+    tensors |= {f"{PREFIX}{name}": tensor for name, tensor in peft_rows.tensors(rows, tied=tied).items()}
     save_weights(folder / WEIGHTS, tensors)
     ranks = {layer: change.a.shape[0] for layer, change in changes.items()}
     alphas = {layer: change.scale * ranks[layer] for layer, change in changes.items()}
@@ -131,6 +137,7 @@ def save_adapter(folder: Path, adapter: Adapter, model: Transformer, base: str =
         "target_modules": _targets(adapter, model),
         "rank_pattern": {re.escape(layer): r for layer, r in ranks.items() if r != rank},
         "alpha_pattern": {re.escape(layer): _whole(a) for layer, a in alphas.items() if a != alpha},
+        **peft_rows.settings(rows, tied=tied),
     }
     write_json(folder / CONFIG, config)
 

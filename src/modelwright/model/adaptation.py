@@ -14,6 +14,7 @@ from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.seeding import derive
 from modelwright.model.adapters import Adapter, LowRank, adaptable_layers, check_fit
 from modelwright.model.low_rank import LowRankLinear
+from modelwright.model.rows import rows_of
 from modelwright.model.transformer import Transformer
 
 RATE = 3e-4
@@ -104,7 +105,7 @@ def adapter_of(model: Transformer) -> Adapter:
     layers = changed_layers(model)
     if not layers:
         raise UserError("this model has no adapter: none of its layers was given one")
-    return Adapter({name: _learned(layer) for name, layer in layers.items()})
+    return Adapter({name: _learned(layer) for name, layer in layers.items()}, rows_of(model))
 
 
 def _learned(layer: LowRankLinear) -> LowRank:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from modelwright.base.errors import UserError, did_you_mean
 from modelwright.model.low_rank import Adaptable
+from modelwright.model.rows import Rows
 from modelwright.model.transformer import Transformer
 
 
@@ -73,6 +74,10 @@ class Adapter:
     """A change of a model, by the dotted names of its layers ("model.layers.0.self_attn.q_proj")."""
 
     layers: Mapping[str, LowRank]
+    rows: Mapping[str, Rows] = field(default_factory=dict[str, Rows])
+    """Of the embedding and the head, which are set, by the names of `model.rows`."""
+    unties: bool = False
+    """Whether a head that was the embedding does not follow it any more."""
 
 
 def adaptable_layers(model: Transformer) -> dict[str, Adaptable]:
@@ -114,6 +119,12 @@ class AdapterSet:
         """From now on rows can ask for `name`; an adapter that does not fit the model is refused."""
         if name in self._adapters:
             raise UserError(f"an adapter '{name}' is loaded already: remove it first, or choose another name")
+        if adapter.rows:
+            raise UserError(
+                f"adapter '{name}' sets rows of {' and '.join(adapter.rows)}, which is one for all requests:"
+                " merge it into a model of its own (modelwright merge MODEL ADAPTER --out FOLDER), and serve"
+                " that beside this one"
+            )
         layers = adaptable_layers(self._model)
         check_fit(name, adapter, layers)
         device, dtype = self._device, self._model.compute_dtype

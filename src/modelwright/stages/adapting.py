@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -21,18 +21,28 @@ from modelwright.base.device import Device
 from modelwright.base.errors import ConfigError, GateRefused
 from modelwright.base.files import atomic_directory, read_json, sha256_file
 from modelwright.base.run import Run
+from modelwright.base.schema import Json
 from modelwright.base.world import join
 from modelwright.compression.nf4 import nf4_linear
 from modelwright.formats import peft
 from modelwright.formats.frozen import load_frozen
-from modelwright.formats.huggingface import CONFIG, held_weights, load_config, load_model, save_model
+from modelwright.formats.huggingface import (
+    CONFIG,
+    copy_tokenizer,
+    held_weights,
+    load_config,
+    load_model,
+    save_model,
+)
 from modelwright.formats.stored import stored_dtype
 from modelwright.model.adaptation import RATE, AdapterConfig, adapt, adapter_of
 from modelwright.model.adapters import Adapter
 from modelwright.model.flops import matmul_parameters
 from modelwright.model.low_rank import LowRankLinear
 from modelwright.model.quantized import Int8Linear, quantize_rows
+from modelwright.model.rows import put_rows
 from modelwright.model.transformer import Transformer
+from modelwright.stages.new_tokens import NewTokens
 from modelwright.stages.training import keep_model
 from modelwright.training.compute import ComputeConfig
 from modelwright.training.spread import Spread
@@ -89,19 +99,16 @@ class Trainable(Config):
 
 
 def load_to_train(
-    config: Trainable, compute: ComputeConfig, parent: Path, device: Device, run: Run
+    config: Trainable, compute: ComputeConfig, parent: Path, device: Device, run: Run, new: NewTokens
 ) -> Transformer:
-    """The model with what is to be trained of it; the log says how much that is."""
+    """The model with what is to be trained of it, and with rows for new tokens; the log says how much that
+    is."""
     if config.adapter is None:
         model = load_model(parent)
         model.compute_dtype = device.dtype
+        new.widen(model)
         freeze(model, config.freeze)
     else:
-        if join().size > 1:
-            raise ConfigError(
-                "an adapter is trained by one process: frozen weights in a format of their own are not cut"
-                " into pieces yet. Start one (without torchrun), or train all weights"
-            )
         if read_json(parent / CONFIG).get("quantization_config"):
             raise ConfigError(
                 f"{parent} is quantized, and an adapter is never merged into that: train beside the model"
@@ -114,8 +121,10 @@ def load_to_train(
             )
         quantize = {"auto": None, "nf4": nf4_linear, "int8": _int8_linear}[config.weights]
         model = load_frozen(parent, device.dtype, quantize)
+        new.widen(model)
         begin = peft.load_adapter(config.begin_adapter) if config.begin_adapter else None
         adapt(model, config.adapter, run.seed, begin)
+        new.learn(model, begin)
     learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
     held = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     if learn < model.num_parameters():
@@ -161,29 +170,35 @@ def keep_trained(
     spread: Spread,
     model: Transformer,
     parent: Path,
+    new: NewTokens,
     measured: Mapping[str, Any],
     measure: Callable[[Transformer], Mapping[str, float]],
 ) -> dict[str, Any]:
     """Write what was trained: `model/`, and beside it `adapter/` where it is one. For the manifest: what the
     adapter is, and the loss before and after it was merged: before, `measured` has it."""
     if config.adapter is None:
-        keep_model(run, spread, model, parent)
+        keep_model(run, spread, model, new.folder)
         return {}
-    adapter = adapter_of(model)
-    plain = _plain(parent)
-    with atomic_directory(run.dir / ADAPTER) as folder:
-        peft.save_adapter(folder, adapter, plain, base=str(parent))
-    with atomic_directory(run.dir / "model") as folder:
-        save_model(folder, plain, parent, merged_weights(parent, model, adapter))
+    if run.keeps:
+        _write(run, model, parent, new)
     found = {ADAPTER: config.adapter.name, **_lineage(config)}
     found |= {"adapter_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)}
     return found | _gate(config, run, model, measured, measure)
 
 
-def _plain(parent: Path) -> Transformer:
-    """The model without weights, of the format they are stored in."""
+def _write(run: Run, model: Transformer, parent: Path, new: NewTokens) -> None:
+    """The adapter, and the model that it is merged into."""
+    adapter = adapter_of(model)
+    weights = merged_weights(parent, model, adapter)
+    made = put_rows(weights, adapter.rows, load_config(parent), unties=adapter.unties)
     with torch.device("meta"):
-        return Transformer(load_config(parent)).to(stored_dtype(parent))
+        plain = Transformer(made).to(stored_dtype(parent))
+    with atomic_directory(run.dir / ADAPTER) as folder:
+        peft.save_adapter(folder, adapter, plain, base=str(parent))
+        if new.pieces:
+            copy_tokenizer(new.folder, folder)
+    with atomic_directory(run.dir / "model") as folder:
+        save_model(folder, plain, new.folder, weights)
 
 
 def merged_weights(parent: Path, model: Transformer, adapter: Adapter) -> dict[str, Tensor]:
@@ -218,11 +233,11 @@ def _gate(
     measured: Mapping[str, Any],
     measure: Callable[[Transformer], Mapping[str, float]],
 ) -> dict[str, float]:
-    """Read the merged folder again, and hold its loss against that of the adapter beside its model."""
-    device = model.head.device
-    merged = load_model(run.dir / "model", model.compute_dtype, device).eval()
-    with torch.no_grad():
-        ((name, after),) = measure(merged).items()
+    """Read the merged folder again, and hold its loss against that of the adapter beside its model. The first
+    of several processes does, and tells the others."""
+    name, after = cast(
+        tuple[str, float], join().tell(_measured_merged(run, model, measure) if run.keeps else None)
+    )
     before = float(measured[name])
     run.log(f"merged: held-out loss {before:.6g} -> {after:.6g}")
     if not after <= before * (1 + config.merge_margin):
@@ -232,3 +247,13 @@ def _gate(
             f" is kept; {run.dir / 'model'} must not be used. Store the base model in fp32, or allow more"
         )
     return {"loss_before_merge": before, "loss_after_merge": after}
+
+
+@torch.no_grad()
+def _measured_merged(
+    run: Run, model: Transformer, measure: Callable[[Transformer], Mapping[str, float]]
+) -> list[Json]:
+    """What is measured, and its value."""
+    merged = load_model(run.dir / "model", model.compute_dtype, model.head.device).eval()
+    ((name, value),) = measure(merged).items()
+    return [name, value]

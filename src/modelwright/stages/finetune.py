@@ -20,6 +20,8 @@ from modelwright.model.flops import training_flops_per_token
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
 from modelwright.stages.adapting import ADAPTER, Trainable, frozen_flops, keep_trained, load_to_train
+from modelwright.stages.new_tokens import NewTokens, NewTokensConfig, with_tokens
+from modelwright.stages.new_tokens import mark as mark_of_tokens
 from modelwright.stages.retention import FORGETTING, ForgettingConfig, Retention
 from modelwright.stages.samples import SAMPLES, Samples, SamplesConfig
 from modelwright.stages.search_settings import SearchConfig
@@ -40,6 +42,8 @@ TOGETHER = True
 class Config(LoopConfig, ConversationView, Trainable):
     """Which conversations, how often, in which pieces; and what of the model learns from them."""
 
+    new_tokens: NewTokensConfig | None = None
+    """Tokens that the tokenizer lacks. None: none."""
     z_loss: float = Field(default=0.0, ge=0)
     """Weight of what keeps logits from drifting away (arXiv 2204.02311 takes 1e-4); 0: none."""
     compute: ComputeConfig = ComputeConfig()
@@ -57,12 +61,15 @@ class Config(LoopConfig, ConversationView, Trainable):
     def _one_loss(self) -> Self:
         if self.teacher and self.z_loss:
             raise ValueError("z_loss is part of the loss without a teacher: leave out z_loss, or teacher")
+        if self.new_tokens and self.freeze.embeddings:
+            raise ValueError("freeze.embeddings keeps new tokens from learning: leave one of the two out")
         return self
 
 
 def sources(config: Config) -> str:
     """A mark of what the sources and the teacher hold now: when it changes, the stage runs anew."""
     read = mark((*config.sources, *config.validation_sources))
+    read += mark_of_tokens(config.new_tokens)
     return f"{read} {mark_of_teacher(config.teacher)}" if config.teacher else read
 
 
@@ -73,17 +80,23 @@ def facts(config: Config) -> Provenance:
 
 def run(config: Config, run: Run) -> Artifact:
     """Train on the assistant's turns; leave a Hugging Face folder and the last checkpoints."""
+    with with_tokens(config.new_tokens, run.input("model").file("model"), run.log) as new:
+        return _train(config, run, new)
+
+
+def _train(config: Config, run: Run, new: NewTokens) -> Artifact:
     parent = run.input("model").file("model")
-    tokenizer = BPETokenizer.load(parent)
+    tokenizer = BPETokenizer.load(new.folder)
     device = resolve(config.compute)
-    model = load_to_train(config, config.compute, parent, device, run)
-    spread = spread_model(model, config.compute, device, run)
+    model = load_to_train(config, config.compute, parent, device, run, new)
+    spread = spread_model(model, config.compute, device, run, replicated=config.adapter is not None)
     learned, held_out = (config.pack(side, tokenizer, run, run.seed) for side in SIDES)
     batches, digest = learned.batches, learned.batches.digest()
     plan, tokens = config.plan(len(batches)), batches.num_positions
     objective, taught = _objective(config, tokenizer, device, run)
     per_token = training_flops_per_token(model.config, config.context) - frozen_flops(config, model) + taught
     flops = per_token * tokens
+    new.look_for(learned.batches)
     run.log(f"{plan.steps:,} steps, {tokens:,} tokens; sha256 of what is learned: {digest}")
     samples = _samples(config, model, tokenizer, held_out.kept(), run)
     retention = Retention(config.forgetting, model, tokenizer, run) if config.forgetting else None
@@ -103,8 +116,9 @@ def run(config: Config, run: Run) -> Artifact:
         show=samples,
     )
     measure = partial(held_out_loss, held_out=held_out.batches)
-    kept = keep_trained(config, run, spread, model, parent, trained.metrics, measure)
+    kept = keep_trained(config, run, spread, model, parent, new, trained.metrics, measure)
     metrics = {"steps": trained.steps, "conversations": len(batches.kept), "view_sha256": digest}
+    metrics |= {"new_tokens": dict(new.ids)} if new.ids else {}
     metrics |= kept | trained.metrics | learned.counts() | (retention.report() if retention else {})
     made = [name for name in MADE if (run.dir / name).exists()]
     return run.finish(made, metrics, tokens=trained.tokens, flops=per_token * trained.tokens)

@@ -31,6 +31,7 @@ from modelwright.evaluation.statistics import Scores
 from modelwright.formats.huggingface import load_model
 from modelwright.objectives.next_token import NextToken
 from modelwright.stages.judging import by_objective
+from modelwright.stages.new_tokens import with_tokens
 from modelwright.stages.search_findings import Findings, Trial
 from modelwright.stages.search_page import render, table
 from modelwright.stages.search_settings import SearchConfig
@@ -192,7 +193,9 @@ class _Search:
 
 def _judge(config: Any, model: Path, seed: int) -> Callable[[Path], Scores]:
     """Model folder -> its loss on each held-out conversation of the recipe."""
-    tokenizer, device = BPETokenizer.load(model), resolve(config.compute)
+    device = resolve(config.compute)
+    with with_tokens(config.new_tokens, model, lambda text: None) as new:
+        tokenizer = BPETokenizer.load(new.folder)
     alone = config.model_copy(update={"rows": 1, "batching": "grouped"})
     batches = alone.lay_out("validation", tokenizer, seed, Faults(config.on_error)).batches
     if len(batches) < 2:
@@ -203,6 +206,8 @@ def _judge(config: Any, model: Path, seed: int) -> Callable[[Path], Scores]:
 
     def judge(folder: Path) -> Scores:
         network = load_model(folder, device=device.name).eval()
+        if folder == model:
+            new.widen(network)
         network.compute_dtype = device.dtype
         return by_objective(network, NextToken(), batches, "conversations").measure()
 

@@ -27,16 +27,21 @@ from modelwright.training.spread import Spread
 from modelwright.training.step_plan import StepPlan
 
 
-def spread_model(model: Transformer, config: ComputeConfig, device: Device, run: Run) -> Spread:
-    """Let all processes hold the model together, and bring it to their devices; the log says how."""
+def spread_model(
+    model: Transformer, config: ComputeConfig, device: Device, run: Run, *, replicated: bool = False
+) -> Spread:
+    """Let all processes hold the model together, and bring it to their devices; the log says how.
+    `replicated`: each holds all of it, as beside an adapter."""
     world, blocks = join(), list(model.model.layers)
     if config.activation_checkpointing != "none":
         kind = config.activation_checkpointing
         count = recompute(blocks, kind, config.checkpoint_every_block)
         run.log(f"activation checkpointing: {kind}, in {count} of {len(blocks)} blocks")
     if world.size > 1:
-        run.computes_with("processes", f"{world.size}: {choose_box(config, world).describe()}")
-    return spread_out(model, blocks, tensor_plan(model.config, config.tensor_parallel), config, device, world)
+        how = f"{world.size} replicas" if replicated else choose_box(config, world).describe()
+        run.computes_with("processes", f"{world.size}: {how}")
+    plan = {} if replicated else tensor_plan(model.config, config.tensor_parallel)
+    return spread_out(model, blocks, plan, config, device, world, replicated=replicated)
 
 
 def train_model(

@@ -8,11 +8,14 @@ import torch
 
 from modelwright.base.errors import UserError
 from modelwright.base.files import atomic_directory, read_json
+from modelwright.formats.described import described, take_tokenizer
 from modelwright.formats.huggingface import CONFIG, held_weights, load_config, save_model
 from modelwright.formats.locate import resolve_model
 from modelwright.formats.peft import load_adapter
 from modelwright.formats.stored import stored_dtype
 from modelwright.model.adapters import adaptable_layers, check_fit
+from modelwright.model.config import ModelConfig
+from modelwright.model.rows import put_rows
 from modelwright.model.transformer import Transformer
 
 
@@ -29,15 +32,27 @@ def merge_adapter(model: Path, adapter: Path, out: Path, *, undo: bool = False) 
         )
     if out.exists():
         raise UserError(f"{out} is there already: choose a folder that is not")
+    if undo and change.rows:
+        raise UserError(
+            f"{adapter} has set rows of {' and '.join(change.rows)}, and those that there were are lost: take"
+            " the model that it was merged into"
+        )
     config = load_config(source)
-    with torch.device("meta"):
-        plain = Transformer(config).to(stored_dtype(source))
-    check_fit(str(adapter), change, adaptable_layers(plain))
+    check_fit(str(adapter), change, adaptable_layers(_plain(config, source)))
     weights = held_weights(source, config)
     for name, each in change.layers.items():
         before = weights[f"{name}.weight"]
         made = each.unmerged(before) if undo else each.merged(before)
         weights[f"{name}.weight"] = made.to(before.dtype)
-    with atomic_directory(out) as folder:
-        save_model(folder, plain, source, weights)
+    made = put_rows(weights, change.rows, config, unties=change.unties)
+    with described(source) as beside, atomic_directory(out) as folder:
+        if change.rows:
+            take_tokenizer(beside, adapter, made.vocab_size, config.vocab_size)
+        save_model(folder, _plain(made, source), beside, weights)
     return out
+
+
+def _plain(config: ModelConfig, source: Path) -> Transformer:
+    """The model without weights, of the format that they are stored in."""
+    with torch.device("meta"):
+        return Transformer(config).to(stored_dtype(source))

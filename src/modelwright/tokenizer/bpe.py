@@ -147,6 +147,10 @@ class BPETokenizer:
         """The bytes that a token stands for: streaming needs them, as a token may be half a letter."""
         return self._bytes[token_id]
 
+    def id_of(self, token: str) -> int | None:
+        """The id of a token as `tokenizer.json` spells it; None where there is none."""
+        return self._backend.token_to_id(token)
+
     @property
     def vocab_size(self) -> int:
         """Number of ids, special tokens included: ids run from 0 to `vocab_size - 1`."""

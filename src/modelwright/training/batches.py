@@ -166,6 +166,10 @@ class Fitting:
         the same tokens and masks have the same."""
         return digest_of(self._examples)
 
+    def holding(self, token: int) -> int:
+        """How many of the examples have a token in them."""
+        return sum(token in example.ids for example in self._examples)
+
 
 class Packed(Fitting):
     """Examples side by side in rows of T tokens, whole, in an order shuffled anew each epoch.

@@ -1,11 +1,13 @@
 """Several processes train one module: FSDP2 (arXiv 2304.11277), HSDP, tensor parallelism.
 
-The processes form a box: replicas x shards x tensor. Processes along "tensor" hold parts of each matrix
-product and read the same rows. Along "shards" they hold parts of each parameter, gathered where a block
-computes and given up after it. "replicas" hold copies of one another. Rows are dealt out over replicas and
-shards.
+Where few parameters learn beside frozen ones (adapters), each process has all of them instead: `Replicated`.
 
-FSDP adds gradients up and does not divide: the loss is divided by the count of the whole batch beforehand,
+Otherwise the processes form a box: replicas x shards x tensor. Processes along "tensor" hold parts of each
+matrix product and read the same rows. Along "shards" they hold parts of each parameter, gathered where a
+block computes and given up after it. "replicas" hold copies of one another. Rows are dealt out over replicas
+and shards.
+
+Gradients are added up and not divided: the loss is divided by the count of the whole batch beforehand,
 so that a step is the same at any number of processes but for the rounding of sums in another order.
 """
 
@@ -84,21 +86,80 @@ def spread_out(
     config: ComputeConfig,
     device: Device,
     world: World,
+    *,
+    replicated: bool = False,
 ) -> Spread:
     """Let all processes hold `module` together; alone, it is only brought to the device.
 
     `blocks` are gathered one at a time; `plan` says by module name how each is cut for tensor parallelism.
-    Parameters on the meta device are made, not filled: see `Spread.fill`.
+    Parameters on the meta device are made, not filled: see `Spread.fill`. `replicated`: each process has all
+    of it already, and few of its parameters learn.
     """
     if world.size == 1:
         if config.tensor_parallel > 1:
             choose_box(config, world)
         on_meta = any(parameter.is_meta for parameter in module.parameters())
         return Spread(module.to_empty(device=device.name) if on_meta else module.to(device.name))
+    if replicated:
+        _refuse_cuts(config)
+        return Replicated(module.to(device.name), world)
     return Sharded(module, blocks, plan, choose_box(config, world), device, world)
 
 
-class Sharded(Spread):
+def _refuse_cuts(config: ComputeConfig) -> None:
+    cut = [f"tensor_parallel: {config.tensor_parallel}"] if config.tensor_parallel > 1 else []
+    cut += [f"shard: {config.shard}"] if config.shard in ("fsdp", "hsdp") else []
+    cut += [f"shard_size: {config.shard_size}"] if (config.shard_size or 1) > 1 else []
+    if cut:
+        raise ConfigError(
+            f"compute.{cut[0]} cuts weights into pieces, and those beside an adapter are whole in every"
+            " process: leave it out. Where they are too large for one, hold them in nf4 or int8 (weights)"
+        )
+
+
+class Several(Spread):
+    """What does not depend on how several processes hold a module."""
+
+    box: Box
+
+    def checkpoints(self, folder: Path, keep: int, background: bool) -> Checkpoints:
+        place = folder / "checkpoints"
+        return Checkpoints(place, keep, self.world, self.layout, self.is_original, background)
+
+    is_original = True
+    """Whether this process holds a part of the first copy: the one that is saved."""
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        return in_order(tensor.contiguous())[:: self.box.tensor].sum(0)  # where it lies: no GPU waits for it
+
+    def totals(self, sums: Mapping[str, float]) -> dict[str, float]:
+        values = torch.tensor(list(sums.values()), dtype=torch.float64)
+        return dict(zip(sums, self.add_up(values).tolist(), strict=True))
+
+
+class Replicated(Several):
+    """Several processes that hold the whole module each, as PyTorch's DDP does (arXiv 2006.15704): of what
+    learns, gradients are added up once a step; what is frozen, in whatever format, never travels."""
+
+    def __init__(self, module: nn.Module, world: World) -> None:
+        self.module, self.world, self.box = module, world, Box(world.size, 1, 1)
+        self.place, self.is_original = (world.rank, world.size), world.is_first
+        shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+        groups: list[Any] = [dist.new_group([rank]) for rank in range(world.size)]
+        whole = {name: whole_piece(shape) for name, shape in shapes.items()}
+        self.layout = ShardedLayout(shapes, [whole], groups[world.rank], 0)
+
+    def collect(self) -> None:
+        """Add gradients up. Where a process has none, it adds zeros."""
+        learned = list(self.parameters().values())
+        parts = [p.new_zeros(p.shape) if p.grad is None else p.grad for p in learned]
+        together = torch.cat([part.reshape(-1) for part in parts])
+        dist.all_reduce(together)
+        for parameter, part in zip(learned, together.split([p.numel() for p in learned]), strict=True):
+            parameter.grad = part.view(parameter.shape)
+
+
+class Sharded(Several):
     """Several processes, each with its pieces of the parameters as plain tensors: what updates them need not
     know of DTensor, which lives in the module alone."""
 
@@ -128,7 +189,6 @@ class Sharded(Spread):
         ]
         self.layout = ShardedLayout(shapes, pieces, groups[replica], rank)
         self.is_original = replica == 0
-        """Whether this process holds a part of the first copy: the one that is saved."""
         self.place = (world.rank // box.tensor, box.replicas * box.shards)
         self._tensor_group = mesh[TENSOR].get_group()
         self._wholes = {name: _sharded(parameter) for name, parameter in module.named_parameters()}
@@ -155,10 +215,6 @@ class Sharded(Spread):
         for name, weight in weights:
             self._pieces[name].copy_(weight[self.layout.pieces[self.layout.rank][name].slices])
 
-    def checkpoints(self, folder: Path, keep: int, background: bool) -> Checkpoints:
-        place = folder / "checkpoints"
-        return Checkpoints(place, keep, self.world, self.layout, self.is_original, background)
-
     @torch.no_grad()
     def collect(self) -> None:
         """Hand the gradients from the module over to the pieces."""
@@ -173,13 +229,6 @@ class Sharded(Spread):
             parts = together.split([gradient.numel() for gradient in found])
             for gradient, part in zip(found, parts, strict=True):
                 gradient.copy_(part.view(gradient.shape))
-
-    def add_up(self, tensor: Tensor) -> Tensor:
-        return in_order(tensor.contiguous())[:: self.box.tensor].sum(0)  # where it lies: no GPU waits for it
-
-    def totals(self, sums: Mapping[str, float]) -> dict[str, float]:
-        values = torch.tensor(list(sums.values()), dtype=torch.float64)
-        return dict(zip(sums, self.add_up(values).tolist(), strict=True))
 
     def settle(self) -> None:
         assert isinstance(self.module, FSDPModule)
