@@ -7,6 +7,8 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 p
 # torch is installed first and alone. `make TORCH="torch==2.13.0 --index-url URL" ...` takes it from the
 # index of CPU builds, where the default index would bring a CUDA build.
 TORCH ?= torch==2.13.0
+# The tests start many Pythons: what one has compiled, the next ones read. Else each compiles all of it anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Test processes. One torch thread in each: two tiny models side by side beat one on two threads.
 WORKERS ?= 2
 

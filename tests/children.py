@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-LOADED = ("modelwright.cli", "modelwright.stages.pretrain", "modelwright.stages.finetune")
-LOADED += ("modelwright.stages.align", "modelwright.stages.forecast", "modelwright.base.meeting")
+STAGES = ("prepare", "pretrain", "finetune", "align", "forecast")
+LOADED = ("modelwright.cli", "modelwright.base.meeting", *(f"modelwright.stages.{name}" for name in STAGES))
 """What the server imports before it forks anything."""
 
 

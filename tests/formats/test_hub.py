@@ -7,6 +7,7 @@ import json
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -78,7 +79,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     Hub.root, Hub.asked = tmp_path / "hub", []
     Hub.root.mkdir()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
     for module in (constants, hf_api, file_download):
@@ -164,8 +165,11 @@ def test_a_hub_that_does_not_answer_is_an_error_in_words(
         free.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
     monkeypatch.setattr(constants, "ENDPOINT", nobody)
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)  # the client tries again, in 23 seconds
     with pytest.raises(UserError, match=r"could not be fetched from the hub \(Connect"):
         resolve("some/model")
+    assert waited
 
 
 def test_without_a_network_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

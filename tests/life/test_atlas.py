@@ -8,15 +8,14 @@ import math
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.life.tiny import ancestors, artifacts, command, held_out_loss, ids, metrics
+from tests import children
+from tests.life.tiny import ancestors, artifacts, command, doomed, held_out_loss, ids, metrics
 
 from modelwright.base.artifact import Artifact, content_id, describe_files
 from modelwright.base.files import read_json
@@ -30,8 +29,6 @@ from modelwright.inference.engine import Engine
 from modelwright.recipes.stations import WHOLE_LIFE
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.shards import TokenShards
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -241,35 +238,16 @@ def test_a_changed_setting_makes_anew_what_depends_on_it(life: Path, tmp_path: P
     assert sizes[0] < sizes[1]
 
 
-def start(folder: Path, station: str, at: int) -> subprocess.Popen[str]:
-    code = (
-        f"from tests.life.tiny import doomed;doomed({str(folder)!r}, {code_revision()!r}, {station!r}, {at})"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def test_killed_twice_a_life_ends_with_the_same_artifacts(life: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "tiny"  # the same name: an exported model is called by it
+    folder, said, errors = tmp_path / "tiny", tmp_path / "said", tmp_path / "errors"
+    # The folder has the same name: an exported model is called by it.
     for station, at in (("pretrain", 33), ("finetune", 13)):
-        with start(folder, station, at) as process:
-            assert process.stdout and process.stderr
-            said = process.stdout.readline()
-            process.kill()
-            assert said == "here\n", process.stderr.read()
-        assert process.returncode == -signal.SIGKILL
+        code = children.run(errors, doomed, folder, code_revision(), station, at, said)
+        assert code == -signal.SIGKILL, errors.read_text()
         assert not (folder / station / "manifest.json").exists()
-    with start(folder, "never", 0) as process:
-        _, errors = process.communicate(timeout=100)
-    assert process.returncode == 0, errors
+    assert children.run(errors, doomed, folder, code_revision(), "never", 0, said) == 0, errors.read_text()
     for station, resumed in (("pretrain", 20), ("finetune", 8)):
         assert f"resuming after step {resumed}\n" in (folder / station / "log.txt").read_text()
         assert metrics(folder, station) == metrics(life, station)
-    assert errors.count("(unchanged: skipped)") == 3  # prepare, tokenize, pretrain
+    assert said.read_text().count("(unchanged: skipped)") == 3  # prepare, tokenize, pretrain
     assert ids(folder) == ids(life)

@@ -7,19 +7,18 @@ from pathlib import Path
 
 import pytest
 from tests.data.execution.test_execution import ALL, UNIT
-from tests.data.pipeline.test_prepare_at_work import source, work
+from tests.data.pipeline.stories import work
 
+from modelwright.base.artifact import Artifact
 from modelwright.base.errors import DamagedFile
 from modelwright.data.execution import Execution, Performer
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
-__all__ = ["source"]
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own, of which there are many
-def test_ray_does_the_same(source: Path, tmp_path: Path) -> None:
+def test_ray_does_the_same(source: Path, whole: Artifact, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(json.dumps({"2:1": "die once"}))
-    here = work(tmp_path / "here", source)
     said: list[str] = []
     settings = Execution(engine="ray", workers=2, stalled_seconds=4)
     with Performer(settings, tmp_path, 0, said.append) as perform:
@@ -34,4 +33,4 @@ def test_ray_does_the_same(source: Path, tmp_path: Path) -> None:
         assert found[7] == {"unit": 7, "kept": [0, 1, 3, 4], "blamed": [2]}
         assert any("unit 5 has not got on for 4 s" in line for line in said)
         there = work(tmp_path / "there", source, execution={"engine": "ray"})  # on the Ray that runs
-    assert there.id == here.id
+    assert there.id == whole.id

@@ -11,8 +11,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from tests.data.pipeline.test_prepare_at_work import source, story, work
+from tests.data.pipeline.stories import story, work
 
+from modelwright.base.artifact import Artifact
 from modelwright.base.errors import DamagedFile
 from modelwright.base.files import sha256_text
 from modelwright.data.corpus import read_corpus
@@ -20,8 +21,6 @@ from modelwright.data.pipeline.plan import Plan, read_plan, read_unit, write_pla
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.units import units
 from modelwright.data.sources import describe
-
-__all__ = ["source"]
 
 DEADLY, RAISING = "os.kill(os.getpid(), signal.SIGKILL)", "raise KeyError('a table')"
 SITE = """
@@ -118,7 +117,7 @@ from pathlib import Path
 import numpy as np
 from modelwright.base.errors import UserError
 from modelwright.data.dedup.arrays import new_npy
-from tests.data.pipeline.test_prepare_at_work import work
+from tests.data.pipeline.stories import work
 
 place, source = Path(sys.argv[1]), Path(sys.argv[2])
 said = []
@@ -145,14 +144,15 @@ def python(code: str, *arguments: Path, before: str = "") -> subprocess.Complete
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_a_disk_that_is_full_again_and_again_loses_nothing(source: Path, tmp_path: Path) -> None:
+def test_a_disk_that_is_full_again_and_again_loses_nothing(
+    source: Path, whole: Artifact, tmp_path: Path
+) -> None:
     small = tmp_path / "small"
     small.mkdir()
     mounting = f"mount -t tmpfs -o size=1000k none {small}"
     permitted = subprocess.run(["unshare", "-rm", "sh", "-c", mounting], capture_output=True, check=False)
     if permitted.returncode:
         pytest.skip(f"no file system may be mounted here: {permitted.stderr.decode().strip()}")
-    whole = work(tmp_path / "whole", source)
     done = python(FULL, small, source, before=f"{mounting} && ")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -167,7 +167,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from modelwright.base.errors import UserError
-from tests.data.pipeline.test_prepare_at_work import work
+from tests.data.pipeline.stories import work
 
 _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, most))
@@ -180,11 +180,11 @@ print(work(Path(sys.argv[1]), Path(sys.argv[2])).id)
 """
 
 
-def test_a_limit_of_file_sizes_is_named(source: Path, tmp_path: Path) -> None:
+def test_a_limit_of_file_sizes_is_named(source: Path, whole: Artifact, tmp_path: Path) -> None:
     done = python(LIMITED, tmp_path / "run", source)
     said, identity = done.stdout.splitlines()
     assert "no file may be over 20,000 bytes: ulimit -f" in said
-    assert identity == work(tmp_path / "whole", source).id
+    assert identity == whole.id
 
 
 def test_a_process_that_stays_sees_a_new_plan_and_a_unit_alone(source: Path, tmp_path: Path) -> None:
