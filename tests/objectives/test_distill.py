@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from modelwright.base.errors import ConfigError
 from modelwright.base.schema import IGNORE, Batch
 from modelwright.kernels import paired_logits
 from modelwright.kernels.paired_logits import reference_sums, summed_over_logits
-from modelwright.objectives.distill import Config, Distillation, divergence, judge
+from modelwright.objectives.distill import SAMPLED, Config, Distillation, divergence, judge
 from modelwright.training.batches import Example, Packed, padded
 from modelwright.training.loop import LoopConfig, mean_loss
 from modelwright.training.optimizer import OptimizerConfig
@@ -278,3 +279,64 @@ def test_training_brings_the_student_to_its_teacher(tmp_path: Path) -> None:
 def test_a_name_alone_brings_no_teacher() -> None:
     with pytest.raises(ConfigError, match=r"finetune\.teacher"):
         objectives.build({"name": "distill", "temperature": 2.0})
+
+
+class Table(torch.nn.Module):
+    """A model of one parameter a pair of words: the next word depends on the last one alone."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        drawn = torch.randn(5, 5, generator=torch.Generator().manual_seed(seed))
+        self.logits = torch.nn.Parameter(2.0 * drawn)
+
+    def on_batch(self, batch: Batch) -> Any:
+        return SimpleNamespace(hidden=self.logits[batch.ids], head=torch.eye(5), auxiliary=None)
+
+    def written(self, answers: int, length: int, seed: int) -> Batch:
+        """What it writes after word 0, as on-policy batches are."""
+        random, ids = torch.Generator().manual_seed(seed), torch.zeros(answers, 1, dtype=torch.long)
+        with torch.no_grad():
+            for _ in range(length):
+                chances = self.logits[ids[:, -1]].softmax(-1)
+                ids = torch.cat((ids, torch.multinomial(chances, 1, generator=random)), 1)
+        return Batch(ids=ids[:, :-1], targets=ids[:, 1:], extra={SAMPLED: torch.ones(answers)})
+
+
+def exactly_apart(student: Table, teacher: Table, length: int) -> float:
+    """KL of texts of `length` words, the student's from the teacher's, over all texts: nothing is drawn."""
+    q, p = (each.logits.detach().log_softmax(-1) for each in (student, teacher))
+    here, total = torch.eye(5)[0], 0.0
+    for _ in range(length):
+        total += float(here @ kl(q, p))
+        here = here @ q.exp()
+    return total
+
+
+def test_on_its_own_texts_a_student_comes_to_its_teacher() -> None:
+    """The KL of whole texts falls, though no gradient flows through how they were drawn."""
+    student, teacher = Table(1), Table(2)
+    learn = Distillation(teacher.on_batch, Config(divergence="reverse"))
+    optimizer, before = torch.optim.Adam(student.parameters(), 0.1), exactly_apart(student, teacher, 8)
+    for step in range(150):
+        batch = student.written(16, 8, step)
+        loss, metrics = learn(student.on_batch(batch), batch)
+        optimizer.zero_grad()
+        (loss / learn.count(batch)).backward()
+        optimizer.step()
+        assert metrics[SAMPLED] == 16 * 8 and "next_token" not in metrics
+    assert before > 3 and exactly_apart(student, teacher, 8) < 0.02 * before
+
+
+def test_own_tokens_are_not_made_likelier() -> None:
+    """The likelihood term belongs to the data's tokens. The gradient is that of a batch by anybody."""
+    student, teacher = Table(3), Table(4)
+    own = student.written(4, 6, 0)
+    gradients: list[Tensor] = []
+    for weight, batch in ((0.25, own), (1.0, Batch(ids=own.ids, targets=own.targets))):
+        student.zero_grad()
+        loss, metrics = Distillation(teacher.on_batch, Config(weight=weight))(student.on_batch(batch), batch)
+        loss.backward()
+        assert float(loss.detach()) == pytest.approx(weight * float(metrics["divergence"]), rel=1e-6)
+        assert student.logits.grad is not None
+        gradients.append(student.logits.grad.clone() / weight)
+    torch.testing.assert_close(*gradients)

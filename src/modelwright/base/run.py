@@ -47,8 +47,8 @@ class Run:
     keeps = True
     """Whether this process writes what is made: of several that train together, the first one does."""
     sampler_of: Callable[..., Sampler] | None = None
-    """(model, tokenizer, slots) -> what lets a model in training answer. From whoever lives the station;
-    None: nobody answers here."""
+    """(model, tokenizer, slots, use_compiled) -> what lets a model in training answer; the last by name, and
+    False where left out. From whoever lives the station; None: nobody answers here."""
 
     def __init__(
         self,

@@ -158,14 +158,19 @@ class Engine:
         and its answers do not depend on which other prompts are in the list.
         """
         copies: Counter[tuple[int, ...]] = Counter()
+        own: list[Sampling] = []
+        for prompt in map(tuple, prompts):
+            own.append(replace(sampling, seed=draws.seed_of_copy(sampling.seed, copies[prompt])))
+            copies[prompt] += 1
+        return self.complete(prompts, own)
+
+    def complete(self, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling]) -> list[Completion]:
+        """Complete every prompt under settings of its own; answers are in the prompts' order."""
         order: list[int] = []
         done: dict[int, Completion] = {}
         try:
-            for prompt in prompts:
-                ids = tuple(prompt)
-                seed = draws.seed_of_copy(sampling.seed, copies[ids])
-                order.append(self.submit(ids, replace(sampling, seed=seed)))
-                copies[ids] += 1
+            for prompt, sampling in zip(prompts, samplings, strict=True):
+                order.append(self.submit(prompt, sampling))
             wanted = frozenset(order)
             while len(done) < len(order):
                 for delta in self._step_for(wanted):

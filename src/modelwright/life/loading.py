@@ -62,9 +62,10 @@ def write_report(folder: Path) -> Path:
     return import_module("modelwright.stages.report").write_report(Path(folder))
 
 
-def sampler_of(model: Any, tokenizer: Any, slots: int) -> Sampler:
+def sampler_of(model: Any, tokenizer: Any, slots: int, *, use_compiled: bool = False) -> Sampler:
     """What answers with a model while a station trains it."""
-    return import_module("modelwright.stages.answering").sampler_of(model, tokenizer, slots)
+    answering = import_module("modelwright.stages.answering")
+    return answering.sampler_of(model, tokenizer, slots, use_compiled=use_compiled)
 
 
 def taught_at_step(artifact: Artifact, step: int) -> tuple[str, list[dict[str, Any]]]:

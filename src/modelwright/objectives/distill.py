@@ -18,6 +18,9 @@ T^2 undoes that gradients shrink by it, as in the first of the papers; the secon
 events are taken together, so this is at most the whole one, and 0 only says that both agree on those k and on
 the sum of the rest: how the student orders the rest is not taught. The rest's mass is kept; dropping it and
 sharing it out among the k would teach a student to be surer than its teacher.
+
+Where the tokens are the student's own (batches that say so), they are nobody's example: the second term of
+the loss is left out, and no gradient flows through how they were drawn.
 """
 
 from __future__ import annotations
@@ -37,6 +40,9 @@ from modelwright.base.errors import ConfigError
 from modelwright.base.schema import Batch
 from modelwright.base.seams import Output
 from modelwright.kernels.paired_logits import summed_over_logits
+
+SAMPLED = "sampled"
+"""The `extra` of batches whose supervised tokens the student has drawn itself."""
 
 
 class Config(config.Config):
@@ -85,10 +91,11 @@ def taken_together(log_probabilities: Tensor, kept: Tensor) -> Tensor:
     return torch.cat((log_probabilities.gather(1, kept), rest), dim=1)
 
 
-def judge(config: Config) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+def judge(config: Config, *, own: bool = False) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
     """What is made of (n, V) and (n, W) fp32 logits of student and teacher, and (n,) targets: the loss, and
     divergence and -log q(target), unweighted, all summed over the n tokens. Where one head is longer than the
-    other, its last rows belong to no token (heads are padded to round sizes) and are not compared."""
+    other, its last rows belong to no token (heads are padded to round sizes) and are not compared.
+    `own`: the targets are the student's, and not to be made likelier."""
 
     def judged(student: Tensor, teacher: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         words, heat = min(student.shape[1], teacher.shape[1]), config.temperature
@@ -98,7 +105,7 @@ def judge(config: Config) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Te
             learned, shown = taken_together(learned, kept), taken_together(shown, kept)
         apart = divergence(learned, shown, config).sum()
         likelihood = F.cross_entropy(student, targets, reduction="sum")
-        loss = config.weight * heat**2 * apart + (1 - config.weight) * likelihood
+        loss = config.weight * heat**2 * apart + (0.0 if own else 1 - config.weight) * likelihood
         return loss, torch.stack((apart, likelihood))
 
     return judged
@@ -117,16 +124,19 @@ class Distillation:
         return len(batch.supervised())
 
     def __call__(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """(summed loss, sums of the divergence and of -log q(target), unweighted)."""
+        """(summed loss, sums of the divergence and of -log q(target), unweighted; of the student's own tokens
+        the latter has another name, and `sampled` counts them)."""
         with torch.no_grad():
             taught = self.teacher(batch)
         places, targets = batch.supervised(), batch.targets.flatten()
         student, teacher = (each.hidden.flatten(0, 1)[places] for each in (output, taught))
-        heads = output.head, taught.head
+        heads, own = (output.head, taught.head), SAMPLED in batch.extra
         loss, parts = summed_over_logits(
-            student, heads[0], teacher, heads[1], targets[places], judge(self.config)
+            student, heads[0], teacher, heads[1], targets[places], judge(self.config, own=own)
         )
-        metrics = {"divergence": parts[0], "next_token": parts[1]}
+        metrics = {"divergence": parts[0], "own_token" if own else "next_token": parts[1]}
+        if own:
+            metrics[SAMPLED] = parts.new_tensor(len(places))
         if output.auxiliary is None:
             return loss, metrics
         return loss + output.auxiliary, metrics | {"auxiliary": output.auxiliary.detach()}

@@ -36,6 +36,7 @@ def cell(
             return artifact
     run.log(f"{name}: {verb}")
     work = Run(folder, verb, role, settings, seed, inputs, view)
+    work.sampler_of = run.sampler_of
     try:
         return stage.run(settings, work)
     finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import Field
+
 from modelwright.base.device import Device
 from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.files import canonical_json, sha256_text
@@ -21,6 +23,10 @@ class TeacherConfig(distill.Config):
 
     model: Path
     """A Hugging Face folder with the student's tokenizer, quantized or not. It is not changed."""
+    on_policy: float = Field(default=0.0, ge=0, le=1)
+    """Share of the micro-batches in which the student writes the answers (GKD's lambda)."""
+    max_tokens: int = Field(default=64, gt=0)
+    """Longest answer that it writes there."""
 
 
 def mark(config: TeacherConfig) -> str:
