@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from modelwright.base.errors import UserError
-from modelwright.base.schema import Sampling
+from modelwright.base.schema import Sampling, Structure
 from modelwright.inference.engine import Engine, PromptTooLong
+from modelwright.inference.speculate import Speculation
 
 GREEDY = Sampling(max_tokens=12)
 
@@ -143,6 +144,29 @@ def test_the_end_of_a_turn_stops_by_default(model, tokenizer):
     assert Engine(model, tokenizer).stop_ids == {tokenizer.end_of_turn_id, tokenizer.end_of_text_id}
 
 
+@pytest.mark.parametrize("speculate", [None, Speculation(kind="ngram")])
+def test_the_models_own_end_can_be_put_off_or_passed_over(model, tokenizer, speculate, monkeypatch):
+    monkeypatch.setattr("modelwright.inference.speculate.Pace.cost", lambda self, requests: 0.05)
+    [prompt] = prompts_of([12])
+    free = Engine(model, tokenizer, stop_ids=()).sample([prompt], Sampling(max_tokens=30))[0]
+    end = free.ids[2]
+    engine = Engine(model, tokenizer, stop_ids=(end,), speculate=speculate)
+
+    def ask(**settings):
+        return engine.sample([prompt], Sampling(max_tokens=30, **settings))[0]
+
+    assert ask().ids == free.ids[:3]
+    assert ask(ignore_eos=True).ids == free.ids
+    assert ask(ignore_eos=True, stop_ids=(end,)).ids == free.ids[:3]
+    late = ask(min_tokens=10, stop_ids=(free.ids[1], 10**6))
+    assert late.ids[0] == free.ids[0] and not {end, free.ids[1]} & set(late.ids[:9]) and len(late.ids) >= 10
+    text = ask(ignore_eos=True).text
+    stop = text[:2]
+    assert ask(ignore_eos=True, stop=(stop,)).text == ""
+    passed = ask(ignore_eos=True, stop=(stop,), min_tokens=8)
+    assert passed.text.startswith(stop) and len(passed.ids) >= 8
+
+
 def test_a_stream_that_somebody_cancels_ends_and_leaves_nothing(engine, tokenizer):
     prompt, sampling = tokenizer.encode("Wien"), Sampling(max_tokens=60, temperature=1.5, seed=5)
     seen = [engine.cancel(delta.request) for delta in engine.stream(prompt, sampling)]
@@ -262,6 +286,8 @@ def test_bfloat16_and_a_model_with_more_rows_than_tokens(make_model, tokenizer):
         ([5], Sampling(temperature=float("nan")), "temperature"),
         ([5], Sampling(max_tokens=0), "max_tokens"),
         ([5], Sampling(stop=("",)), "stop"),
+        ([5], Sampling(max_tokens=4, min_tokens=5), "min_tokens"),
+        ([5], Sampling(min_tokens=1, structure=Structure("json_object", "")), "structure"),
     ],
 )
 def test_wrong_requests_are_refused(engine, prompt, sampling, words):

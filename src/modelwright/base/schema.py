@@ -218,6 +218,11 @@ class Sampling:
     """Same seed, same text, whatever else is in the batch. None draws a fresh one."""
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    """Go on where the model would end: only `stop`, `stop_ids` and `max_tokens` end the answer."""
+    min_tokens: int = 0
+    """Before so many tokens nothing ends the answer: what would end it cannot be drawn, and stop strings are
+    passed over."""
     top_logprobs: int = 0
     """How many alternatives are reported for each sampled token."""
     repetition_penalty: float = 1.0

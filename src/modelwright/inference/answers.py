@@ -42,8 +42,11 @@ def draw_rows(chunks: Sequence[schedule.Chunk], logits: Tensor, columns: draws.C
     counts: list[int] = []
     penalties: list[Penalties | None] = []
     masks: dict[int, Tensor] = {}
+    barred: dict[int, list[int]] = {}
     for chunk in chunks:
         sequence = chunk.sequence
+        too_few = range(sequence.sampling.min_tokens - len(sequence.ids))  # drawn, that it may end
+        barred |= {len(rows) + row: [*sequence.stop_ids] for row in too_few[: chunk.outputs]}
         if sequence.matcher is not None:  # nobody guesses what it will allow (inference/speculate.py)
             masks[len(rows)] = sequence.matcher.allowed()
         rows += [sequence] * chunk.outputs
@@ -51,7 +54,7 @@ def draw_rows(chunks: Sequence[schedule.Chunk], logits: Tensor, columns: draws.C
         own = sequence.penalties
         penalties += [None] * chunk.outputs if own is None else own.ahead(chunk.guesses)
     settings = columns.of([row.sampling for row in rows], [row.seed for row in rows], penalties)
-    return draws.choose(logits, settings, counts, masks)
+    return draws.choose(logits, settings, counts, masks, barred)
 
 
 def completion_of(sequence: schedule.Sequence, tokenizer: ByteTokenizer, version: int) -> Completion:

@@ -29,7 +29,7 @@ from modelwright.inference.loop import Loop
 from modelwright.inference.penalties import Penalties
 from modelwright.inference.runner import Piece, Runner
 from modelwright.inference.speculate import NGram, Speculation, Speculator, check_draft
-from modelwright.inference.structured import Vocabulary
+from modelwright.inference.structured import Matcher, Vocabulary
 from modelwright.inference.text import ByteTokenizer, TextStream
 from modelwright.model.adapters import Adapter, AdapterSet
 from modelwright.model.transformer import Transformer
@@ -219,23 +219,34 @@ class Engine:
     # --- continuous batching
 
     def submit(
-        self, prompt: Sequence[int], sampling: Sampling, *, streaming: bool = False, salt: str = ""
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        *,
+        streaming: bool = False,
+        salt: str = "",
+        matcher: Matcher | None = None,
     ) -> int:
-        """Queue a request; its number comes back in the deltas of `step`. What is computed of the prompt is
-        shared with those who have the same `salt`: with another, nobody can find out what was asked."""
+        """Queue a request; its number comes back in the deltas of `step`.
+
+        What is computed of the prompt is shared with those who have the same `salt`: with another, nobody can
+        find out what was asked. `matcher` is for the sampling's structure, from `structures`, where it was
+        made beforehand: otherwise it is made here.
+        """
         ids = tuple(prompt)
         self.check_prompt(ids)
         draws.check(sampling, self.vocab_size)
         if sampling.adapter is not None:
             self._adapters.check(sampling.adapter)
-        matcher = None if sampling.structure is None else self.structures.matcher(sampling.structure)
+        if sampling.structure is not None and matcher is None:
+            matcher = self.structures.matcher(sampling.structure)
         needs_text = streaming or bool(sampling.stop)
         sequence = schedule.Sequence(
             id=self._next_id,
             prompt=ids,
             sampling=sampling,
             seed=draws.seed_of_copy(sampling.seed, 0),
-            stop_ids=self.stop_ids | frozenset(sampling.stop_ids),
+            stop_ids=self.ends(sampling),
             limit=min(sampling.max_tokens, self.max_length - len(ids)),
             streaming=streaming,
             text=TextStream(self.tokenizer, sampling.stop) if needs_text else None,
@@ -246,6 +257,11 @@ class Engine:
         self._next_id += 1
         self._scheduler.add(sequence)
         return sequence.id
+
+    def ends(self, sampling: Sampling) -> frozenset[int]:
+        """The tokens that end an answer."""
+        own = frozenset[int]() if sampling.ignore_eos else self.stop_ids
+        return own | {token for token in sampling.stop_ids if token < self.vocab_size}
 
     def step(self) -> list[Delta]:
         """Compute what the scheduler planned; the requests that streamed, ended or failed."""

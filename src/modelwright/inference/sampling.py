@@ -57,6 +57,12 @@ def check(sampling: Sampling, vocab_size: int) -> None:
             f"0 to {vocab_size}",
             sampling.top_logprobs,
         ),
+        (
+            0 <= sampling.min_tokens <= sampling.max_tokens,
+            "min_tokens",
+            f"0 to max_tokens ({sampling.max_tokens})",
+            sampling.min_tokens,
+        ),
         (all(sampling.stop), "stop", "strings that are not empty", sampling.stop),
         (
             # In these bounds no logit overflows: an infinite one would end everybody's step.
@@ -71,6 +77,8 @@ def check(sampling: Sampling, vocab_size: int) -> None:
     for good, name, expected, received in rules:
         if not good:
             raise UserError(f"{name} is {received!r}, expected {expected}")
+    if sampling.structure is not None and (sampling.min_tokens or sampling.ignore_eos):
+        raise UserError("a structure says where its answer ends: leave min_tokens and ignore_eos out")
     for token, bias in sampling.logit_bias:
         if not 0 <= token < vocab_size:
             raise UserError(f"logit_bias names token {token}, expected 0 to {vocab_size - 1}")
@@ -164,16 +172,23 @@ class Settings:
             race=race and max(top_k) > 1,
         )
 
-    def edited(self, logits: Tensor, masks: Mapping[int, Tensor] | None = None) -> Tensor:
-        """(B, V) logits after penalties, bias and `masks` (row -> (V,) bool, the tokens that are allowed);
-        the same tensor where nothing is to be done."""
-        if not self.penalties and not masks:
+    def edited(
+        self,
+        logits: Tensor,
+        masks: Mapping[int, Tensor] | None = None,
+        barred: Mapping[int, list[int]] | None = None,
+    ) -> Tensor:
+        """(B, V) logits after penalties, bias, `masks` (row -> (V,) bool, the tokens that are allowed) and
+        `barred` (row -> tokens that are not); the same tensor where nothing is to be done."""
+        if not self.penalties and not masks and not barred:
             return logits
         edited = logits.clone(memory_format=torch.contiguous_format)
         if self.penalties:
             penalise(edited, self.penalties)
         for row, allowed in (masks or {}).items():
             edited[row].masked_fill_(~allowed.to(edited.device), -torch.inf)
+        for row, tokens in (barred or {}).items():
+            edited[row, tokens] = -torch.inf
         return edited
 
 
@@ -243,7 +258,7 @@ class Choice:
         if not math.isfinite(self.logprobs[row]):
             return BrokenModel()
         if not math.isfinite(self.sampler_logprobs[row]):
-            return UserError("structure and bias leave no token that could be drawn")
+            return UserError("structure, bias and min_tokens leave no token that could be drawn")
         return None
 
 
@@ -271,14 +286,16 @@ def choose(
     settings: Settings,
     counts: Sequence[int],
     masks: Mapping[int, Tensor] | None = None,
+    barred: Mapping[int, list[int]] | None = None,
 ) -> Choice:
     """Draw one token per row of `logits` (B, V) fp32; `counts` is how many each row has drawn. Rows in which
     there is nothing to draw have a `fault`.
 
-    `masks` has a (V,) bool of allowed tokens for rows that are not free to draw any.
+    `masks` has a (V,) bool of allowed tokens for rows that are not free to draw any, `barred` the tokens that
+    a row may not draw.
     """
     places = np.array(counts, dtype=np.uint64)
-    edited = settings.edited(logits, masks)
+    edited = settings.edited(logits, masks, barred)
     column = settings.filters.top_p
     if settings.race:
         random = times(settings.streams, places, settings.vocab_size).to(column)

@@ -129,7 +129,7 @@ class Sequence:
         if token in self.stop_ids:
             self.finish_reason = "stop"
         elif self.text is not None:
-            piece = self.text.push(token)
+            piece = self.text.push(token, may_stop=len(self.ids) >= self.sampling.min_tokens)
             if self.text.stopped:
                 self.finish_reason = "stop"
         if self.matcher is not None:

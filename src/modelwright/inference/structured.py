@@ -13,9 +13,10 @@ be enforced (a keyword that is not implemented, a schema elsewhere on the networ
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -59,26 +60,48 @@ class Vocabulary:
     def __init__(self, tokenizer: ByteTokenizer, size: int, stop_ids: Sequence[int]) -> None:
         self._tokenizer, self._size = tokenizer, size
         self._ends = sorted(end for end in stop_ids if end < tokenizer.vocab_size)
-        self._compiled = lru_cache(maxsize=KEPT)(self._compile)
-        self._one_at_a_time = Lock()
+        self._kept: OrderedDict[Structure, _Compiled] = OrderedDict()
+        """The longest unused first."""
+        self._looking, self._compiling = Lock(), Lock()
 
     def matcher(self, structure: Structure) -> Matcher:
         """A matcher at the beginning of a text. A `UserError` where the structure is malformed, too large or
         too complex, uses what is not implemented, or fits no text at all."""
-        kept = self._compiled(structure)
-        if kept.uses == USES:
-            kept.start, kept.uses = trial.compiled(self._tokens, kept.grammar), 0
-        kept.uses += 1
+        found = self.ready(structure)
+        if found is None:
+            with self._compiling:  # another thread may have compiled it in the meantime
+                found = self.ready(structure) or self._begun(self._compiled(structure))
+        return found
+
+    def ready(self, structure: Structure) -> Matcher | None:
+        """The same where that takes no time, since it was compiled of late; None elsewhere."""
+        with self._looking:
+            kept = self._kept.get(structure)
+            if kept is None or kept.uses == USES:
+                return None
+            self._kept.move_to_end(structure)
+            kept.uses += 1
+        return self._begun(kept)
+
+    def _begun(self, kept: _Compiled) -> Matcher:
         return Matcher(kept.start.deep_copy(), self._size, frozenset(self._ends))
 
-    def _compile(self, structure: Structure) -> _Compiled:
-        grammar = _grammar(structure)
+    def _compiled(self, structure: Structure) -> _Compiled:
+        """Compile a structure and keep it for others; on trial first, unless it is known."""
+        worn = self._kept.get(structure)
+        grammar = worn.grammar if worn else _grammar(structure)
         try:
-            with self._one_at_a_time:
+            if worn is None:
                 trial.try_out(grammar)
-                return _Compiled(grammar, trial.compiled(self._tokens, grammar))
+            made = _Compiled(grammar, trial.compiled(self._tokens, grammar), uses=1)
         except trial.Refused as error:
             raise UserError(f"{NAMES[structure.kind]} cannot be enforced: {error}") from None
+        with self._looking:
+            self._kept[structure] = made
+            self._kept.move_to_end(structure)
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return made
 
     @cached_property
     def _tokens(self) -> LLTokenizer:
@@ -99,7 +122,7 @@ class _Compiled:
 
     grammar: str
     start: LLMatcher
-    uses: int = 0
+    uses: int
 
 
 class _Spelled:

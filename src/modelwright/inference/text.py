@@ -46,11 +46,13 @@ class TextStream:
         self._held = ""
         self.stopped = False
 
-    def push(self, token: int) -> str:
-        """The text that is certain after one more token; sets `stopped` at a stop string."""
+    def push(self, token: int, *, may_stop: bool = True) -> str:
+        """The text that is certain after one more token; sets `stopped` at a stop string, unless none counts
+        yet."""
         if self.stopped or token in self._special or token >= self._known:
             return ""
-        return self._release(self._decoder.decode(self._bytes_of(token)))
+        text = self._decoder.decode(self._bytes_of(token))
+        return self._release(text) if may_stop else text
 
     def end(self) -> str:
         """What was held back, when no more tokens come; half a character becomes U+FFFD."""
