@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 from rich.console import Console
@@ -18,8 +19,8 @@ def folder(tiny_model):
     return tiny_model()
 
 
-def shown(folder, **settings) -> str:
-    console = Console(file=(out := io.StringIO()), width=120)
+def shown(folder, width=120, **settings) -> str:
+    console = Console(file=(out := io.StringIO()), width=width)
     terminal.bench(folder, prompt=12, tokens=6, repeats=1, batches=(1, 4), console=console, **settings)
     return out.getvalue()
 
@@ -41,7 +42,14 @@ def test_guesses_are_told(folder):
     assert all(0 <= row["accepted"] <= row["drafted"] for row in found["rows"])
     by_draft = json.loads(shown(folder, as_json=True, speculate=str(folder), guesses=2))
     assert by_draft["rows"][0]["accepted"] == by_draft["rows"][0]["drafted"] > 0, "it drafts for itself"
-    assert "guesses right" in shown(folder, speculate=str(folder)) and "guesses right" not in shown(folder)
+    table = shown(folder, width=80, speculate=str(folder))
+    assert "guesses" in table and "guesses" not in shown(folder)
+    rows = [
+        line
+        for line in table.splitlines()
+        if re.fullmatch(r" *\d+( +[\d,.]+){5} +\d+% +[\d,]+ of [\d,]+ *", line)
+    ]
+    assert len(rows) == 2, "every row is one line of a terminal"
     with pytest.raises(UserError, match="add --speculate"):
         shown(folder, guesses=3)
 
@@ -49,8 +57,13 @@ def test_guesses_are_told(folder):
 def test_a_table_for_people(folder):
     text = shown(folder)
     assert "parameters" in text and "GB/s" in text
-    assert "first token" in text and "limit of decode" in text
+    assert "token ms" in text and "limit" in text
     assert [line.split()[0] for line in text.splitlines() if line.rstrip().endswith("%")] == ["1", "4"]
+
+
+def test_the_format_can_be_chosen(folder):
+    assert json.loads(shown(folder, as_json=True, dtype="bfloat16"))["dtype"] == "bfloat16"
+    assert json.loads(shown(folder, as_json=True, dtype="float32"))["dtype"] == "float32"
 
 
 def test_what_does_not_fit_the_context_is_refused(folder):

@@ -73,6 +73,7 @@ def bench(
     repeats: int = 3,
     batches: Sequence[int] = BATCHES,
     device: str = "cpu",
+    dtype: str = "auto",
     speculate: str | None = None,
     guesses: int | None = None,
     as_json: bool = False,
@@ -86,7 +87,7 @@ def bench(
     loaded = load(
         model_path,
         device,
-        dtype="auto",
+        dtype=dtype,
         slots=max(batches),
         stop_ids=(),
         speculate=speculate,
@@ -162,18 +163,19 @@ def _show(console: Console, found: Speeds) -> None:
     )
     console.print(Text("\n".join(lines)), soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    heads = "requests", "first token", "prefill", "decode", "a token every", "limit of decode", "reached"
+    # 80 columns hold the table, guesses and all, if the units stand in the heads.
+    heads = "at once", "first\ntoken ms", "prefill\ntok/s", "decode\ntok/s", "a token\nevery ms"
     guessing = any(row.drafted for row in found.rows)
-    for head in (*heads, "guesses right") if guessing else heads:
-        table.add_column(head, justify="right")
+    for head in (*heads, "limit\ntok/s", "reached", *(["guesses\nright"] if guessing else [])):
+        table.add_column(head, justify="right", no_wrap=True)
     for row in found.rows:
         table.add_row(
             str(row.batch),
-            f"{row.first_token_seconds * 1e3:,.0f} ms",
-            f"{row.prefill:,.0f} tok/s",
-            f"{row.decode:,.1f} tok/s",
-            f"{row.token_seconds * 1e3:,.1f} ms",
-            f"{row.limit:,.0f} tok/s",
+            f"{row.first_token_seconds * 1e3:,.0f}",
+            f"{row.prefill:,.0f}",
+            f"{row.decode:,.1f}",
+            f"{row.token_seconds * 1e3:,.1f}",
+            f"{row.limit:,.0f}",
             f"{row.share:.0%}",
             *([f"{row.accepted:,} of {row.drafted:,}"] if guessing else []),
         )
