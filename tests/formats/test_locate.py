@@ -10,7 +10,7 @@ from modelwright.base.config import Config
 from modelwright.base.errors import DamagedFile, UserError
 from modelwright.base.run import Run
 from modelwright.formats.huggingface import load_model
-from modelwright.formats.locate import identify, resolve_model
+from modelwright.formats.locate import fingerprint, identify, resolve_model
 
 
 def stage(run, name, role, folder, model, *, finished=True):
@@ -30,6 +30,10 @@ def model(tiny_model):
 def test_a_model_folder_is_itself(model):
     assert resolve_model(model) == model
     assert identify(model).role == "model" and identify(model).short_id == "no manifest"
+    before = fingerprint(model)
+    config = model / "config.json"
+    config.write_text(config.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    assert len(before) == 12 and fingerprint(model) != before
 
 
 def test_a_run_gives_its_most_finished_model(tmp_path, model):

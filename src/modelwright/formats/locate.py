@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelwright.base.artifact import FULL_PRECISION_MODELS, MANIFEST, Artifact
-from modelwright.base.errors import UserError
+from modelwright.base.artifact import FULL_PRECISION_MODELS, MANIFEST
+from modelwright.base.errors import DamagedFile, UserError
+from modelwright.base.files import canonical_json, read_json, sha256_file, sha256_text
 from modelwright.formats.stored import INDEX, WEIGHTS, pickles
 
 # The folder inside an artifact that holds its model, by role; what comes first is taken first.
@@ -57,7 +58,7 @@ def _models_in(path: Path) -> list[tuple[str, Path]]:
     for folder in folders:
         if not (folder / MANIFEST).is_file():
             continue
-        role = Artifact.load(folder).role
+        role, _ = _stated(folder)
         model = folder / _MODEL_FOLDERS.get(role, "")
         if role in _MODEL_FOLDERS and is_model(model):
             models.append((role, model))
@@ -89,6 +90,25 @@ def identify(model_folder: Path) -> Identity:
     """What the manifest beside a model folder says about it."""
     for folder in (model_folder, model_folder.parent):
         if (folder / MANIFEST).is_file():
-            artifact = Artifact.load(folder)
-            return Identity(model_folder, artifact.role, artifact.id)
+            return Identity(model_folder, *_stated(folder))
     return Identity(model_folder, "model", "")
+
+
+def _stated(folder: Path) -> tuple[str, str]:
+    """Role and id by a stage folder's manifest. Nothing else in it is looked at: a run that an older or a
+    newer version made has other settings, and a model all the same."""
+    file = folder / MANIFEST
+    content = read_json(file)
+    role, id_ = (content.get(name) if isinstance(content, dict) else None for name in ("role", "id"))
+    if not isinstance(role, str) or not isinstance(id_, str):
+        raise DamagedFile(f"{file} states no role and id, as the manifest of a finished stage does")
+    return role, id_
+
+
+def fingerprint(model_folder: Path) -> str:
+    """12 letters that tell these weights and settings from others: of the artifact's id, or where there is
+    none of a hash of the folder's files."""
+    kinds = (".safetensors", ".json", ".jinja")
+    files = [file for file in sorted(model_folder.iterdir()) if file.suffix in kinds]
+    found = identify(model_folder).id
+    return (found or sha256_text(canonical_json([[file.name, sha256_file(file)] for file in files])))[:12]
