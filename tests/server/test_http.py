@@ -43,7 +43,24 @@ def test_a_stream_is_server_sent_events_that_end_with_done(http):
         ({"best_of": 2}, "best_of", "unsupported_parameter"),
         ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
         ({"guided_json": {"type": "object"}}, "guided_json", "unsupported_parameter"),
-        ({"min_tokens": 3}, "min_tokens", "unsupported_parameter"),
+        ({"min_tokens": -1}, "min_tokens", "invalid_value"),
+        ({"store": True}, "store", "unsupported_parameter"),
+        ({"service_tier": "flex"}, "service_tier", "unsupported_parameter"),
+        ({"mirostat": 2}, "mirostat", "unsupported_parameter"),
+        ({"n_predict": 9}, "n_predict", "unknown_parameter"),
+        ({"options": {"seed": 1}}, "options", "unknown_parameter"),
+        ({"temprature": 0}, "temprature", "unknown_parameter"),
+        ({"x" * 200: 0}, "x" * 80, "unknown_parameter"),
+        (
+            {"chat_template_kwargs": {"enable_thinking": False}},
+            "chat_template_kwargs.enable_thinking",
+            "unsupported_parameter",
+        ),
+        (
+            {"chat_template_kwargs": {"messages": []}},
+            "chat_template_kwargs.messages",
+            "unsupported_parameter",
+        ),
         ({"include_stop_str_in_output": True}, "include_stop_str_in_output", "unsupported_parameter"),
         ({"continue_final_message": True}, "continue_final_message", "unsupported_parameter"),
         ({"structured_outputs": {"choise": ["a"]}}, "structured_outputs.choise", "invalid_value"),
@@ -116,8 +133,24 @@ def test_what_cannot_be_honoured_is_refused_by_name(http, more, param, code):
     assert (error["param"], error["code"]) == (param, code)
 
 
-def test_neutral_values_and_unknown_fields_are_taken(http):
-    more = {"presence_penalty": 0, "tools": [], "response_format": {"type": "text"}, "user": "u", "novel": 1}
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"temprature": 0}, "Did you mean 'temperature'?"),
+        ({"n_predict": 9}, "Here it is 'max_tokens'."),
+        ({"keep_alive": "5m"}, "a model stays loaded"),
+        ({"temperature": 3}, "less than or equal to 2 (received 3)"),
+        ({"stop": ["a" * 300]}, '"' + "a" * 79 + "...)"),
+        ({"min_tokens": 5}, "min_tokens is 5, expected 0 to max_tokens (4)"),
+    ],
+)
+def test_refusals_say_what_was_received_and_what_is_right(http, more, words):
+    assert words in error_of(http.post(CHAT, json=ASK | more))["message"]
+
+
+def test_neutral_values_are_taken(http):
+    more = {"presence_penalty": 0, "tools": [], "response_format": {"type": "text"}, "user": "u"}
+    more |= {"metadata": {"a": "b"}, "store": False, "service_tier": "auto", "mirostat": 0, "novel": None}
     assert http.post(CHAT, json=ASK | more).status_code == 200
     parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
     in_parts = http.post(

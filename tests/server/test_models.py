@@ -144,9 +144,11 @@ def test_only_what_was_named_at_the_start_is_reloaded(model, make):
     with Running([Source("tiny", load)], ()) as server, httpx.Client(base_url=server.url) as http:
         assert server.loaded.wait(30)
         for name in ("/etc/passwd", "../tiny", "tiny=/elsewhere", ""):
-            refused = http.post("/reload", json={"model": name, "path": "/elsewhere"})
+            refused = http.post("/reload", json={"model": name})
             assert refused.status_code == 404 and refused.json()["error"]["code"] == "model_not_found"
         assert http.post("/reload", json={}).status_code == 400
+        aside = http.post("/reload", json={"model": "tiny", "path": "/elsewhere"})
+        assert aside.status_code == 400 and aside.json()["error"]["param"] == "path"
         assert http.get("/reload").status_code == 405
         go.clear()
         assert http.post("/reload", json={"model": "tiny"}).status_code == 202
@@ -181,6 +183,23 @@ def test_a_drained_server_finishes_what_is_open_and_takes_nothing_new(model, mak
         assert [line for line in got if line][-1] == "data: [DONE]"
         server.thread.join(10)
         assert not server.thread.is_alive()
+
+
+def test_nobody_waits_for_a_load_when_the_server_stops(model, make):
+    begun, go = threading.Event(), threading.Event()
+
+    def load() -> Loaded:
+        begun.set()
+        assert go.wait(30)
+        return make(model)
+
+    with Running([Source("tiny", load)], ()) as server:
+        assert begun.wait(30)
+        server.server.should_exit = True
+        server.thread.join(10)
+        alive = server.thread.is_alive()
+        go.set()
+        assert not alive
 
 
 def test_draining_has_an_end(model, make):

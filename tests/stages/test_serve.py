@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -12,13 +14,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 import torch
 
 from modelwright.base.device import Device, choose
-from modelwright.base.errors import ConfigError, UserError
+from modelwright.base.errors import ConfigError, DamagedFile, UserError
+from modelwright.cli import main
 from modelwright.formats.huggingface import load_model
 from modelwright.formats.peft import save_adapter
 from modelwright.model.adapters import Adapter, LowRank
@@ -63,6 +67,45 @@ def test_folders_are_served_by_name(tiny_model, monkeypatch):
             for name in ("one", "two")
         ]
         assert texts[0] != texts[1]
+
+
+def test_a_run_of_another_version_is_served(tiny_model, monkeypatch, tmp_path):
+    """Its manifest has settings that we do not know, and lacks some that we do."""
+    stage = tmp_path / "old" / "finetune"
+    shutil.copytree(tiny_model(), stage / "model")
+    stated = {"id": "0123456789abcdef", "role": "sft", "stage": "finetune", "novel": {"setting": 1}}
+    (stage / "manifest.json").write_text(json.dumps(stated), encoding="utf-8")
+    with serving(monkeypatch, stage.parent) as url:
+        [card] = httpx.get(f"{url}/models").json()["data"]
+        assert (card["id"], card["fingerprint"]) == ("old", "0123456789ab")
+    (stage / "manifest.json").write_text('["no manifest"]', encoding="utf-8")
+    with pytest.raises(DamagedFile, match="states no role and id"):
+        serve([stage.parent], port=0)
+
+
+def test_folders_without_a_manifest_are_told_apart_by_what_they_hold(tiny_model, monkeypatch, tmp_path):
+    copied = shutil.copytree(tiny_model(), tmp_path / "copy")
+    folders = [f"one={tiny_model()}", f"same={copied}", f"other={tiny_model('llama')}"]
+    with serving(monkeypatch, folders) as url:
+        ask = ASK | {"max_tokens": 1}
+        one, same, other = (
+            httpx.post(f"{url}/chat/completions", json=ask | {"model": name}).json()["system_fingerprint"]
+            for name in ("one", "same", "other")
+        )
+    assert one == same != other and re.fullmatch("[0-9a-f]{12}", one)
+
+
+def test_a_server_in_a_scripts_background_hears_of_an_interrupt(monkeypatch):
+    """Shells start what ends in & with SIGINT ignored."""
+    heard = []
+    stage = SimpleNamespace(serve=lambda *_, **__: heard.append(signal.getsignal(signal.SIGINT)))
+    monkeypatch.setattr("modelwright.life.stage_module", lambda name: stage)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        main(["serve", "anything"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == [signal.default_int_handler]
 
 
 @pytest.mark.parametrize("wish", ["ngram", "draft"])
@@ -202,7 +245,9 @@ def test_sigterm_lets_open_answers_end_and_exits_0(tiny_model):
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **keys}) as process:
         assert process.stderr is not None
         try:
-            line = process.stderr.readline()
+            lines = [process.stderr.readline() for _ in range(3)]
+            assert lines[0].startswith("loading mine from ") and " s to load" in lines[1]
+            line = lines[-1]
             assert "serving mine=" in line and re.search(
                 r" on \w+, \d+ threads, (float32|bfloat16) ", line
             ), line

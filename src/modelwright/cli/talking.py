@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -74,7 +75,10 @@ def predict(
         list[str] | None, typer.Option(metavar="ID=BIAS", help="Added to a token's logit. Repeatable.")
     ] = None,
     seed: Seed = None,
-    device: Device = "cpu",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(help="Figures are those of the CPU; cuda, or auto with a GPU, is for large models."),
+    ] = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Show what a model thinks comes next, token by token, and what each sampling step makes of it.
@@ -109,6 +113,7 @@ def bench(
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of each answer.")] = 64,
     repeats: Annotated[int, typer.Option(min=1, help="The median of so many is told.")] = 3,
     device: Device = "auto",
+    dtype: Dtype = "auto",
     speculate: Speculate = None,
     guesses: Guesses = None,
     as_json: AsJson = False,
@@ -116,7 +121,7 @@ def bench(
     """Measure how fast a model answers here, for 1 to 32 requests at once, beside the machine's limit."""
     from modelwright.terminal import bench as terminal
 
-    settings = {"device": device, "speculate": speculate, "guesses": guesses}
+    settings = {"device": device, "dtype": dtype, "speculate": speculate, "guesses": guesses}
     terminal.bench(model, prompt=prompt, tokens=tokens, repeats=repeats, as_json=as_json, **settings)
 
 
@@ -159,6 +164,12 @@ def serve(
     ] = None,
     slots: Annotated[int, typer.Option(min=1, help="Answers that are made at the same time.")] = 32,
     queue: Annotated[int, typer.Option(min=1, help="Answers that may be open; more are turned away.")] = 128,
+    share_cache: Annotated[
+        bool,
+        typer.Option(
+            "--share-cache", help="Clients with different keys share the cache, and can tell who asked what."
+        ),
+    ] = False,
     drain: Annotated[float, typer.Option(min=0, help="Seconds that SIGTERM leaves to open answers.")] = 30,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -166,7 +177,13 @@ def serve(
     guesses: Guesses = None,
 ) -> None:
     """Serve models over OpenAI's HTTP interface, on this machine."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A script's `modelwright serve ... &` is started with SIGINT ignored, and would never hear of one.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     from modelwright.life import stage_module
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
 
     stage_module("serve").serve(
         models,
@@ -184,7 +201,9 @@ def serve(
         dtype=dtype,
         speculate=speculate,
         guesses=guesses,
-        on_ready=lambda address, chosen: print(
-            f"serving {', '.join(models)} at {address} on {chosen.summary()} (Ctrl-C stops)", file=sys.stderr
+        share_cache=share_cache,
+        on_ready=lambda address, chosen: say(
+            f"serving {', '.join(models)} at {address} on {chosen.summary()} (Ctrl-C stops)"
         ),
+        say=say,
     )

@@ -14,11 +14,12 @@ from typing import Protocol, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modelwright.base.errors import UserError
 from modelwright.inference.engine import Delta
 from modelwright.server.errors import ApiError
+from modelwright.server.models import Lease
 from modelwright.server.replies import Json
 from modelwright.server.worker import EngineFailed, Prompt, Ticket, Worker
 
@@ -72,9 +73,20 @@ async def while_connected(receive: Receive, work: Coroutine[object, object, T]) 
                 await task
 
 
-async def send_whole(worker: Worker, request: Request, answer: Answer) -> Response:
+async def send(model: Lease, request: Request, answer: Answer, *, stream: bool) -> ASGIApp:
+    """Ask for an answer's completions and send them, in pieces or as a whole."""
+    work = model.worker.submit(answer.prompts, streaming=stream, salt=model.salt)
+    try:
+        ticket = await while_connected(request.receive, work)
+    except UserError as error:
+        raise _as_told(error) from error
+    if stream:
+        return EventStream(model.worker, answer, ticket)
+    return await _send_whole(model.worker, request, answer, ticket)
+
+
+async def _send_whole(worker: Worker, request: Request, answer: Answer, ticket: Ticket) -> Response:
     """Wait for all completions and answer in one piece."""
-    ticket = worker.submit(answer.prompts, streaming=False)
     try:
         ends = await while_connected(request.receive, _ends_of(ticket))
     except (EngineFailed, UserError) as error:
@@ -100,9 +112,8 @@ def _as_told(error: EngineFailed | UserError) -> ApiError:
 class EventStream:
     """An ASGI answer of server-sent events: `data: {...}` for each chunk, then `data: [DONE]`."""
 
-    def __init__(self, worker: Worker, answer: Answer) -> None:
-        self._worker, self._answer = worker, answer
-        self._ticket = worker.submit(answer.prompts, streaming=True)
+    def __init__(self, worker: Worker, answer: Answer, ticket: Ticket) -> None:
+        self._worker, self._answer, self._ticket = worker, answer, ticket
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the answer ends or the client goes."""

@@ -79,14 +79,23 @@ def create_app(
     access: Access,
     queue_limit: int = 128,
     body_limit: int = 1 << 20,
+    share_cache: bool = False,
     on_loaded: Callable[[Exception | None], None] = lambda error: None,
 ) -> tuple[ASGIApp, Service]:
     """The server for some models, loaded while /health says so; `on_loaded` is told how that went.
 
     At most `queue_limit` completions are open for a model (429 beyond), and a request's body has at
-    most `body_limit` bytes (413 beyond).
+    most `body_limit` bytes (413 beyond). With `share_cache`, what is computed of a prompt is found by clients
+    with other keys too, who can tell by its speed that somebody has sent it.
     """
-    service = Service(sources, access, queue_limit=queue_limit, body_limit=body_limit, on_loaded=on_loaded)
+    service = Service(
+        sources,
+        access,
+        queue_limit=queue_limit,
+        body_limit=body_limit,
+        share_cache=share_cache,
+        on_loaded=on_loaded,
+    )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

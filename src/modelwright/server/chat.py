@@ -9,9 +9,9 @@ from starlette.types import ASGIApp
 
 from modelwright.base.schema import Completion, Structure
 from modelwright.inference.engine import Delta
-from modelwright.server.answers import EventStream, send_whole
+from modelwright.server.answers import send
 from modelwright.server.errors import ApiError
-from modelwright.server.messages import Messages, NamedTool, Tools, rendered
+from modelwright.server.messages import Messages, NamedTool, TemplateVariables, Tools, rendered
 from modelwright.server.models import Lease
 from modelwright.server.protocol import Drawing, JsonObjectFormat, LogprobsMode, TextFormat, schema_structure
 from modelwright.server.replies import Envelope, Json, chat_logprobs, completion_of, logprobs_of, usage
@@ -55,6 +55,7 @@ class ChatRequest(Drawing):
     tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
+    chat_template_kwargs: TemplateVariables | None = None
 
     def refuse_unsupported(self) -> None:
         """Raise for the first wish that cannot be honoured."""
@@ -80,10 +81,10 @@ class ChatRequest(Drawing):
 async def chat(call: Call) -> ASGIApp:
     """POST /v1/chat/completions."""
     asked = await call.read(ChatRequest)
-    model = call.lease(asked.model)
+    model = call.lease(asked.model, asked.cache_salt)
     toolbox = Toolbox.of(asked.tools or [], asked.tool_choice, asked.parallel_tool_calls, model.tokenizer)
     structure = toolbox.structure(asked.structure(), "response_format")
-    ids = await rendered(model, asked.messages, toolbox.tools)
+    ids = await rendered(model, asked.messages, toolbox.tools, asked.chat_template_kwargs)
     model.check_length(ids, "messages")
     wish = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
     sampling = asked.sampling(
@@ -92,13 +93,11 @@ async def chat(call: Call) -> ASGIApp:
         adapter=model.adapter,
         structure=structure,
     )
-    await model.check_sampling(sampling)
+    model.check_sampling(sampling)
     model.check_count(asked.n or 1, "n")
     prompts = copies(ids, sampling, asked.n or 1)
     answer = ChatAnswer(asked, prompts, toolbox, model, call.envelope("chatcmpl", model))
-    if asked.stream:
-        return EventStream(model.worker, answer)
-    return await send_whole(model.worker, call.request, answer)
+    return await send(model, call.request, answer, stream=asked.stream)
 
 
 class ChatAnswer:
@@ -196,7 +195,8 @@ class ChatAnswer:
         if not self._logprobs:
             return None
         ids, (logprobs, top) = said.ids, logprobs_of(said, self._mode)
-        count = len(ids) - (bool(ids) and ids[-1] in self._model.engine.stop_ids)
+        [_, sampling], *_ = self.prompts
+        count = len(ids) - (bool(ids) and ids[-1] in self._model.engine.ends(sampling))
         return chat_logprobs(self._model.tokenizer, ids[:count], logprobs[:count], top[:count])
 
     def _usage(self, ends: list[Delta]) -> Json:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from modelwright.base.schema import Completion
 from modelwright.inference.engine import Delta
 from modelwright.inference.scoring import MAX_TOKENS, Scored
-from modelwright.server.answers import EventStream, send_whole, while_connected
+from modelwright.server.answers import send, while_connected
 from modelwright.server.errors import ApiError
 from modelwright.server.models import Lease
 from modelwright.server.protocol import Drawing, LogprobsMode, unsupported
@@ -63,7 +63,7 @@ class CompletionRequest(Drawing):
 async def complete(call: Call) -> ASGIApp:
     """POST /v1/completions."""
     asked = await call.read(CompletionRequest)
-    model = call.lease(asked.model)
+    model = call.lease(asked.model, asked.cache_salt)
     scored = asked.echo and asked.logprobs is not None
     if scored and model.adapter is not None:
         raise unsupported("logprobs", "of an echoed prompt are those of the model itself, not of an adapter")
@@ -77,15 +77,13 @@ async def complete(call: Call) -> ASGIApp:
             adapter=model.adapter,
             structure=asked.structure(),
         )
-        await model.check_sampling(sampling)
+        model.check_sampling(sampling)
         prompts = [prompt for _, ids in texts for prompt in copies(ids, sampling, asked.n or 1)]
     answer = TextAnswer(asked, texts, prompts, model, call.envelope("cmpl", model))
-    if asked.stream:
-        return EventStream(model.worker, answer)
     if scored:
         work = _scored(model.worker, [ids for _, ids in texts], asked.logprobs or 0)
         answer.scores = await while_connected(call.request.receive, work)
-    return await send_whole(model.worker, call.request, answer)
+    return await send(model, call.request, answer, stream=asked.stream)
 
 
 def _encoded(model: Lease, asked: CompletionRequest) -> list[tuple[str, list[int]]]:

@@ -133,12 +133,14 @@ class Access:
 
     def has_key(self, headers: Headers) -> bool:
         """Whether one of the keys came along, or none is asked for."""
-        if not self.api_keys:
-            return True
+        return not self.api_keys or bool(self.key_name(headers))
+
+    def key_name(self, headers: Headers) -> str:
+        """Which key came along, without telling it; "" where none did, or none is asked for."""
         scheme, _, given = headers.get("authorization", "").partition(" ")
         # All are compared, so that the time taken does not tell which one was nearly right.
         right = [secrets.compare_digest(given.strip().encode(), key.encode()) for key in self.api_keys]
-        return scheme.lower() == "bearer" and any(right)
+        return f"key {right.index(True) + 1}" if scheme.lower() == "bearer" and any(right) else ""
 
     def check_key(self, headers: Headers) -> None:
         """Refuse a missing or wrong key, where one is set."""

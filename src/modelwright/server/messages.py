@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from modelwright.base.schema import Conversation, Message, Role, ToolCall
 from modelwright.server.errors import ApiError
 from modelwright.server.models import Lease
 from modelwright.server.protocol import unsupported
-from modelwright.tokenizer.chat import render
+from modelwright.tokenizer.chat import Templated, render
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
@@ -79,6 +80,12 @@ class ChatMessage(BaseModel):
                 raise ApiError(400, message, code="invalid_value", param=param)
 
 
+TemplateVariables = Annotated[dict[Name, Any], Field(max_length=16)]
+"""What a chat template takes besides the conversation, such as Qwen3's `enable_thinking`."""
+MAX_VARIABLES = 10_000
+"""Characters of all of them, as JSON."""
+_SET_HERE = ("messages", "tools", "documents", "add_generation_prompt")
+
 Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)]
 
 
@@ -143,14 +150,40 @@ def conversation(messages: Sequence[ChatMessage], tools: Sequence[Tool]) -> Conv
 
 
 async def rendered(
-    model: Lease, messages: Sequence[ChatMessage], tools: Sequence[Tool], add_generation_prompt: bool = True
+    model: Lease,
+    messages: Sequence[ChatMessage],
+    tools: Sequence[Tool],
+    variables: TemplateVariables | None = None,
+    *,
+    add_generation_prompt: bool = True,
 ) -> list[int]:
     """A conversation as the model's ids (made in a thread: it may be long)."""
     turns = conversation(messages, tools)
+    _check_variables(model, variables or {})
     try:
         whole = await asyncio.to_thread(
-            render, model.tokenizer, turns, add_generation_prompt=add_generation_prompt
+            render,
+            model.tokenizer,
+            turns,
+            add_generation_prompt=add_generation_prompt,
+            variables=variables or {},
         )
     except UserError as error:
         raise ApiError(400, str(error), code="invalid_value", param="messages") from error
     return whole.ids
+
+
+def _check_variables(model: Lease, variables: TemplateVariables) -> None:
+    """Refuse variables that the model's chat template does not read: they would change nothing. Those that
+    the server sets itself are no client's."""
+    tokenizer = model.tokenizer
+    imported = tokenizer.imported if isinstance(tokenizer, Templated) else None
+    for name in variables:
+        param = f"chat_template_kwargs.{name}"
+        if name in _SET_HERE or name.endswith("_token"):
+            raise unsupported(param, "is set by the server itself; leave it out")
+        if imported is None or not imported.reads(name):
+            raise unsupported(param, "is not read by this model's chat template; leave it out")
+    if len(json.dumps(variables)) > MAX_VARIABLES:
+        message = f"'chat_template_kwargs' has more than {MAX_VARIABLES:,} characters"
+        raise ApiError(400, message, code="invalid_value", param="chat_template_kwargs")

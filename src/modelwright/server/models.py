@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Thread
 
 from modelwright.base.errors import UserError
 from modelwright.base.schema import Sampling
@@ -69,6 +71,8 @@ class Lease:
     name: str
     adapter: str | None
     generation: Generation
+    salt: str = ""
+    """Prompts are shared in the cache with requests of the same."""
 
     @property
     def engine(self) -> Engine:
@@ -94,13 +98,10 @@ class Lease:
         except UserError as error:
             raise ApiError(400, str(error), code="invalid_value", param=param) from error
 
-    async def check_sampling(self, sampling: Sampling, param: str | None = None) -> None:
-        """Refuse settings that this model cannot honour, before a stream has begun. A structure is compiled
-        here, in a thread: the engine finds it ready."""
+    def check_sampling(self, sampling: Sampling, param: str | None = None) -> None:
+        """Refuse settings that this model cannot honour, before a stream has begun."""
         try:
             check(sampling, self.engine.vocab_size)
-            if sampling.structure is not None:
-                await asyncio.to_thread(self.engine.structures.matcher, sampling.structure)
         except UserError as error:
             raise ApiError(400, str(error), code="invalid_value", param=param) from error
 
@@ -108,6 +109,21 @@ class Lease:
         """Refuse what could never fit into the queue."""
         if count > self.worker.capacity:
             raise ApiError(400, f"{count} answers asked for, at most {self.worker.capacity}", param=param)
+
+
+async def _apart(load: Callable[[], Loaded]) -> Loaded:
+    """What a load comes to, in a thread that nobody waits for when the server stops in the middle of it."""
+    future: Future[Loaded] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(load())
+        except BaseException as error:  # also the panics of libraries in Rust
+            future.set_exception(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+
+    future.set_running_or_notify_cancel()  # it cannot be cancelled any more: whoever waits just leaves
+    Thread(target=work, name="loading", daemon=True).start()
+    return await asyncio.wrap_future(future)
 
 
 class Served:
@@ -126,7 +142,7 @@ class Served:
         """Read the folder and answer from it. If that fails, what answered before goes on answering."""
         self.loading, self.failure = True, None
         try:
-            loaded = await asyncio.to_thread(self._source.load)
+            loaded = await _apart(self._source.load)
             worker = Worker(loaded.engine, self._queue_limit, self._on_error, self.meters)
             worker.start()
         except Exception as error:
@@ -152,12 +168,12 @@ class Served:
         return self.generation
 
     @contextmanager
-    def lease(self, name: str, adapter: str | None) -> Iterator[Lease]:
+    def lease(self, name: str, adapter: str | None, salt: str = "") -> Iterator[Lease]:
         """Its weights of now, for as long as the block lasts."""
         generation = self.check_loaded()
         generation.users += 1
         try:
-            yield Lease(name, adapter, generation)
+            yield Lease(name, adapter, generation, salt)
         finally:
             generation.users -= 1
             generation.free.set()

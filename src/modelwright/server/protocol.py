@@ -1,7 +1,7 @@
 """What clients may ask: OpenAI's request bodies, as far as we can honour them.
 
-Unknown fields are ignored, as OpenAI's own server does. A field that is known and that we cannot
-honour is refused by name: an answer that silently disregards it would be worse than none.
+A field that we cannot honour is refused by name, be it known, of another server's interface or misspelled: an
+answer that silently disregards it would be worse than none.
 """
 
 from __future__ import annotations
@@ -14,11 +14,21 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from modelwright.base.errors import closest
 from modelwright.base.schema import Sampling, Structure
 from modelwright.server.errors import ApiError
 
-# Field -> the values that ask for nothing, and so can be honoured. None always can.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
+_NEUTRAL: dict[str, tuple[Any, ...] | None] = {
+    # who asks, and for what: for the client's own books
+    "user": None,
+    "metadata": None,
+    "safety_identifier": None,
+    "prompt_cache_key": None,
+    "prompt_cache_retention": None,
+    "request_id": None,
+    "store": (False,),
+    "service_tier": ("auto", "default"),
+    "priority": (0,),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -29,6 +39,11 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "verbosity": (),
     "chat_template": (),
     "chat_template_kwargs": ({},),
+    "add_special_tokens": (),
+    "return_token_ids": (False,),
+    "spaces_between_special_tokens": (True,),
+    "length_penalty": (1,),
+    "early_stopping": (False,),
     "best_of": (1,),
     "suffix": ("",),
     "grammar": ("",),
@@ -36,8 +51,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "guided_regex": (),
     "guided_choice": (),
     "guided_grammar": (),
-    "ignore_eos": (False,),
-    "min_tokens": (0,),
     "include_stop_str_in_output": (False,),
     "continue_final_message": (False,),
     "add_generation_prompt": (True,),
@@ -57,7 +70,28 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "truncation": ("disabled",),
     "max_tool_calls": (),
     "prompt_template": (),
+    # of llama.cpp
+    "cache_prompt": (True,),
+    "mirostat": (0,),
+    "typical_p": (1,),
+    "tfs_z": (1,),
+    "dry_multiplier": (0,),
+    "xtc_probability": (0,),
 }
+"""Field -> the values that ask for nothing of an answer, and so can be honoured (None: any). Null can be."""
+_OURS = {
+    **dict.fromkeys(("n_predict", "num_predict", "max_new_tokens", "max_length"), "'max_tokens'"),
+    **dict.fromkeys(("think", "enable_thinking"), "'chat_template_kwargs': {'enable_thinking': ...}"),
+    **dict.fromkeys(("format", "json_schema"), "'response_format'"),
+    "repeat_penalty": "'repetition_penalty'",
+    "n_probs": "'logprobs'",
+    "stop_sequences": "'stop'",
+    "num_ctx": "the model's own context",
+    "options": "the fields themselves, such as 'temperature' and 'seed'",
+    "system": "a message of the role 'system'",
+    "keep_alive": "nothing: a model stays loaded",
+}
+"""Fields of other servers -> what says the same here."""
 
 
 class Asked(BaseModel):
@@ -67,10 +101,19 @@ class Asked(BaseModel):
     model: str | None = None
 
     def refuse_unsupported(self) -> None:
-        """Raise for the first field that we know and cannot honour."""
+        """Raise for the first field that we cannot honour, or do not know."""
         for name, value in (self.model_extra or {}).items():
-            if name in _NEUTRAL and value is not None and value not in _NEUTRAL[name]:
-                raise unsupported(name)
+            neutral = _NEUTRAL.get(name, ())
+            if value is None or neutral is None or value in neutral:
+                continue
+            raise unsupported(name) if name in _NEUTRAL else self._unknown(name[:80])
+
+    def _unknown(self, name: str) -> ApiError:
+        """The refusal of a field that we do not know."""
+        near = closest(name, {*type(self).model_fields, *_NEUTRAL})
+        hint = f" Here it is {_OURS[name]}." if name in _OURS else f" Did you mean '{near}'?" if near else ""
+        message = f"'{name}' is not a field of this request.{hint}"
+        return ApiError(400, message, code="unknown_parameter", param=name)
 
 
 def unsupported(param: str, why: str = "is not supported by this server; leave it out") -> ApiError:
@@ -138,6 +181,10 @@ class Drawing(Asked):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] | None = None
+    ignore_eos: bool | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """Prompts are found in the cache by requests with the same (vLLM's field)."""
     structured_outputs: StructuredOutputs | None = None
 
     def structure(self) -> Structure | None:
@@ -164,6 +211,8 @@ class Drawing(Asked):
             seed=self.seed,
             stop=tuple(stop),
             stop_ids=tuple(self.stop_token_ids or ()),
+            ignore_eos=bool(self.ignore_eos),
+            min_tokens=self.min_tokens or 0,
             top_logprobs=top_logprobs,
             repetition_penalty=self.repetition_penalty or 1.0,
             presence_penalty=self.presence_penalty or 0.0,
@@ -209,7 +258,7 @@ def parse(kind: type[A], body: bytes) -> A:
         asked = kind.model_validate_json(body)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False)
-        places = [(_place(kind, fault), fault["msg"]) for fault in faults]
+        places = [(_place(kind, fault), fault["msg"] + _received(fault)) for fault in faults]
         # Of the branches of a union, the one that went deepest is what the client meant.
         place, message = max(places, key=lambda fault: len(fault[0]))
         param = ".".join(place) or None
@@ -217,6 +266,14 @@ def parse(kind: type[A], body: bytes) -> A:
         raise ApiError(400, f"{where}{message}", code="invalid_value", param=param) from None
     asked.refuse_unsupported()
     return asked
+
+
+def _received(fault: ErrorDetails) -> str:
+    """What stood in the faulty place, where something did."""
+    if not fault["loc"] or fault["type"] == "missing":
+        return ""
+    shown = json.dumps(fault["input"], ensure_ascii=False, default=str)
+    return f" (received {shown if len(shown) <= 80 else shown[:80] + '...'})"
 
 
 @cache

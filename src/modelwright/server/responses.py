@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 
 from modelwright.base.schema import Structure
 from modelwright.base.seams import Tokenizer
-from modelwright.server.answers import EventStream, send_whole
+from modelwright.server.answers import send
 from modelwright.server.messages import (
     CalledFunction,
     ChatMessage,
@@ -180,7 +180,7 @@ def _text(content: str | list[InputPart]) -> str | list[TextPart]:
 async def respond(call: Call) -> ASGIApp:
     """POST /v1/responses."""
     asked = await call.read(ResponseRequest)
-    model = call.lease(asked.model)
+    model = call.lease(asked.model, asked.cache_salt)
     toolbox = asked.toolbox(model.tokenizer)
     structure = toolbox.structure(asked.structure(), "text.format")
     ids = await rendered(model, asked.messages(), toolbox.tools)
@@ -191,9 +191,7 @@ async def respond(call: Call) -> ASGIApp:
         adapter=model.adapter,
         structure=structure,
     )
-    await model.check_sampling(sampling)
+    model.check_sampling(sampling)
     told = asked.model_dump(mode="json", by_alias=True, include=set(ResponseAnswer.REPEATED))
     answer = ResponseAnswer(told, copies(ids, sampling, 1), toolbox, call.envelope("resp", model))
-    if asked.stream:
-        return EventStream(model.worker, answer)
-    return await send_whole(model.worker, call.request, answer)
+    return await send(model, call.request, answer, stream=asked.stream)

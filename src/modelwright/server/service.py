@@ -33,9 +33,10 @@ class Service:
         *,
         queue_limit: int,
         body_limit: int,
+        share_cache: bool,
         on_loaded: Callable[[Exception | None], None],
     ) -> None:
-        self.access, self.body_limit = access, body_limit
+        self.access, self.body_limit, self.share_cache = access, body_limit, share_cache
         self.models = {source.name: Served(source, queue_limit, _report) for source in sources}
         self.draining = False
         self._on_loaded = on_loaded
@@ -147,10 +148,13 @@ class Call:
         self.service.check_open()
         return parse(kind, await read_body(self.request, self.service.body_limit))
 
-    def lease(self, name: str | None) -> Lease:
-        """The model meant, held until the answer is sent."""
+    def lease(self, name: str | None, salt: str | None = None) -> Lease:
+        """The model meant, held until the answer is sent. In its cache, prompts are shared by those with one
+        key, unless the server lets all share, and with one `salt` of the client's own."""
         served, alias, adapter = self.service.find(name)
-        return self._held.enter_context(served.lease(alias, adapter))
+        service = self.service
+        key = "" if service.share_cache else service.access.key_name(self.request.headers)
+        return self._held.enter_context(served.lease(alias, adapter, f"{key} {salt or ''}"))
 
     @staticmethod
     def envelope(prefix: str, model: Lease) -> Envelope:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from modelwright.inference.text import ByteTokenizer
 from modelwright.server.errors import ApiError
-from modelwright.server.messages import Messages, Tools, rendered
+from modelwright.server.messages import Messages, TemplateVariables, Tools, rendered
 from modelwright.server.protocol import Asked
 from modelwright.server.replies import Json, token_text
 from modelwright.server.service import Call
@@ -29,6 +29,7 @@ class TokenizeRequest(Asked):
     prompt: str | None = None
     messages: Messages | None = None
     tools: Tools | None = None
+    chat_template_kwargs: TemplateVariables | None = None
     add_generation_prompt: bool = True
     add_special_tokens: bool = True
     """Whether a text begins with bos, where the model is used to it; a chat template writes its own."""
@@ -50,7 +51,13 @@ async def tokenize(call: Call) -> ASGIApp:
     if (asked.prompt is None) == (asked.messages is None):
         raise ApiError(400, "give either 'prompt' or 'messages'", code="invalid_value", param="prompt")
     if asked.messages is not None:
-        ids = await rendered(model, asked.messages, asked.tools or [], asked.add_generation_prompt)
+        ids = await rendered(
+            model,
+            asked.messages,
+            asked.tools or [],
+            asked.chat_template_kwargs,
+            add_generation_prompt=asked.add_generation_prompt,
+        )
     else:
         encode = model.tokenizer.begin if asked.add_special_tokens else model.tokenizer.encode
         ids = await asyncio.to_thread(encode, asked.prompt or "")

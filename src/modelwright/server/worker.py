@@ -1,7 +1,8 @@
 """The engine's own thread. Requests come from the event loop, join the running batch, and their
 pieces go back to the loop.
 
-The engine is not made for threads and does not need to be: only this thread touches it.
+The engine is not made for threads and does not need to be: only this thread touches it. Structures are
+compiled in another, so that they hold up neither the engine nor the event loop.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import queue
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
 
 from modelwright.base.errors import UserError
-from modelwright.base.schema import Sampling
+from modelwright.base.schema import Sampling, Structure
 from modelwright.inference.engine import Delta, Engine
 from modelwright.inference.sampling import BrokenModel, seed_of_copy
+from modelwright.inference.structured import Matcher
 from modelwright.server.meters import Meters
 
 T = TypeVar("T")
@@ -55,6 +57,8 @@ class Ticket:
     """One HTTP request's completions: one per prompt, numbered in order."""
 
     prompts: list[Prompt]
+    matchers: list[Matcher | None]
+    salt: str
     streaming: bool
     loop: asyncio.AbstractEventLoop
     inbox: asyncio.Queue[tuple[int, Delta] | Exception] = field(default_factory=asyncio.Queue)
@@ -94,6 +98,7 @@ class Worker:
         self._open = 0
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._compiling = ThreadPoolExecutor(max_workers=1, thread_name_prefix="structures")
 
     def start(self) -> None:
         """Begin to work."""
@@ -106,6 +111,7 @@ class Worker:
     def stop(self) -> None:
         """The same, and wait for it."""
         self.end()
+        self._compiling.shutdown(wait=False, cancel_futures=True)
         self._thread.join()
 
     @property
@@ -118,12 +124,38 @@ class Worker:
         """Completions that wait or run."""
         return self._open
 
-    def submit(self, prompts: Sequence[Prompt], *, streaming: bool) -> Ticket:
-        """Take on all of a request's completions, or raise `QueueFull` and take none."""
+    async def submit(self, prompts: Sequence[Prompt], *, streaming: bool, salt: str = "") -> Ticket:
+        """Take on all of a request's completions, or raise `QueueFull` and take none. Their structures are
+        compiled once there is room for them (`UserError` where one cannot be enforced)."""
         self._reserve(len(prompts))
-        ticket = Ticket(list(prompts), streaming, asyncio.get_running_loop())
+        try:
+            matchers = [
+                None if sampling.structure is None else await self._matcher(sampling.structure)
+                for _, sampling in prompts
+            ]
+        except BaseException:
+            self._release(len(prompts))
+            raise
+        ticket = Ticket(list(prompts), matchers, salt, streaming, asyncio.get_running_loop())
         self._orders.put(lambda: self._begin(ticket))
         return ticket
+
+    async def _matcher(self, structure: Structure) -> Matcher:
+        """A matcher: at once where the structure is known, else when those before it are compiled."""
+        structures = self._engine.structures
+        found = structures.ready(structure)
+        if found is not None:
+            return found
+
+        def compiled() -> Matcher:
+            try:
+                return structures.matcher(structure)
+            except Exception:
+                raise
+            except BaseException as error:  # a panic of the library in Rust
+                raise RuntimeError(repr(error)) from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._compiling, compiled)
 
     def cancel(self, ticket: Ticket) -> None:
         """Give up what a ticket has not finished; harmless when it has finished."""
@@ -176,13 +208,15 @@ class Worker:
     def _begin(self, ticket: Ticket) -> bool:
         try:
             for number, (ids, sampling) in enumerate(ticket.prompts):
-                request = self._engine.submit(ids, sampling, streaming=ticket.streaming)
+                matcher = ticket.matchers[number]
+                request = self._engine.submit(
+                    ids, sampling, streaming=ticket.streaming, salt=ticket.salt, matcher=matcher
+                )
                 ticket.open[request] = number
                 self._tickets[request] = ticket
         except Exception as error:
-            ticket.deliver(error)
             self._release(len(ticket.prompts) - len(ticket.open))
-            self._drop(ticket)
+            self._refuse(ticket, error)
         return False
 
     def _hand_out(self, deltas: list[Delta]) -> None:
@@ -216,12 +250,16 @@ class Worker:
         return False
 
     def _give_up(self, ticket: Ticket, request: int, error: Exception) -> None:
-        """One of a ticket's completions failed: its client gets an error, and needs none of the others."""
+        """One of a ticket's completions failed."""
+        self._forget(ticket, request)
+        self._meters.ended_early("error")
+        self._refuse(ticket, error)
+
+    def _refuse(self, ticket: Ticket, error: Exception) -> None:
+        """A ticket's client gets an error that is fit for it, and needs none of the completions."""
         told = as_told(error)
         if isinstance(told, EngineFailed):
             self._on_error(error)
-        self._forget(ticket, request)
-        self._meters.ended_early("error")
         ticket.deliver(told)
         self._drop(ticket)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from modelwright.base.device import Device, choose
 from modelwright.base.errors import ConfigError, did_you_mean
-from modelwright.formats.locate import identify, resolve_model
+from modelwright.formats.locate import fingerprint, resolve_model
 from modelwright.formats.open_model import open_model
 from modelwright.formats.peft import load_adapter
 from modelwright.inference.engine import Engine
@@ -32,12 +33,14 @@ def serve(
     slots: int = 32,
     queue_limit: int = 128,
     body_limit: int = 1 << 20,
+    share_cache: bool = False,
     drain_seconds: float = 30,
     dtype: str = "auto",
     device: str = "auto",
     speculate: str | None = None,
     guesses: int | None = None,
     on_ready: Callable[[str, Device], None] | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Load models and answer requests until interrupted, or drained by SIGTERM.
 
@@ -45,7 +48,8 @@ def serve(
     are served. Port 0 lets the system choose. `speculate` is "ngram" or the
     path of a draft model, for all models, with at most `guesses` tokens at a time. `on_ready` is called with
     the address, and with what the models compute on, once requests are taken; until then /health says that
-    they are being loaded. Beyond loopback, a key and at least one exact origin are required.
+    they are being loaded, and `say` is called with lines for whoever waits. Beyond loopback, a key and at
+    least one exact origin are required.
     """
     listener = bind(host, port)
     try:
@@ -57,7 +61,8 @@ def serve(
         chosen = choose(device, dtype)
         settings = {"slots": slots, "device": chosen, "speculate": speculate, "guesses": guesses}
         sources = [
-            Source(model, partial(_load, path, found[model], **settings)) for model, path in folders.items()
+            Source(model, partial(_load, model, path, found[model], say=say, **settings))
+            for model, path in folders.items()
         ]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
         failures: list[Exception] = []
@@ -70,7 +75,12 @@ def serve(
                 on_ready(address, chosen)
 
         app, service = create_app(
-            sources, access=access, queue_limit=queue_limit, body_limit=body_limit, on_loaded=loaded
+            sources,
+            access=access,
+            queue_limit=queue_limit,
+            body_limit=body_limit,
+            share_cache=share_cache,
+            on_loaded=loaded,
         )
         server = Server(app, service.drain, service.cut_off, drain_seconds)
         server.run(sockets=[listener])
@@ -122,21 +132,27 @@ def adapters_of(adapters: Sequence[str], models: Sequence[str]) -> dict[str, dic
 
 
 def _load(
+    name: str,
     path: Path,
     adapters: Mapping[str, Path],
     *,
+    say: Callable[[str], None],
     slots: int,
     device: Device,
     speculate: str | None,
     guesses: int | None,
 ) -> Loaded:
     """What the paths hold now: a run may have got a more finished model since."""
+    start = time.monotonic()
+    say(f"loading {name} from {path}")
     model, tokenizer = open_model(path, device)
     speculation = Speculation.of(speculate, guesses, partial(open_model, device=device))
     engine = Engine(model, tokenizer, max_slots=slots, speculate=speculation, owns_model=not adapters)
-    for name, adapter in adapters.items():
-        engine.add_adapter(name, load_adapter(adapter))
-    return Loaded(engine, identify(resolve_model(path)).short_id)
+    for called, adapter in adapters.items():
+        engine.add_adapter(called, load_adapter(adapter))
+    loaded = Loaded(engine, fingerprint(resolve_model(path)))
+    say(f"{name} ({loaded.fingerprint}) took {time.monotonic() - start:.1f} s to load")
+    return loaded
 
 
 def _name_of(folder: Path) -> str:

@@ -102,6 +102,11 @@ class ImportedTemplate:
             raise TemplateRefuses(_NO_MASK.format(len(answers)))
         return ids, mask
 
+    def reads(self, variable: str) -> bool:
+        """Whether the template speaks of a variable of that name."""
+        word = re.compile(rf"\b{re.escape(variable)}\b")
+        return any(word.search(source) for source in self._templates.values())
+
     @property
     def source_with_tools(self) -> str:
         """The template for conversations with tools."""
