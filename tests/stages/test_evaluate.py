@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from modelwright.base.artifact import Artifact
-from modelwright.base.errors import UserError
+from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.run import Run
 from modelwright.stages import evaluate
 from modelwright.stages.evaluate import Config, Seen, compare, verdict
@@ -91,6 +91,33 @@ def test_the_same_settings_give_the_same_bytes(inputs: dict[str, Artifact], tmp_
         for name in ("once", "twice")
     ]
     assert ids[0] == ids[1]
+
+
+def test_files_of_ones_own_are_suites_like_any_other(inputs: dict[str, Artifact], tmp_path: Path) -> None:
+    rows = [{"question": f"What is {n} + 1?", "answer": f"{n} + 1 = {n + 1}"} for n in range(9)]
+    path = tmp_path / "sums.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = [{"path": str(path), "verifier": "number", "max_tokens": 3}, {"path": str(path), "name": "words"}]
+    settings = {"questions": own, "limit": 6, "max_tokens": 5, "validation_tokens": 0, "prompts": []}
+    config = Config.model_validate(settings)
+    before = evaluate.sources(config)
+    artifact = evaluate.run(config, Run(tmp_path / "own", "evaluate", "report", config, 1, inputs))
+    results = read(artifact, "results.json")
+    assert set(results["base"]) == {"sums", "words"}, "no other suite was named"
+    assert all(row["n"] == 6 and row["low"] <= row["mean"] <= row["high"] for row in results["sft"].values())
+    assert "sums.jsonl, checked by 'number'" in read(artifact, "suites.json")["sums"]["description"]
+    assert {row["suite"] for row in read(artifact, "comparisons.json")} == {"sums", "words"}
+    kept = (artifact.path / "samples" / "sft" / "sums.jsonl").read_text().splitlines()
+    samples = [json.loads(line) for line in kept]
+    assert all(len(each["ids"]) <= 3 and f"{each['target'] - 1:.0f} + 1" in str(each) for each in samples)
+    path.write_text(path.read_text() + json.dumps(rows[0]) + "\n")
+    assert evaluate.sources(config) != before
+    twice = [own[0] | {"name": "arithmetic"}]
+    clash = Config.model_validate({**settings, "suites": ["arithmetic"], "questions": twice})
+    run = Run(tmp_path / "clash", "evaluate", "report", clash, 1, inputs)
+    with pytest.raises(ConfigError, match="two suites are called 'arithmetic'"):
+        evaluate.run(clash, run)
+    run.close()
 
 
 def test_no_model_and_unknown_suites_are_told(inputs: dict[str, Artifact], tmp_path: Path) -> None:

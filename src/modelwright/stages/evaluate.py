@@ -25,6 +25,8 @@ from modelwright.base.metrics import in_words
 from modelwright.base.run import Run
 from modelwright.base.schema import Conversation, Message, Problem, Sampling
 from modelwright.base.seeding import derive
+from modelwright.data.sources import mark
+from modelwright.environments.questions import Questions, with_own
 from modelwright.environments.task import Task, higher_is_better, max_tokens_of, select, unit_of
 from modelwright.evaluation.generation import Prompts, graded, run_task, write_samples
 from modelwright.evaluation.likelihood import as_interval, bits_per_byte
@@ -51,7 +53,10 @@ class Config(BaseConfig):
     """Which suites, how much of each, and which prompts to look into."""
 
     suites: tuple[str, ...] = ()
-    """Names of tasks (environments/tasks); if empty, all but those for development."""
+    """Names of tasks (environments/tasks). None named: all but those for development, or, where there are
+    `questions`, none."""
+    questions: tuple[Questions, ...] = ()
+    """Files of your own: rows with a question and the answers that count as right, each file a suite."""
     limit: int = Field(default=200, gt=0)
     """Problems from each suite, at most. An even sample; the same problems for every model."""
     max_tokens: int = Field(default=64, gt=0)
@@ -83,12 +88,17 @@ class Seen:
     flops: float = 0.0
 
 
+def sources(config: Config) -> str:
+    """A mark of what one's own files hold now: when it changes, the stage runs anew."""
+    return mark(config.questions)
+
+
 def run(config: Config, run: Run) -> Artifact:
     """Evaluate every model among the inputs."""
     models = {role: made for role, made in run.inputs.items() if role != "tokens"}
     if not models:
         raise UserError("evaluate was given no model. Run 'pretrain' first, or name one with --input.")
-    tasks = select(config.suites)
+    tasks = with_own(select(config.suites) if config.suites or not config.questions else {}, config.questions)
     problems = {
         name: task.problems(derive(run.seed, "problems", name), config.limit) for name, task in tasks.items()
     }

@@ -376,7 +376,7 @@ def _other(verb: str, config: Any, shape: Shape | None, text: float, setting: Se
     elif verb in PARAMETERS_PER_SECOND:
         seconds = parameters / PARAMETERS_PER_SECOND[verb]
     elif verb == "evaluate":
-        suites = len(config.suites) or ALL_SUITES
+        suites = len(config.suites) + len(config.questions) or ALL_SUITES
         on_cpu = setting.machine.kind == "cpu"
         faster = 1.0 if on_cpu else setting.machine.bandwidth / CPU_BANDWIDTH  # answering waits for memory
         seconds = suites * config.limit * 3 / QUESTIONS_PER_SECOND * max(0.3, size) / faster

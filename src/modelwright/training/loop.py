@@ -44,9 +44,9 @@ Validate = Callable[[], dict[str, float]]
 (lower is better). Called with gradients off and compilation off."""
 
 Show = Callable[[int, bool], None]
-"""Shows how the model answers after so many steps. True: they were the last, and the weights are those that are
-handed on. Called as `Validate` is, after it, and before the first step; it must leave the model and the random
-state as they were."""
+"""Shows how the model answers after so many steps. True: they were the last, and the weights are those that
+are handed on. Called as `Validate` is, after it, and before the first step; it must leave the model and the
+random state as they were."""
 
 T = TypeVar("T")
 
@@ -239,10 +239,17 @@ def train(
             collect(at.step)
             bar.advance(1, **dashboard, tokens_per_s=timing["tokens_per_second"])
     checkpoints.close()
-    kept = keeping.finish(at.step, measured)
-    if show:  # now that the weights that are handed on are in place, whichever step they are of
-        _look(spread, partial(show, at.step, True))
+    kept = _hand_on(at, measured, show)
     return Trained(at.step, at.tokens, kept | guard.totals(), averages.all())
+
+
+def _hand_on(at: _State, measured: Mapping[str, float], show: Show | None) -> dict[str, Any]:
+    """Put the weights in place that are handed on, whichever step they are of, and show how they answer; what
+    was measured of them."""
+    kept = at.keeping.finish(at.step, measured)
+    if show:
+        _look(at.spread, partial(show, at.step, True))
+    return kept
 
 
 @torch.no_grad()

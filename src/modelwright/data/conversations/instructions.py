@@ -43,6 +43,23 @@ def question_answer(fields: Fields) -> Iterator[Conversation]:
     yield _talk(fields, _joined(fields, "question", "context"), _joined(fields, "rationale", "answer"))
 
 
+def question_answers(fields: Fields) -> Iterator[Conversation]:
+    """`question`, perhaps `context`, and `answers`, all of them right: the first is what is learned."""
+    yield _talk(fields, _joined(fields, "question", "context"), accepted_answers(fields)[0])
+
+
+def accepted_answers(fields: Fields) -> list[str]:
+    """What counts as right in a row: each of its `answers` (a list, or SQuAD's object with a list `text`), or
+    its `answer`; nothing where it has neither."""
+    if fields.get("answers") is None:
+        return [_text(fields, "answer")] if isinstance(fields.get("answer"), str) else []
+    found = fields["answers"]
+    found = found.get("text") if isinstance(found, dict) else found
+    if not isinstance(found, list) or not found:
+        raise WrongRow("wrong answers", f"answers is {shape(fields['answers'])}, expected a list of strings")
+    return [text_of(each, "answers") for each in found]
+
+
 def prompt_completion(fields: Fields) -> Iterator[Conversation]:
     """`prompt` and `completion`, each a string or messages."""
     before = as_turn(field_of(fields, "prompt"), "prompt", "user")

@@ -128,6 +128,13 @@ LAYOUTS: dict[LayoutName, Layout] = {
             looks_so=_are(str, "question", "answer"),
         ),
         Layout(
+            "question_answers",
+            ("question", "answers"),
+            ("context", "system"),
+            instructions.question_answers,
+            looks_so=lambda fields: not isinstance(fields.get("answer"), str),
+        ),
+        Layout(
             "prompt_completion",
             ("prompt", "completion"),
             ("system",),

@@ -21,6 +21,7 @@ LayoutName = Literal[
     "dolly",
     "self_instruct",
     "question_answer",
+    "question_answers",
     "prompt_completion",
     "labelled",
     "preference",
