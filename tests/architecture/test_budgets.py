@@ -148,7 +148,7 @@ WIDEST = {
         "it holds rows against evaluation sets, each other, personal data, languages and a chat template",
     ),
     "evaluate": (
-        15_200,
+        15_400,
         "it runs the model with all its kernels in the engine that serves, on suites and rows of any layout",
     ),
     "export": (10_500, "it loads models of every kind, and reads what it wrote with three readers"),
