@@ -26,7 +26,7 @@ import resource, sys, torch
 from modelwright.base.device import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "keep" else False
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(40):  # until the free pieces have grown together
+for _ in range(40 if kept else 1):  # until the free pieces have grown together
     torch.ones(16_000_000)
 before = faults()
 for _ in range(5):
