@@ -14,7 +14,8 @@ of that size, since a large cache may hold some of it.
 
 The rollouts are 64 prompts of 16 to 64 tokens with answers of 8 to 256 tokens, sampled at temperature 1 from
 a network of the quickstart's shape; transformers' `generate` pads to the left and goes on until the longest
-answer of a batch has ended. Tokens that were asked for count, others do not.
+answer of a batch has ended. Tokens that were asked for count, others do not. Each case says of which
+machine it is, and of which versions.
 
     make bench NAME=decode_cpu                         # everything: a quarter of an hour
     python benchmarks/decode_cpu.py rollouts ...       # these cases; the others' results stay
@@ -31,6 +32,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +41,7 @@ import torch
 
 from decode_models import CONFIGS, SCHEMES, gguf_file, model_folder, quantized_folder
 from decode_peers import LlamaCpp, Transformers
-from modelwright.base.run import code_revision
+from modelwright.base.run import code_revision, machine
 from modelwright.base.schema import Sampling
 from modelwright.formats.huggingface import load_model
 from modelwright.inference.engine import Engine
@@ -147,11 +149,15 @@ TOGETHER_ROWS = (
 TOGETHER_QUANTIZED_ROWS = (
     ("decode", "ours INT8", "llama.cpp Q8_0", None),
     ("decode", "ours INT4", "llama.cpp Q4_0", None),
+    ("decode", "ours INT8", "transformers", None),
+    ("decode", "ours INT4", "transformers", None),
+    ("whole", "ours INT8", "transformers", None),
+    ("whole", "ours INT4", "transformers", None),
 )
 ALL = *OURS, "transformers, eager", "transformers, compiled", *LLAMA_CPP
 READERS = tuple(side for side in ALL if side not in ("transformers, compiled", "ours INT4"))
 """Sides of which prefill is told: compiled or not, transformers reads prompts in the same way."""
-QUANTIZED = "ours INT8", "ours INT4", "llama.cpp Q8_0", "llama.cpp Q4_0"
+QUANTIZED = "ours INT8", "ours INT4", "transformers, eager", "llama.cpp Q8_0", "llama.cpp Q4_0"
 NARROW = "ours bf16", "ours bf16, alone", "transformers, eager", "llama.cpp BF16"
 """With 32 rows transformers is eager, since its compiled step takes minutes to compile for them; llama.cpp is
 without flash attention, which slows one request down here and was not tried with 32."""
@@ -246,6 +252,8 @@ def measure(key: str, case: Case) -> tuple[list[Row], dict[str, Any]]:
     return rows, {
         "revision": code_revision(),
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
+        "hardware": machine(),
+        "versions": {package: version(package) for package in packages()},
         "rounds": case.rounds,
         "medians": medians,
         "bytes_per_second_by_buffer": reads,
@@ -271,19 +279,25 @@ def share(figures: Mapping[str, float], reads: Mapping[str, float]) -> float:
     return figures["weights"] * figures["decode"] / reads[nearest]
 
 
+def packages() -> list[str]:
+    """Whose versions are told."""
+    return ["torch", "transformers", *(["llama-cpp-python"] if find_spec("llama_cpp") else [])]
+
+
 def main(keys: Sequence[str]) -> None:
     """Measure these cases, and publish them with what the result file has of the others."""
     file = RESULTS / "decode_cpu.json"
     before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": [], "cases": {}}
     rows = [Row(**row) for row in before["rows"] if row["name"].partition(":")[0] not in keys]
-    cases = dict(before["cases"])
+    # Cases may be of several machines; older results say theirs for all.
+    theirs = {name: before.get(name) for name in ("hardware", "versions")}
+    cases = {key: {**theirs, **case} for key, case in before["cases"].items()}
     for key in keys:
         found, cases[key] = measure(key, CASES[key])
         rows += found
         print(json.dumps(cases[key], indent=2))
     rows.sort(key=lambda row: list(CASES).index(row.name.partition(":")[0]))
-    packages = ["torch", "transformers", *(["llama-cpp-python"] if find_spec("llama_cpp") else [])]
-    publish("decode_cpu", rows, packages, " ".join((__doc__ or "").split()), {"cases": cases})
+    publish("decode_cpu", rows, packages(), " ".join((__doc__ or "").split()), {"cases": cases})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Serving on a CPU: 32 clients at once, from a second process, against our server and llama.cpp's.
+"""Serving on a CPU: 32 clients at once, from a second process, against one alone and llama.cpp's server.
 
 Each side is a process that starts its server as a child and then is the clients: in its turn 32 of them send
 a prompt of about 128 tokens each, all different, to /v1/completions and read the stream of 64 tokens, chosen
 greedily. Tokens per second in all run from the first byte sent to the last received; the first token is
 clocked at the first piece of the stream, a token's time is what is left over the tokens left. llama.cpp's
 server takes part where MODELWRIGHT_LLAMA_SERVER names its binary; transformers has none, so its forward
-passes over all 32 prompts at once stand for it, without any HTTP. The model is decode_cpu.py's, in bf16.
+passes over all 32 prompts at once stand for it, without any HTTP. One client alone asks for two answers in a
+turn, one after the other. The model is decode_cpu.py's, in bf16.
 
     make bench NAME=serve_cpu
 """
@@ -37,13 +38,15 @@ from modelwright.stages.serve import serve
 from record import Pace, Row, compare, interleave, publish
 
 CLIENTS, TOKENS = 32, 64
-PROMPT_TOKENS, PROMPT_LETTERS = 128, 400
+PROMPT_TOKENS, PROMPT_LETTERS = 128, 600
 """Letters of Python source that make about so many tokens."""
 CONTEXT = 512
 WARM_UP, ROUNDS = 2, 9
 START_SECONDS = 60.0
 LLAMA_SERVER = "MODELWRIGHT_LLAMA_SERVER"
 OURS, LLAMA_CPP, TRANSFORMERS = "ours", "llama.cpp's server", "transformers, one batch"
+ALONE = "ours, one client alone"
+BARS = {LLAMA_CPP: 1.0, TRANSFORMERS: 1.0, ALONE: 3.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ async def ask(client: httpx.AsyncClient, model: str, prompt: str) -> Answer:
         "prompt": prompt,
         "max_tokens": TOKENS,
         "temperature": 0,
+        "ignore_eos": True,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -158,7 +162,7 @@ def answers(address: str) -> bool:
 
 def command_of(name: str, folder: Path, port: int) -> list[str]:
     """How a side's server is started."""
-    if name == OURS:
+    if name in (OURS, ALONE):
         return [sys.executable, __file__, "--serve", str(folder), str(port)]
     sizes = ["-c", str(CONTEXT * CLIENTS), "-np", str(CLIENTS), "-t", str(torch.get_num_threads())]
     where = ["--host", "127.0.0.1", "--port", str(port)]
@@ -174,7 +178,11 @@ def work(name: str) -> None:
     address = f"http://127.0.0.1:{port}"
     with running(command_of(name, folder, port), address):
         for turn in range(10**6):
-            pace(figures(*asyncio.run(ask_together(address, prompts_of(turn, CLIENTS)))))
+            prompts = prompts_of(turn, CLIENTS)
+            crowds = [[prompt] for prompt in prompts[:2]] if name == ALONE else [prompts]
+            turns = [asyncio.run(ask_together(address, crowd)) for crowd in crowds]
+            seconds = sum(seconds for seconds, _ in turns)
+            pace(figures(seconds, [answer for _, answers in turns for answer in answers]))
 
 
 def work_without_server(folder: Path, pace: Pace) -> None:
@@ -192,7 +200,7 @@ def judge(found: dict[str, list[dict[str, float]]]) -> list[Row]:
     for peer in found:
         if peer != OURS:
             mine, theirs = rates(found, peer, "tokens/s")
-            rows.append(compare(f"{CLIENTS} clients, all tokens", "tokens/s", mine, theirs, peer, 1.0))
+            rows.append(compare(f"{CLIENTS} clients, all tokens", "tokens/s", mine, theirs, peer, BARS[peer]))
     for figure in ("first token, median", "first token, p95", "token, median", "token, p95"):
         if LLAMA_CPP in found:
             mine, theirs = ([1 / turn[figure] for turn in found[name]] for name in (OURS, LLAMA_CPP))
@@ -207,7 +215,7 @@ def rates(found: dict[str, list[dict[str, float]]], peer: str, figure: str) -> l
 
 def main() -> None:
     """All sides, in turns."""
-    names = [OURS, TRANSFORMERS, *([LLAMA_CPP] if os.environ.get(LLAMA_SERVER) else [])]
+    names = [OURS, ALONE, TRANSFORMERS, *([LLAMA_CPP] if os.environ.get(LLAMA_SERVER) else [])]
     found = interleave({name: [sys.executable, __file__, "--side", name] for name in names}, ROUNDS)
     medians: dict[str, Any] = {
         name: {figure: statistics.median(turn[figure] for turn in turns) for figure in turns[0]}
@@ -223,6 +231,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--side"]:
         work(sys.argv[2])
     elif sys.argv[1:2] == ["--serve"]:
-        serve(sys.argv[2], port=int(sys.argv[3]), slots=CLIENTS, dtype=torch.bfloat16)
+        serve(sys.argv[2], port=int(sys.argv[3]), slots=CLIENTS, dtype="bfloat16")
     else:
         main()

@@ -103,7 +103,8 @@ def test_cases_of_another_day_stay_in_the_result(tmp_path, monkeypatch):
     decode.main(["a"])
     found = json.loads((tmp_path / "decode_cpu.json").read_text())
     assert [(row["name"], row["ratio"]) for row in found["rows"]] == [("a: x", 3.0), ("b: x", 2.0)]
-    assert found["cases"] == {"a": {"value": 3.0}, "b": {"value": 2.0}}
+    kept = {"hardware": found["hardware"], "versions": found["versions"], "value": 2.0}
+    assert found["cases"] == {"a": {"value": 3.0}, "b": kept}, "each case says of which machine it is"
 
 
 def test_the_same_weights_are_in_every_file(tiny):
