@@ -24,6 +24,7 @@ for _name in (
     "plan",
     "scale",
     "averages",
+    "rationales",
     "adapters",
     "checks",
 ):

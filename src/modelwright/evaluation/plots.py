@@ -23,6 +23,8 @@ class Line:
     points: Sequence[tuple[float, float]]
     dots: bool = False
     """Draw the points themselves as well."""
+    band: Sequence[tuple[float, float, float]] = ()
+    """(x, low, high) in order of x: what the curve is uncertain by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,7 @@ def line_chart(
         return ""
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points if linear or y > 0]
+    ys += [high for line in lines for _, _, high in line.band]
     x_high = max(max(xs), 1e-9)
     x_ticks = sorted(set(xs)) if factors else _ticks(x_high)
     x_scale = math.log if factors else float
@@ -86,6 +89,10 @@ def line_chart(
     )
     for number, line in enumerate(lines, 1):
         places = [place(x, y) for x, y in line.points if linear or y > 0]
+        if line.band:
+            edge = [*((x, low) for x, low, _ in line.band), *((x, high) for x, _, high in line.band[::-1])]
+            around = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in edge)
+            parts.append(f'<polygon class="band s{number}" points="{around}"/>')
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline class="curve s{number}" points="{path}"/>')
         if line.dots:

@@ -10,6 +10,7 @@ from modelwright.life.life import Life
 from modelwright.life.loading import (
     read_at_step,
     resolved,
+    sampler_of,
     stage_config,
     stage_module,
     taught_at_step,
@@ -24,6 +25,7 @@ __all__ = [
     "locked",
     "read_at_step",
     "resolved",
+    "sampler_of",
     "stage_config",
     "stage_module",
     "taught_at_step",
