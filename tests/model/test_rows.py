@@ -26,6 +26,14 @@ def loss_of(model: Transformer) -> torch.Tensor:
     return NextToken()(model(ids), Batch(ids=ids, targets=ids.roll(-1, 1)))[0]
 
 
+def learned(model: Transformer) -> LearnedRows:
+    """The model's embedding, some rows of which learn now."""
+    learn_rows(model, {EMBEDDING: CHOSEN})
+    module = model.get_submodule(EMBEDDING)
+    assert isinstance(module, LearnedRows)
+    return module
+
+
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])
 def folder(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> Path:
     return tiny_model("qwen3", tie_word_embeddings=request.param)
@@ -51,10 +59,10 @@ def test_gradients_are_those_of_the_whole_matrix(folder: Path) -> None:
 
 def test_what_has_been_learned_is_used_at_once(folder: Path) -> None:
     model = load_model(folder).requires_grad_(False)
-    learn_rows(model, {EMBEDDING: CHOSEN})
-    before = model.get_submodule(EMBEDDING).base.weight.clone()
+    module = learned(model)
+    before = module.base.get_parameter("weight").clone()
     with torch.no_grad():
-        model.get_submodule(EMBEDDING).rows.mul_(2)
+        module.rows.mul_(2)
         logits = model(CHOSEN[None]).logits()
     rows = rows_of(model)[EMBEDDING]
     plain = load_model(folder)
@@ -63,7 +71,7 @@ def test_what_has_been_learned_is_used_at_once(folder: Path) -> None:
         assert torch.equal(plain(CHOSEN[None]).logits(), logits)
     assert torch.equal(rows.into(before), plain.model.embed_tokens.weight)
     others = [number for number in range(len(before)) if number not in CHOSEN]
-    assert torch.equal(model.get_submodule(EMBEDDING).base.weight[others], before[others])
+    assert torch.equal(module.base.get_parameter("weight")[others], before[others])
 
 
 def test_new_rows_begin_as_the_mean_of_their_pieces(folder: Path) -> None:
@@ -104,8 +112,7 @@ def test_rows_of_another_model_are_refused(folder: Path) -> None:
 
 def test_a_low_precision_head_holds_them_rounded(folder: Path) -> None:
     model = load_model(folder, torch.bfloat16).requires_grad_(False)
-    learn_rows(model, {EMBEDDING: CHOSEN})
-    module = model.get_submodule(EMBEDDING)
+    module = learned(model)
     with torch.no_grad():
         module.rows.add_(0.01234)
     expected = F.embedding(CHOSEN, module.weight)

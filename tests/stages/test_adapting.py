@@ -99,6 +99,7 @@ def test_an_adapter_learns_and_is_left_beside_the_model_that_it_was_merged_into(
         with torch.inference_mode(), adapters.rows(["it", "it"]):
             expected = beside(IDS).logits()
     else:
+        assert config.adapter is not None
         adapting.adapt(beside, config.adapter, 0, load_adapter(made.file("adapter")))
         with torch.inference_mode():
             expected = beside(IDS).logits()
@@ -109,6 +110,35 @@ def test_an_adapter_learns_and_is_left_beside_the_model_that_it_was_merged_into(
     checkpoint = max((made.path / "checkpoints").glob("step-*"))
     kept = load_file(checkpoint / "model.safetensors")
     assert kept and all(name.rpartition(".")[2] in ("a", "b", "magnitude") for name in kept)
+
+
+@pytest.mark.parametrize("weights", ["auto", "nf4", "int8"])
+def test_every_expert_of_a_mixture_learns_beside_weights_of_any_format(
+    tiny_model: Callable[..., Path], chats: Path, tmp_path: Path, weights: str
+) -> None:
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "model").symlink_to(tiny_model("qwen3_moe", **sizes))
+    base = Run(tmp_path / "base", "pretrain", "base", Config(), 1).finish(["model"])
+    adapter = {"rank": 2, "layers": ["*", "*.experts.*"]}
+    settings = {"adapter": adapter, "weights": weights, "optimizer": {"learning_rate": 0.01}}
+    made = tuned(tmp_path / "tuned", config_of(chats, **settings), base)
+    losses = [row["loss"] for row in rows_of(made)]
+    assert losses[-1] < 0.95 * losses[0]
+    assert made.metrics["loss_after_merge"] == pytest.approx(made.metrics["loss_before_merge"], abs=1e-3)
+    learned = {name: each for name, each in load_adapter(made.file("adapter")).layers.items()}
+    stacks = {name: each for name, each in learned.items() if ".experts." in name}
+    assert len(stacks) == 2 * 3 and all(each.b.abs().amax((1, 2)).min() > 0 for each in stacks.values())
+    merged, before = load_model(made.file("model")), load_model(base.file("model"))
+    frozen = load_frozen(base.file("model"), torch.float32, None)
+    assert all(
+        not torch.equal(merged.get_parameter(f"{n}.weight"), before.get_parameter(f"{n}.weight"))
+        for n in stacks
+    )
+    if weights == "auto":
+        adapting.adapt(frozen, adapting.AdapterConfig(), 0, load_adapter(made.file("adapter")))
+        with torch.inference_mode():
+            torch.testing.assert_close(merged(IDS).logits(), frozen(IDS).logits(), atol=5e-4, rtol=1e-3)
 
 
 def test_training_goes_on_from_an_adapter_and_from_a_merged_model(
@@ -171,15 +201,16 @@ def test_what_cannot_be_is_refused(parent: Artifact, chats: Path) -> None:
             adapting.freeze(model, adapting.FreezeConfig(layers=layers))
 
 
-def test_a_quantized_model_is_refused_before_an_adapter_is_trained(
-    parent: Artifact, chats: Path, tmp_path: Path
+@pytest.mark.parametrize("settings", [{"adapter": {"rank": 2}}, {}], ids=["adapter", "all weights"])
+def test_a_quantized_model_is_refused_before_anything_is_trained(
+    parent: Artifact, chats: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     folder = tmp_path / "int8" / "model"
     model = quantize(load_model(parent.file("model")), Scheme(8))
     save_model(folder, model, parent.file("model"))
     base = Run(folder.parent, "pretrain", "base", Config(), 1).finish(["model"])
-    with pytest.raises(ConfigError, match=r"is quantized.*train beside the model that it was made from"):
-        tuned(tmp_path / "tuned", config_of(chats, adapter={"rank": 2}), base)
+    with pytest.raises(ConfigError, match=r"is quantized: .* Train the model that it was made from"):
+        tuned(tmp_path / "tuned", config_of(chats, **settings), base)
     assert not (tmp_path / "tuned" / "checkpoints").exists()
 
 

@@ -35,6 +35,12 @@ def as_stored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return made
 
 
+def single(name: str) -> tuple[str, int] | None:
+    """(name of the stack, number of the expert) of a single expert's weight."""
+    found = _SINGLE.fullmatch(name)
+    return (f"{found[1]}.{found[3]}.{found[4]}", int(found[2])) if found else None
+
+
 def as_held(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """A folder's (name, tensor) pairs in our names, whichever spelling of the two it has. A stack stands
     where its first expert stood. Single experts are given up as they are stacked: pairs that come one by one

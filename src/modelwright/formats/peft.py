@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from torch import Tensor
 
 from modelwright.base.errors import DamagedFile, UserError
 from modelwright.base.files import read_json, write_json
-from modelwright.formats import peft_rows
+from modelwright.formats import peft_experts, peft_rows
 from modelwright.formats.huggingface import load_tensors, save_weights
-from modelwright.model.adapters import Adapter, LowRank, adaptable_layers
+from modelwright.model.adapters import Adapter, LowRank, adaptable_layers, expert_stacks
 from modelwright.model.transformer import Transformer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -35,7 +36,6 @@ _NOT_HONOURED = (
     "layer_replication",
     "lora_bias",
     "monteclora_config",
-    "target_parameters",
     "use_bdlora",
     "use_qalora",
 )
@@ -66,8 +66,9 @@ def load_adapter(folder: Path) -> Adapter:
         parts.setdefault(found[1], {})[kind] = tensor
     if not parts:
         raise DamagedFile(f"{folder / WEIGHTS} holds no tensors: expected lora_A and lora_B of some layers")
+    in_one = peft_experts.take_in_one(parts, partial(_rank_and_scale, config), folder / WEIGHTS)
     layers = {layer: _low_rank(folder, config, layer, each) for layer, each in parts.items()}
-    return Adapter(layers, rows, unties)
+    return Adapter(peft_experts.stacked(layers, folder / WEIGHTS) | in_one, rows, unties)
 
 
 def _check_kind(folder: Path, config: Any) -> None:
@@ -87,13 +88,18 @@ def _low_rank(folder: Path, config: Mapping[str, Any], layer: str, parts: Mappin
             f"{folder / WEIGHTS}: of {layer} there is only lora_{'/'.join(parts)}, where {CONFIG} says"
             f" use_dora: {bool(config.get('use_dora'))}"
         )
-    rank = _setting(config, "rank_pattern", "r", layer)
+    rank, scale = _rank_and_scale(config, layer)
     ranks = parts["A"].shape[0], parts["B"].shape[1]
     if ranks != (rank, rank):
         raise DamagedFile(f"{folder}: A and B of {layer} have ranks {ranks}, {CONFIG} says {rank}")
+    return LowRank(parts["A"], parts["B"], scale, parts.get("magnitude"))
+
+
+def _rank_and_scale(config: Mapping[str, Any], layer: str) -> tuple[int, float]:
+    rank = _setting(config, "rank_pattern", "r", layer)
     stabilised = bool(config.get("use_rslora"))
     scale = _setting(config, "alpha_pattern", "lora_alpha", layer) / (rank**0.5 if stabilised else rank)
-    return LowRank(parts["A"], parts["B"], scale, parts.get("magnitude"))
+    return int(rank), scale
 
 
 def _setting(config: Mapping[str, Any], pattern: str, default: str, layer: str) -> float:
@@ -112,7 +118,7 @@ def _setting(config: Mapping[str, Any], pattern: str, default: str, layer: str) 
 def save_adapter(folder: Path, adapter: Adapter, model: Transformer, base: str = "") -> None:
     """Write an adapter of `model` as PEFT reads it; `base` is where it finds that model."""
     folder.mkdir(parents=True, exist_ok=True)
-    changes = adapter.layers
+    changes = peft_experts.singly(adapter.layers)
     tensors = {f"{PREFIX}{layer}.lora_A.weight": change.a for layer, change in changes.items()}
     tensors |= {f"{PREFIX}{layer}.lora_B.weight": change.b for layer, change in changes.items()}
     lengths = {layer: change.magnitude for layer, change in changes.items() if change.magnitude is not None}
@@ -122,7 +128,8 @@ def save_adapter(folder: Path, adapter: Adapter, model: Transformer, base: str =
     save_weights(folder / WEIGHTS, tensors)
     ranks = {layer: change.a.shape[0] for layer, change in changes.items()}
     alphas = {layer: change.scale * ranks[layer] for layer, change in changes.items()}
-    rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
+    first = next((layer for layer in changes if layer not in adapter.layers), next(iter(changes)))
+    rank, alpha = ranks[first], alphas[first]  # those of experts, which PEFT has no patterns for
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -134,7 +141,7 @@ def save_adapter(folder: Path, adapter: Adapter, model: Transformer, base: str =
         "bias": "none",
         "use_rslora": False,
         "use_dora": bool(lengths),
-        "target_modules": _targets(adapter, model),
+        "target_modules": _targets(set(changes), model),
         "rank_pattern": {re.escape(layer): r for layer, r in ranks.items() if r != rank},
         "alpha_pattern": {re.escape(layer): _whole(a) for layer, a in alphas.items() if a != alpha},
         **peft_rows.settings(rows, tied=tied),
@@ -147,8 +154,11 @@ def _whole(value: float) -> float:
     return round(value) if abs(value - round(value)) < 1e-9 else value
 
 
-def _targets(adapter: Adapter, model: Transformer) -> list[str]:
+def _targets(changed: set[str], model: Transformer) -> list[str]:
     """The kinds of layers ("q_proj"), if all of each kind are changed; else every one by its whole name."""
-    kinds = {layer.rpartition(".")[2] for layer in adapter.layers}
-    all_of_them = {layer for layer in adaptable_layers(model) if layer.rpartition(".")[2] in kinds}
-    return sorted(kinds if all_of_them == set(adapter.layers) else adapter.layers)
+    kinds = {layer.rpartition(".")[2] for layer in changed}
+    experts = range(model.config.num_experts)
+    stacks = (name.rpartition(".") for name in expert_stacks(model))
+    every = {*adaptable_layers(model), *(f"{at}.{n}.{kind}" for at, _, kind in stacks for n in experts)}
+    all_of_them = {layer for layer in every if layer.rpartition(".")[2] in kinds}
+    return sorted(kinds if all_of_them == changed else changed)

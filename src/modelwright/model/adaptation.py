@@ -12,9 +12,10 @@ from pydantic import Field
 from modelwright.base.config import Config
 from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.seeding import derive
-from modelwright.model.adapters import Adapter, LowRank, adaptable_layers, check_fit
+from modelwright.model.adapters import Adapter, LowRank, changeable, check_fit, expert_stacks
 from modelwright.model.low_rank import LowRankLinear
 from modelwright.model.rows import rows_of
+from modelwright.model.stacks import LowRankStack
 from modelwright.model.transformer import Transformer
 
 RATE = 3e-4
@@ -37,7 +38,8 @@ class AdapterConfig(Config):
     """By alpha / sqrt(rank) instead (rsLoRA, arXiv 2312.03732): for ranks of 64 and more."""
     layers: tuple[str, ...] = Field(default=("*",), min_length=1)
     """Patterns of the layers that are changed, by their last name ("q_proj") or their whole one
-    ("model.layers.1?.mlp.*"). All linear ones inside the blocks but experts, where nothing is said."""
+    ("model.layers.1?.mlp.*"). All linear ones inside the blocks but experts, where nothing is said; experts
+    are reached by patterns that name them ("*.experts.*"), each with a change of its own."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the numbers that A is given which are set to zero in training."""
 
@@ -52,16 +54,20 @@ def adapt(model: Transformer, config: AdapterConfig, seed: int, begin: Adapter |
     that decides layers, ranks, scales and kind, and the settings those of dropout alone."""
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
-    layers = adaptable_layers(model)
+    shapes, stacks = changeable(model), expert_stacks(model)
     if begin is not None:
-        check_fit(config.name, begin, layers)
-    chosen = begin.layers if begin is not None else dict.fromkeys(chosen_layers(config, tuple(layers)))
+        check_fit(config.name, begin, shapes)
+    chosen = begin.layers if begin is not None else dict.fromkeys(chosen_layers(config, tuple(shapes)))
     for name, change in chosen.items():
         rank, scale, dora = config.rank, config.scale, config.kind == "dora"
         if change is not None:
-            rank, scale, dora = len(change.a), change.scale, change.magnitude is not None
+            rank, scale, dora = change.a.shape[-2], change.scale, change.magnitude is not None
         settings = {"dropout": config.dropout, "seed": derive(seed, "dropout", name)}
-        made = LowRankLinear(model.get_submodule(name), rank, scale, dora=dora, **settings)
+        if name in stacks:
+            _refuse_for_experts(config, dora)
+            made = LowRankStack(stacks[name], rank, scale)
+        else:
+            made = LowRankLinear(model.get_submodule(name), rank, scale, dora=dora, **settings)
         if change is None:
             made.initialize(generator)
         else:
@@ -82,21 +88,32 @@ def chosen_layers(config: AdapterConfig, names: tuple[str, ...]) -> list[str]:
     return [name for name in names if any(_fits(name, pattern) for pattern in config.layers)]
 
 
+def _refuse_for_experts(config: AdapterConfig, dora: bool) -> None:
+    if dora or config.dropout:
+        raise ConfigError(
+            f"adapter.{'kind: dora' if dora else 'dropout'} is not for experts: leave it out, or name layers"
+            " without experts in adapter.layers"
+        )
+
+
 def _fits(name: str, pattern: str) -> bool:
+    if ".experts." in name and "experts" not in pattern:
+        return False
     return fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[2], pattern)
 
 
 @torch.no_grad()
-def _take_over(layer: LowRankLinear, change: LowRank) -> None:
+def _take_over(layer: LowRankLinear | LowRankStack, change: LowRank) -> None:
     layer.a.copy_(change.a)
     layer.b.copy_(change.b)
-    if layer.magnitude is not None and change.magnitude is not None:
+    if isinstance(layer, LowRankLinear) and layer.magnitude is not None and change.magnitude is not None:
         layer.magnitude.copy_(change.magnitude)
 
 
-def changed_layers(model: Transformer) -> Mapping[str, LowRankLinear]:
+def changed_layers(model: Transformer) -> Mapping[str, LowRankLinear | LowRankStack]:
     """The layers that `adapt` changed, by name."""
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, LowRankLinear)}
+    kinds = (LowRankLinear, LowRankStack)
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds)}
 
 
 @torch.no_grad()
@@ -108,6 +125,7 @@ def adapter_of(model: Transformer) -> Adapter:
     return Adapter({name: _learned(layer) for name, layer in layers.items()}, rows_of(model))
 
 
-def _learned(layer: LowRankLinear) -> LowRank:
-    magnitude = None if layer.magnitude is None else layer.magnitude.detach().cpu().clone()
+def _learned(layer: LowRankLinear | LowRankStack) -> LowRank:
+    lengths = layer.magnitude if isinstance(layer, LowRankLinear) else None
+    magnitude = None if lengths is None else lengths.detach().cpu().clone()
     return LowRank(layer.a.detach().cpu().clone(), layer.b.detach().cpu().clone(), layer.scale, magnitude)

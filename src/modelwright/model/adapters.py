@@ -18,7 +18,9 @@ from torch.utils.hooks import RemovableHandle
 
 from modelwright.base.errors import UserError, did_you_mean
 from modelwright.model.low_rank import Adaptable
+from modelwright.model.moe import StackedLinear
 from modelwright.model.rows import Rows
+from modelwright.model.stacks import QuantizedStack, shape_of
 from modelwright.model.transformer import Transformer
 
 
@@ -27,9 +29,9 @@ class LowRank:
     """The change of one layer."""
 
     a: Tensor
-    """(r, in)."""
+    """(r, in); of a stack of experts (E, r, in)."""
     b: Tensor
-    """(out, r)."""
+    """(out, r); of a stack (E, out, r)."""
     scale: float
     """alpha / r, or alpha / sqrt(r) where ranks are stabilised (rsLoRA, arXiv 2312.03732)."""
     magnitude: Tensor | None = None
@@ -52,7 +54,7 @@ class LowRank:
         return self.magnitude / lengths.clamp_min(torch.finfo(torch.float32).tiny)
 
     def merged(self, weight: Tensor) -> Tensor:
-        """The layer's weight (out, in) with the change in it, in fp32."""
+        """The layer's weight (out, in), or (E, out, in), with the change in it, in fp32."""
         gain, changed = self.gain(weight), weight.float() + self._product()
         return changed if gain is None else changed * gain[:, None]
 
@@ -81,9 +83,23 @@ class Adapter:
 
 
 def adaptable_layers(model: Transformer) -> dict[str, Adaptable]:
-    """The layers that an adapter may change: linear ones inside the blocks, but no experts."""
+    """The single layers that an adapter may change: linear ones inside the blocks. Experts are in stacks."""
     inside = model.model.layers.named_modules()
-    return {f"model.layers.{name}": layer for name, layer in inside if isinstance(layer, Adaptable)}
+    single = ((name, layer) for name, layer in inside if ".experts." not in name)
+    return {f"model.layers.{name}": layer for name, layer in single if isinstance(layer, Adaptable)}
+
+
+def expert_stacks(model: Transformer) -> dict[str, StackedLinear | QuantizedStack]:
+    """The stacks of experts that an adapter may change."""
+    inside = model.model.layers.named_modules()
+    kinds = (StackedLinear, QuantizedStack)
+    return {f"model.layers.{name}": layer for name, layer in inside if isinstance(layer, kinds)}
+
+
+def changeable(model: Transformer) -> dict[str, tuple[int, ...]]:
+    """All that a change can be merged into or trained beside, and the shape of its weight."""
+    linear = {n: (each.out_features, each.in_features) for n, each in adaptable_layers(model).items()}
+    return {**linear, **{name: shape_of(stack) for name, stack in expert_stacks(model).items()}}
 
 
 class AdapterSet:
@@ -125,8 +141,13 @@ class AdapterSet:
                 " merge it into a model of its own (modelwright merge MODEL ADAPTER --out FOLDER), and serve"
                 " that beside this one"
             )
+        if changed := sorted(adapter.layers.keys() & expert_stacks(self._model).keys()):
+            raise UserError(
+                f"adapter '{name}' changes experts ({changed[0]}), which rows of several requests go through"
+                " together: merge it into a model of its own (modelwright merge MODEL ADAPTER --out FOLDER)"
+            )
         layers = adaptable_layers(self._model)
-        check_fit(name, adapter, layers)
+        check_fit(name, adapter, changeable(self._model))
         device, dtype = self._device, self._model.compute_dtype
         for layer, change in adapter.layers.items():
             if (gain := _gain_of(name, layers[layer], change.to(device, torch.float32))) is not None:
@@ -196,17 +217,17 @@ def _gain_of(name: str, layer: Adaptable, change: LowRank) -> Tensor | None:
     return change.gain(weight)
 
 
-def check_fit(name: str, adapter: Adapter, layers: Mapping[str, Adaptable]) -> None:
-    """Refuse an adapter of another model."""
-    if unknown := sorted(adapter.layers.keys() - layers.keys()):
+def check_fit(name: str, adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse an adapter of another model; `shapes` are those of `changeable`."""
+    if unknown := sorted(adapter.layers.keys() - shapes.keys()):
         raise UserError(
             f"adapter '{name}' changes {unknown[0]} ({len(unknown)} such layers), which this model lacks or"
-            " which cannot be changed. Linear layers of attention and of dense feed-forward networks can; the"
-            " embedding, the head, routers and experts cannot. Is it an adapter of another model?"
+            " which cannot be changed. Linear layers of attention and of feed-forward networks can, experts"
+            " among them; routers cannot. Is it an adapter of another model?"
         )
     for layer, change in adapter.layers.items():
-        linear = layers[layer]
-        expected = (change.a.shape[0], linear.in_features), (linear.out_features, change.a.shape[0])
+        (*stack, outs, ins), rank = shapes[layer], change.a.shape[-2]
+        expected = (*stack, rank, ins), (*stack, outs, rank)
         if (found := (tuple(change.a.shape), tuple(change.b.shape))) != expected:
             raise UserError(
                 f"adapter '{name}': A and B of {layer} are {found[0]} and {found[1]}, the model needs"

@@ -34,6 +34,7 @@ from modelwright.formats.huggingface import (
     load_model,
     save_model,
 )
+from modelwright.formats.peft_experts import refuse_unreadable
 from modelwright.formats.stored import stored_dtype
 from modelwright.model.adaptation import RATE, AdapterConfig, adapt, adapter_of
 from modelwright.model.adapters import Adapter
@@ -41,6 +42,7 @@ from modelwright.model.flops import matmul_parameters
 from modelwright.model.low_rank import LowRankLinear
 from modelwright.model.quantized import Int8Linear, quantize_rows
 from modelwright.model.rows import put_rows
+from modelwright.model.stacks import LowRankStack
 from modelwright.model.transformer import Transformer
 from modelwright.stages.new_tokens import NewTokens
 from modelwright.stages.training import keep_model
@@ -124,6 +126,7 @@ def load_to_train(
         new.widen(model)
         begin = peft.load_adapter(config.begin_adapter) if config.begin_adapter else None
         adapt(model, config.adapter, run.seed, begin)
+        refuse_unreadable(adapter_of(model).layers)
         new.learn(model, begin)
     learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
     held = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
@@ -208,7 +211,7 @@ def merged_weights(parent: Path, model: Transformer, adapter: Adapter) -> dict[s
     for path, layer in model.named_modules():
         name = path.removesuffix(".base")
         stored = weights.get(f"{name}.weight")
-        if stored is None or isinstance(layer, LowRankLinear):  # its base comes by itself
+        if stored is None or isinstance(layer, LowRankLinear | LowRankStack):  # its base comes by itself
             continue
         in_full = isinstance(layer, nn.Linear) or not hasattr(layer, "weight_in")
         held = stored if in_full else layer.weight_in(torch.float32).cpu()  # type: ignore[operator]

@@ -13,7 +13,7 @@ from modelwright.formats.huggingface import CONFIG, held_weights, load_config, s
 from modelwright.formats.locate import resolve_model
 from modelwright.formats.peft import load_adapter
 from modelwright.formats.stored import stored_dtype
-from modelwright.model.adapters import adaptable_layers, check_fit
+from modelwright.model.adapters import changeable, check_fit
 from modelwright.model.config import ModelConfig
 from modelwright.model.rows import put_rows
 from modelwright.model.transformer import Transformer
@@ -38,7 +38,7 @@ def merge_adapter(model: Path, adapter: Path, out: Path, *, undo: bool = False) 
             " the model that it was merged into"
         )
     config = load_config(source)
-    check_fit(str(adapter), change, adaptable_layers(_plain(config, source)))
+    check_fit(str(adapter), change, changeable(_plain(config, source)))
     weights = held_weights(source, config)
     for name, each in change.layers.items():
         before = weights[f"{name}.weight"]
