@@ -17,11 +17,11 @@ from modelwright.base.errors import UserError, did_you_mean
 from modelwright.base.progress import View
 from modelwright.base.schema import Conversation, Reason
 from modelwright.data.conversations.flaws import KINDS, Flaw, flaws
+from modelwright.data.conversations.languages import LANGUAGE_LETTERS, detect_or_none, other_language
 from modelwright.data.conversations.repeats import Firsts, Repeats
 from modelwright.data.conversations.write import lost
 from modelwright.data.decontaminate.index import Index
 from modelwright.data.decontaminate.items import read_items
-from modelwright.data.language.detect import Detect, detector
 from modelwright.data.readers.faults import Faults
 from modelwright.stages.dataset import (
     Examples,
@@ -37,8 +37,6 @@ from modelwright.tokenizer.template import TemplateRefuses
 
 EXAMPLES = 3
 """Places that are shown of each kind."""
-LANGUAGE_LETTERS, LANGUAGE_SCORE = 60, 0.8
-"""Texts that are shorter, or less clear, are not told by language."""
 LEFT_OUT = frozenset({"over the context", "template refuses it"})
 """Kinds of rows that are read, and that finetune leaves out."""
 
@@ -164,8 +162,8 @@ def _flaws_of(
         for conversation in as_conversations(example):
             told |= dict.fromkeys(flaws(conversation, tokenizer.special_ids))
             told |= dict.fromkeys(_as_tokens(conversation, tokenizer, context))
-            if flaw := _language(conversation):
-                told[flaw] = None
+            if languages := other_language(conversation):
+                told[Flaw("other language", "asked in {}, answered in {}".format(*languages))] = None
             if index and (hit := index.check("\n".join(turn.content for turn in conversation.messages))):
                 told[Flaw("in an evaluation set", f"{hit} ({hit.kind}, {hit.score:.2f})")] = None
     yield from told
@@ -179,27 +177,6 @@ def _as_tokens(conversation: Conversation, tokenizer: BPETokenizer, context: int
         return
     if context and len(rendered.ids) > context + 1:
         yield Flaw("over the context", f"{len(rendered.ids):,} tokens, at most {context:,} fit")
-
-
-def _language(conversation: Conversation) -> Flaw | None:
-    """Whether the last turn is an answer in another language than the question before it."""
-    detect, turns = detect_or_none(), conversation.messages[-2:]
-    if detect is None or [turn.role for turn in turns] != ["user", "assistant"]:
-        return None
-    if any(sum(map(str.isalpha, turn.content)) < LANGUAGE_LETTERS for turn in turns):
-        return None
-    (asked, sure), (answered, also) = (detect(turn.content) for turn in turns)
-    if asked == answered or min(sure, also) < LANGUAGE_SCORE:
-        return None
-    return Flaw("other language", f"asked in {asked}, answered in {answered}")
-
-
-def detect_or_none() -> Detect | None:
-    """Who tells languages, where the package for it is installed."""
-    try:
-        return detector()
-    except UserError:
-        return None
 
 
 def stats(

@@ -8,6 +8,7 @@ preferences.py   two answers to a prompt
 read.py          files to conversations and pairs
 sides.py         training and validation
 flaws.py         what may be wrong with a conversation that can be read
+languages.py     an answer in another language than its question
 repeats.py       rows that repeat earlier ones
 write.py         conversations and pairs as rows in one form
 """

@@ -21,8 +21,8 @@ from modelwright.data.dedup.settings import MinHash
 from modelwright.data.split import position
 
 _BATCH = 512
-_AS_LETTERS = str.maketrans("0123456789", "abcdefghij")
-"""Signatures take no notice of digits."""
+AS_LETTERS = str.maketrans("0123456789", "abcdefghij")
+"""Digits as letters, for comparisons that take no notice of digits: sums on other numbers are other rows."""
 
 
 class Firsts(NamedTuple):
@@ -76,7 +76,7 @@ class Repeats:
         for name, part in (("whole", text), ("prompt", told(prompt_of(example)))):
             self._hashes[name] += text_hash(" ".join(part.split()))
         if self._looks_near:
-            self._waiting.append(text.translate(_AS_LETTERS))
+            self._waiting.append(text.translate(AS_LETTERS))
             if len(self._waiting) >= _BATCH:
                 self._sign()
 
