@@ -120,6 +120,21 @@ def interleave(workers: Mapping[str, Sequence[str]], rounds: int) -> dict[str, l
     return found
 
 
+def peak_anonymous_bytes(command: Sequence[str], every: float = 0.01) -> int:
+    """The most anonymous memory that a process holds until it ends, asked of the kernel every 10 ms: what it
+    made, and not the files and libraries that it maps. A `Pace` in it ends it behind its warm-up."""
+    peak = 0
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        status = Path(f"/proc/{process.pid}/status")
+        while process.poll() is None:
+            held = [line for line in status.read_text(encoding="ascii").splitlines() if "RssAnon:" in line]
+            peak = max(peak, *(int(line.split()[1]) * 1024 for line in held), 0)
+            time.sleep(every)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}; its message is above")
+    return peak
+
+
 def _answer(process: subprocess.Popen[str], name: str) -> str:
     assert process.stdout is not None
     line = process.stdout.readline().strip()

@@ -13,31 +13,26 @@ among more tokens.
 
 from __future__ import annotations
 
-import gzip
-import json
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from modelwright.base.device import choose, keep_freed_memory
-from modelwright.base.schema import Batch, Conversation, Message
+from modelwright.base.schema import Batch
 from modelwright.model.config import ModelChoice
 from modelwright.model.init import initialize
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
-from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.chat import render
-from modelwright.tokenizer.learn import learn
 from modelwright.training.batches import Example, FiniteBatches, Grouped, Packed, padded
 from modelwright.training.optimizer import Optimizer, OptimizerConfig
 from record import Row, compare, publish
+from sft_data import conversations, learned_tokenizer
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "oasst_trees" / "sft_messages.jsonl.gz"
 CHOICE, VOCABULARY, CONTEXT, ROWS = ModelChoice(depth=6), 4096, 1024, 8
 WARM_UP, ROUNDS, MEASURED = 2, 14, 32
 """Steps of each side that are not timed, those that are, and conversations whose loss is compared."""
@@ -57,13 +52,6 @@ class Padded:
 
     def __getitem__(self, index: int) -> Batch:
         return padded(self._groups[index], self._padding)
-
-
-def conversations() -> list[Conversation]:
-    """Those of the file, of which a tree gives several that begin alike."""
-    with gzip.open(DATA, "rt", encoding="utf-8") as file:
-        rows = [json.loads(line)["messages"] for line in file]
-    return [Conversation(messages=tuple(Message(**message) for message in row)) for row in rows]
 
 
 def sides_of(examples: list[Example], rows: int, padding: int) -> dict[str, FiniteBatches]:
@@ -126,12 +114,10 @@ def losses(examples: list[Example], padding: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print and write the result."""
-    if not DATA.is_file():
-        sys.exit(f"{DATA} is absent: this benchmark reads OpenAssistant's conversations there")
     keep_freed_memory()
     device = choose("cpu", "auto")
     talks = conversations()
-    tokenizer: BPETokenizer = learn((m.content for t in talks for m in t.messages), VOCABULARY)
+    tokenizer = learned_tokenizer(VOCABULARY)
     rendered = [render(tokenizer, talk) for talk in talks]
     examples = [Example(each.ids, each.mask) for each in rendered if len(each.ids) <= CONTEXT + 1]
     same = losses(examples[:MEASURED], tokenizer.pad_id)
