@@ -40,6 +40,8 @@ class Dot:
 
 WIDTH, HEIGHT = 760, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 30, 44
+MARKED = 10
+"""Points that have marks of their own on a logarithmic axis, at most."""
 
 
 def line_chart(
@@ -52,7 +54,7 @@ def line_chart(
     factors: bool = False,
 ) -> str:
     """Curves over a linear x and a logarithmic y, since losses fall by factors, or a `linear` one from 0.
-    With `factors` x (above 0) is logarithmic too, and marked where there are points."""
+    With `factors` x (above 0) is logarithmic too, and marked where there are points, if these are few."""
     lines = [line for line in lines if any(y > 0 for _, y in line.points)]
     if not lines:
         return ""
@@ -63,6 +65,8 @@ def line_chart(
     x_ticks = sorted(set(xs)) if factors else _ticks(x_high)
     x_scale = math.log if factors else float
     x_start = x_scale(x_ticks[0])
+    if factors and len(x_ticks) > MARKED:
+        x_ticks = [tick for tick in _log_ticks(x_ticks[0], x_high) if x_ticks[0] <= tick <= x_high]
     x_range = max(x_scale(x_high) - x_start, 1e-9)
     y_ticks = _ticks(max(ys)) if linear else _log_ticks(min(ys), max(ys))
     scale = float if linear else math.log
@@ -79,7 +83,7 @@ def line_chart(
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
     for tick in x_ticks:
         x, _ = place(tick, max(ys))
-        name = f"{tick:,g}" if factors else short(tick)
+        name = f"{tick:,g}" if factors and tick < 1e6 else short(tick)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{name}</text>')
     bottom = HEIGHT - BOTTOM
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')

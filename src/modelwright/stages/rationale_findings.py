@@ -170,16 +170,25 @@ class Findings:
         ]
 
     def sentences(self) -> Iterator[str]:
-        """What is saved at the accuracy that answers alone come to with the most problems."""
-        most = self.sizes(REFERENCE)[-1]
-        base = next(point for point in self.points if (point.arm, point.problems) == (REFERENCE, most))
-        yield (
-            f"Answers alone, {most:,} problems, {self.seeds} seeds: {base.accuracy:.1%}"
-            f" [{base.low:.1%}, {base.high:.1%}] right."
-        )
-        for arm, size, currency, saving in self.savings:
-            if size == most:
-                yield f"{name_of(arm)}, the same accuracy, {currency}: {in_words(saving)}."
+        """What is saved at the accuracies that answers alone come to with the most problems, and with the
+        amount before: near all right, more data hardly shows."""
+        for size in self.sizes(REFERENCE)[-2:]:
+            base = next(point for point in self.points if (point.arm, point.problems) == (REFERENCE, size))
+            yield (
+                f"Answers alone, {size:,} problems, {self.seeds} seeds: {base.accuracy:.1%}"
+                f" [{base.low:.1%}, {base.high:.1%}] right."
+            )
+            for arm in ARMS[1:]:
+                yield f"As often right by {name_of(arm)}: {self._in_all(arm, size)}."
+
+    def _in_all(self, arm: Arm, size: int) -> str:
+        """An arm's savings in every currency, in one sentence."""
+        rows = (row for row in self.savings if row[:2] == (arm, size))
+        found = [(currency, saving) for _, _, currency, saving in rows]
+        if found[0][1].share == -np.inf:
+            most = self.sizes(arm)[-1]
+            return f"not with up to {most:,} problems ({found[0][1].reached:.0%} of the resamples come there)"
+        return "; ".join(f"{currency}: {in_words(saving)}" for currency, saving in found)
 
     def as_json(self) -> dict[str, Any]:
         """For the file: every value, and every comparison."""
@@ -211,19 +220,18 @@ def name_of(arm: Arm) -> str:
 def in_words(saving: Saving) -> str:
     """A saving with what its interval lets one say of the claim."""
     if saving.share == -np.inf:
-        return f"it is not reached ({saving.reached:.0%} of the resamples reach it)"
-    least = "at least " if saving.bound else ""
-    word = "saves" if saving.share >= 0 else "costs more:"
-    verdict = (
-        "the claim of 90 % is borne out"
-        if saving.low >= CLAIM
-        else "less than the claim of 90 %"
-        if saving.high < CLAIM
-        else "90 % is neither shown nor ruled out"
-    )
-    if saving.bound and saving.high < CLAIM:
-        verdict = "no less data was tried, so the claim stays open"
-    return f"{word} {least}{saving.share:.0%} [{saving.low:.0%}, {saving.high:.0%}] ({verdict})"
+        return f"not reached ({saving.reached:.0%} of the resamples come there)"
+    word = f"{'at least ' if saving.bound else ''}{saving.share:.0%} saved"
+    if saving.share < 0:
+        word += f" ({1 - saving.share:.2g} times the cost)"
+    low = "not reached" if saving.low == -np.inf else f"{saving.low:.0%}"
+    if saving.low >= CLAIM:
+        verdict = "90 % is borne out"
+    elif saving.high < CLAIM and not saving.bound:
+        verdict = "less than 90 %"
+    else:
+        verdict = "90 % is neither shown nor ruled out"
+    return f"{word} [{low}, {saving.high:.0%}], {verdict}"
 
 
 def _finite(saving: Saving) -> dict[str, Any]:
