@@ -1,6 +1,6 @@
 """What a teacher's steps save a small student: 3 ways, 4 to 5 amounts, 3 seeds, chains of sums.
 
-    make bench NAME=rationales                           # about 15 minutes on two quiet cores
+    make bench NAME=rationales                           # about 20 minutes on one core
     python benchmarks/rationales.py runs/rationales      # goes on with, or publishes, a study in this folder
 
 There is no peer but the student of answers alone. Accuracies and costs are the same on a busy machine.

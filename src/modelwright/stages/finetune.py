@@ -22,6 +22,7 @@ from modelwright.objectives.next_token import NextToken
 from modelwright.stages.adapting import ADAPTER, Trainable, frozen_flops, keep_trained, load_to_train
 from modelwright.stages.new_tokens import NewTokens, NewTokensConfig, with_tokens
 from modelwright.stages.new_tokens import mark as mark_of_tokens
+from modelwright.stages.on_policy import ON_POLICY, OnPolicy
 from modelwright.stages.retention import FORGETTING, ForgettingConfig, Retention
 from modelwright.stages.samples import SAMPLES, Samples, SamplesConfig
 from modelwright.stages.search_settings import SearchConfig
@@ -31,10 +32,14 @@ from modelwright.stages.training import spread_model, train_model
 from modelwright.stages.views import DROPPED, ConversationView, held_out_loss
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.training.compute import ComputeConfig, resolve
+from modelwright.training.batches import Grouped, Packed
 from modelwright.training.loop import LoopConfig
 
+from modelwright.training.step_plan import StepPlan
 INPUTS: tuple[str, ...] = ("model",)
-MADE = ("model", ADAPTER, "metrics.jsonl", DROPPED, SAMPLES, FORGETTING)
+OPTIONAL: tuple[str, ...] = ("examples",)
+"""Used where there are any: the rows that `synthesize` has written."""
+MADE = ("model", ADAPTER, "metrics.jsonl", DROPPED, SAMPLES, FORGETTING, ON_POLICY)
 TOGETHER = True
 """All processes run this stage, where there are several."""
 
@@ -101,14 +106,17 @@ def _train(config: Config, run: Run, new: NewTokens) -> Artifact:
     samples = _samples(config, model, tokenizer, held_out.kept(), run)
     retention = Retention(config.forgetting, model, tokenizer, run) if config.forgetting else None
     trained = train_model(
+    own = _own_answers(config, batches, plan, model, tokenizer, run)
+    # Answers are written with the weights of their step, which are not there ahead of it.
+    steps = config.model_copy(update={"prefetch": 0}) if own else config
         run,
-        config,
+        steps,
         config.compute,
         device,
         spread,
         model,
         objective,
-        batches,
+        own or batches,
         plan,
         validate=partial(held_out_loss, spread, held_out.batches),
         flops=flops,
@@ -121,8 +129,10 @@ def _train(config: Config, run: Run, new: NewTokens) -> Artifact:
     metrics |= {"new_tokens": dict(new.ids)} if new.ids else {}
     metrics |= kept | trained.metrics | learned.counts() | (retention.report() if retention else {})
     made = [name for name in MADE if (run.dir / name).exists()]
-    return run.finish(made, metrics, tokens=trained.tokens, flops=per_token * trained.tokens)
+    spent = per_token * trained.tokens + (own.flops() if own else 0.0)
+    return run.finish(made, metrics, tokens=trained.tokens, flops=spent)
 
+    metrics |= own.report() if own else {}
 
 def _objective(config: Config, tokenizer: BPETokenizer, device: Device, run: Run) -> tuple[Objective, float]:
     """(what is made small, FLOPs a token that it takes besides the model's own)."""
@@ -134,6 +144,22 @@ def _objective(config: Config, tokenizer: BPETokenizer, device: Device, run: Run
 def _samples(
     config: Config,
     model: Transformer,
+def _own_answers(
+    config: Config,
+    given: Packed | Grouped,
+    plan: StepPlan,
+    model: Transformer,
+    tokenizer: BPETokenizer,
+    run: Run,
+) -> OnPolicy | None:
+    """The rows with the student's own answers among them, where that is wanted."""
+    teacher = config.teacher
+    if teacher is None or not teacher.on_policy:
+        return None
+    whole = config.adapter is None
+    return OnPolicy(given, teacher, plan, model, tokenizer, run, context=config.context, use_compiled=whole)
+
+
     tokenizer: BPETokenizer,
     held_out: Sequence[Conversation],
     run: Run,
