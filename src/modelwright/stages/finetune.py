@@ -31,11 +31,11 @@ from modelwright.stages.teacher import mark as mark_of_teacher
 from modelwright.stages.training import spread_model, train_model
 from modelwright.stages.views import DROPPED, ConversationView, held_out_loss
 from modelwright.tokenizer.bpe import BPETokenizer
-from modelwright.training.compute import ComputeConfig, resolve
 from modelwright.training.batches import Grouped, Packed
+from modelwright.training.compute import ComputeConfig, resolve
 from modelwright.training.loop import LoopConfig
-
 from modelwright.training.step_plan import StepPlan
+
 INPUTS: tuple[str, ...] = ("model",)
 OPTIONAL: tuple[str, ...] = ("examples",)
 """Used where there are any: the rows that `synthesize` has written."""
@@ -103,12 +103,12 @@ def _train(config: Config, run: Run, new: NewTokens) -> Artifact:
     flops = per_token * tokens
     new.look_for(learned.batches)
     run.log(f"{plan.steps:,} steps, {tokens:,} tokens; sha256 of what is learned: {digest}")
-    samples = _samples(config, model, tokenizer, held_out.kept(), run)
-    retention = Retention(config.forgetting, model, tokenizer, run) if config.forgetting else None
-    trained = train_model(
     own = _own_answers(config, batches, plan, model, tokenizer, run)
     # Answers are written with the weights of their step, which are not there ahead of it.
     steps = config.model_copy(update={"prefetch": 0}) if own else config
+    samples = _samples(config, model, tokenizer, held_out.kept(), run)
+    retention = Retention(config.forgetting, model, tokenizer, run) if config.forgetting else None
+    trained = train_model(
         run,
         steps,
         config.compute,
@@ -128,11 +128,11 @@ def _train(config: Config, run: Run, new: NewTokens) -> Artifact:
     metrics = {"steps": trained.steps, "conversations": len(batches.kept), "view_sha256": digest}
     metrics |= {"new_tokens": dict(new.ids)} if new.ids else {}
     metrics |= kept | trained.metrics | learned.counts() | (retention.report() if retention else {})
+    metrics |= own.report() if own else {}
     made = [name for name in MADE if (run.dir / name).exists()]
     spent = per_token * trained.tokens + (own.flops() if own else 0.0)
     return run.finish(made, metrics, tokens=trained.tokens, flops=spent)
 
-    metrics |= own.report() if own else {}
 
 def _objective(config: Config, tokenizer: BPETokenizer, device: Device, run: Run) -> tuple[Objective, float]:
     """(what is made small, FLOPs a token that it takes besides the model's own)."""
@@ -141,9 +141,6 @@ def _objective(config: Config, tokenizer: BPETokenizer, device: Device, run: Run
     return distillation(config.teacher, tokenizer, device, run)
 
 
-def _samples(
-    config: Config,
-    model: Transformer,
 def _own_answers(
     config: Config,
     given: Packed | Grouped,
@@ -160,6 +157,9 @@ def _own_answers(
     return OnPolicy(given, teacher, plan, model, tokenizer, run, context=config.context, use_compiled=whole)
 
 
+def _samples(
+    config: Config,
+    model: Transformer,
     tokenizer: BPETokenizer,
     held_out: Sequence[Conversation],
     run: Run,

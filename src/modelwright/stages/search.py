@@ -173,7 +173,7 @@ class _Search:
             return
         folder, begun = file.with_suffix(""), time.monotonic()
         work = _TimedRun(folder, "finetune", "sft", config, self._run.seed, self._run.inputs)
-        work.deadline = begun + left
+        work.deadline, work.sampler_of = begun + left, self._run.sampler_of
         found: dict[str, Any] = {"losses": [], "sizes": [], "failed": ""}
         try:
             made = self._stage.run(config, work)

@@ -207,6 +207,11 @@ class Packed(Fitting):
         """Places of the examples, among all that were given, in a row of training; empty behind the last."""
         return [self.kept[index] for index in self._plan[row]] if row < len(self._plan) else []
 
+    def examples_in(self, index: int) -> list[Example]:
+        """Those of micro-batch `index`."""
+        rows = self._plan[index * self._rows : (index + 1) * self._rows]
+        return [self._examples[member] for row in rows for member in row]
+
     @property
     def num_positions(self) -> int:
         """Places for tokens over all epochs, padding included: what a training computes."""
@@ -274,7 +279,11 @@ class Grouped(Fitting):
 
     def __getitem__(self, index: int) -> Batch:
         """Micro-batch `index`: (rows, T)."""
-        return padded([self._examples[member] for member in self._plan[index]], self._padding, MULTIPLE)
+        return padded(self.examples_in(index), self._padding, MULTIPLE)
+
+    def examples_in(self, index: int) -> list[Example]:
+        """Those of micro-batch `index`, row by row."""
+        return [self._examples[member] for member in self._plan[index]]
 
 
 class Pairs:
