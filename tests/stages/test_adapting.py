@@ -14,11 +14,14 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from tests import children
+from tests.training.together import CPU
 
 from modelwright.base.artifact import Artifact
 from modelwright.base.config import Config
 from modelwright.base.errors import ConfigError, GateRefused, UserError
+from modelwright.base.following import open_run
 from modelwright.base.run import Run
+from modelwright.base.world import World, join
 from modelwright.compression.quantize import quantize
 from modelwright.formats.frozen import load_frozen
 from modelwright.formats.huggingface import load_model, save_model
@@ -29,6 +32,7 @@ from modelwright.model.quantized import Scheme
 from modelwright.stages import adapting, finetune
 from modelwright.stages.average import Config as AverageConfig
 from modelwright.stages.average import gather
+from modelwright.training import parallel
 from modelwright.training.compute import ComputeConfig
 
 IDS = torch.randint(0, 90, (2, 12), generator=torch.Generator().manual_seed(5))
@@ -252,6 +256,33 @@ def test_a_killed_training_of_an_adapter_ends_with_the_same_bits(
     assert "resuming after step 3" in (tmp_path / "broken" / "log.txt").read_text()
     for name in ("adapter/adapter_model.safetensors", "model/model.safetensors"):
         assert (broken.path / name).read_bytes() == (unbroken.path / name).read_bytes()
+
+
+def tune_together(folder: str, base: str, chats: str, settings: dict[str, Any]) -> None:
+    """In a child, one of several."""
+    config = config_of(Path(chats), **settings)
+    run = open_run(join())(Path(folder), "finetune", "sft", config, 3, {"model": Artifact.load(Path(base))})
+    try:
+        finetune.run(config, run)
+    finally:
+        run.close()
+
+
+def test_two_processes_tune_as_one_does(parent: Artifact, chats: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"adapter": {"rank": 4}, "weights": "nf4", "new_tokens": ["<n>"], "epochs": 1}
+    alone = tuned(tmp_path / "alone", config_of(chats, **settings), parent)
+    given = (str(tmp_path / "together"), str(parent.path), str(chats), settings)
+    codes = children.run_together(tmp_path / "errors", 2, tune_together, *given)
+    assert not any(codes), (tmp_path / "errors").read_text()
+    together = Artifact.load(tmp_path / "together")
+    for name in ("loss", "validation_loss", "grad_norm"):
+        found, expected = ([row[name] for row in rows_of(each) if name in row] for each in (together, alone))
+        assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert together.metrics["loss_after_merge"] == pytest.approx(alone.metrics["loss_after_merge"], abs=1e-5)
+    assert "2 replicas" in (together.path / "log.txt").read_text()
+    cut = config_of(chats, adapter={"rank": 2}).compute.model_copy(update={"shard": "fsdp"})
+    with pytest.raises(ConfigError, match=r"shard: fsdp cuts weights.*are whole in every process"):
+        parallel.spread_out(torch.nn.Linear(2, 2), [], {}, cut, CPU, World(size=2), replicated=True)
 
 
 def test_a_quantized_model_is_small_as_it_is_read(parent: Artifact) -> None:
