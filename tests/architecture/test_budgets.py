@@ -178,8 +178,13 @@ WIDEST = {
         "it runs the model with all its kernels, and speaks every endpoint's protocol, refusals included",
     ),
     "study": (15_000, "it runs two stations, tokenize and pretrain, for every cell of its table"),
+    "synthesize": (
+        17_500,
+        "it reads data in every layout, runs models of every family in the engine, and judges what comes",
+    ),
     "teacher": (8_700, "it loads models of every family that can be imported, and reads their tokenizers"),
     "views": (12_300, "it builds what trainings read and measure, from data in every layout"),
+    "writing": (13_400, "it runs models of every family that can be imported in the engine that serves"),
 }
 """stage -> (lines, why it reaches further still). Whatever reads a tokenizer reads what imported ones bring:
 some 900 lines of templates in a sandbox, their loss mask, special tokens and roles."""

@@ -23,6 +23,7 @@ FULL_PRECISION_MODELS = ("base", "sft", "aligned", "averaged")
 LEARNED_FROM = {
     "corpus": "documents",
     "base": "models from outside",
+    "examples": "prompts and writers",
     "sft": "conversations",
     "aligned": "preference pairs",
 }
@@ -166,6 +167,11 @@ class Artifact:
         except UserError:
             return None, f"no longer at {named.path}"
         return (found, "") if found.id == named.id else (None, f"{named.path} has been made anew since")
+
+    def inputs(self) -> dict[str, Artifact]:
+        """Role -> parent, of those that can be followed."""
+        found = {named.role: self.parent(named)[0] for named in self.manifest.parents}
+        return {role: made for role, made in found.items() if made is not None}
 
     def ancestry(self) -> list[Artifact]:
         """Itself first, then all it was made from, each once and before what it was made from itself, as far

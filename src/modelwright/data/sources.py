@@ -22,13 +22,18 @@ ATLAS_STATEMENT = ("licence", "indefinite")
 def provenance_of(items: Iterable[Conversation] | Iterable[Preference]) -> Provenance:
     """The roll-up of conversations or pairs, from what their `meta` says of where they come from."""
 
-    def facts(meta: Mapping[str, Json]) -> tuple[str, str, str, str]:
-        if meta["source"] == "atlas":
-            return "atlas", ATLAS_LICENCE, NO_JURISDICTION, "no"
-        personal_data = personal_data_flag(meta["personal_data"])
-        return meta["source"], meta["licence"], meta["jurisdiction"], personal_data
+    known = (facts_of(item.meta) for item in items)
+    return Provenance.count(
+        (source, licence, jurisdiction, personal_data_flag(personal))
+        for source, licence, jurisdiction, personal in known
+    )
 
-    return Provenance.count(facts(item.meta) for item in items)
+
+def facts_of(meta: Mapping[str, Json]) -> tuple[str, str, str, bool | None]:
+    """Source, licence, jurisdiction, and whether there is personal data, of a conversation or a pair."""
+    if meta["source"] == "atlas":
+        return "atlas", ATLAS_LICENCE, NO_JURISDICTION, False
+    return meta["source"], meta["licence"], meta["jurisdiction"], meta["personal_data"]
 
 
 def stated(sources: Sequence[Source], masks: bool = False) -> Provenance:
@@ -39,6 +44,8 @@ def stated(sources: Sequence[Source], masks: bool = False) -> Provenance:
     for source in sources:
         if source.is_atlas:
             found["atlas"] = stated_facts(ATLAS_LICENCE, NO_JURISDICTION, "no", *ATLAS_STATEMENT)
+            continue
+        if source.is_written:  # it states nothing of its own: what it was made from is known of the input
             continue
         flag = personal_data_flag(source.personal_data, masks)
         facts = stated_facts(source.licence, source.jurisdiction, flag, source.legal_basis, source.retention)
@@ -77,7 +84,7 @@ class SourceFile(Config):
 
 def describe(sources: Sequence[Source]) -> list[SourceFile]:
     """Path, size and hash of every file that the sources name now."""
-    files = [file.path for source in sources if not source.is_atlas for file in find_files(source)]
+    files = [file.path for source in sources if source.is_outside for file in find_files(source)]
     return [
         SourceFile(path=readable(path), bytes=stat(path).size, sha256=sha256_of(path))
         for path in dict.fromkeys(files)
@@ -88,7 +95,7 @@ def mark(sources: Sequence[Source]) -> str:
     """A hash of what the sources' files hold now. A recipe that names a folder stays the same while the
     folder changes, so a stage that reads sources is only up to date while this is unchanged. Input that is
     large or far away is not read for it: size and time of the last change stand for its content."""
-    files = [file.path for source in sources if not source.is_atlas for file in find_files(source)]
+    files = [file.path for source in sources if source.is_outside for file in find_files(source)]
     seen = {path: stat(path) for path in dict.fromkeys(files)}
     if any(map(is_remote, seen)) or sum(each.size for each in seen.values()) > HASHED_BYTES:
         return sha256_text(canonical_json([[readable(p), s.size, s.mark] for p, s in seen.items()]))

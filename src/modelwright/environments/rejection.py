@@ -69,8 +69,8 @@ def _target(task: Task, config: VerifyConfig) -> Json:
 
 def whole_number(text: str) -> int | None:
     """The last number of a text, where it is a whole one."""
-    last = float((last_number(text) or "nan").replace(",", ""))
-    return int(last) if last.is_integer() else None
+    last = last_number(text)
+    return int(last) if last is not None and last.is_integer() else None
 
 
 def judged(candidates: Sequence[Candidate], config: VerifyConfig | None) -> list[tuple[Score, Reason | None]]:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from modelwright.base.artifact import Artifact
+from modelwright.base.artifact import MANIFEST, Artifact
 from modelwright.base.metrics import figure, in_words
 from modelwright.base.provenance import UNKNOWN, Provenance
 from modelwright.formats.config_json import rotations_to_json
@@ -40,6 +40,15 @@ def stated_licence(folder: Path) -> str:
     stated = front if isinstance(front, dict) else {}
     said = stated.get("license_name" if stated.get("license") == "other" else "license")
     return said if isinstance(said, str) and said else UNKNOWN
+
+
+def licence_behind(folder: Path) -> str:
+    """What is known of the licence of a model in a folder: the licences of all that it learned from, where a
+    manifest of ours says so, else what its card states."""
+    for place in (folder, folder.parent):
+        if (place / MANIFEST).is_file():
+            return licence_of(Artifact.load(place).manifest.provenance)
+    return stated_licence(folder)
 
 
 def model_card(

@@ -66,7 +66,7 @@ def _targets(folder: Path, names: Sequence[str], recipe: Recipe) -> list[Any]:
 
 
 def _sections(recipe: Recipe) -> Iterable[Settings]:
-    return (recipe.data, recipe.finetune, recipe.align)
+    return (recipe.data, recipe.synthesize, recipe.finetune, recipe.align)
 
 
 def _journal(folder: Path, recipe: Recipe, seen: Sequence[Seen], before: dict[str, Any]) -> dict[str, Any]:

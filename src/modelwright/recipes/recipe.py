@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import yaml
 from pydantic import ConfigDict, Field, model_validator
 
 from modelwright.base.config import Config, Settings, merge, parse_overrides, read_recipe, validate
 from modelwright.base.errors import ConfigError, did_you_mean
-from modelwright.recipes.stations import FROM_TEXT, IMPORT, STATION, STATIONS, VERBS, WHOLE_LIFE
+from modelwright.recipes.stations import FROM_TEXT, IMPORT, STATION, STATIONS, SYNTHESIZE, VERBS, WHOLE_LIFE
 
 RECIPE_FILE = "recipe.yaml"
 """In a run directory: the recipe as resolved, so that the run can be lived again."""
@@ -43,6 +43,7 @@ class Recipe(Config):
     pretrain: Settings = {}
     import_: Settings = Field(default={}, alias="import")
     """The model from outside that a life begins with which does not begin with text."""
+    synthesize: Settings = {}
     finetune: Settings = {}
     align: Settings = {}
     evaluate: Settings = {}
@@ -60,6 +61,12 @@ class Recipe(Config):
             raise ValueError(f"stages must follow the order of a life, each at most once: {', '.join(VERBS)}")
         if {"pretrain", IMPORT} <= {*self.stages}:
             raise ValueError("stages: a life begins with text (pretrain) or with a model (import), not both")
+        listed = self.finetune.get("sources")
+        if {SYNTHESIZE, "finetune"} <= {*self.stages} and listed and not any(map(_is_synthesize, listed)):
+            raise ValueError(
+                f"finetune.sources does not name '{SYNTHESIZE}', so nothing would learn from what it writes:"
+                f" add '{SYNTHESIZE}' to the list, leave the list out, or take the station out of stages"
+            )
         return self
 
     def importing(self, model: str) -> Recipe:
@@ -73,7 +80,9 @@ class Recipe(Config):
         settings: Settings = self.model_dump()[STATION[verb].section]
         if verb == "pretrain" and self.model:
             return merge({"model": self.model}, settings)
-        if verb in ("prepare", "finetune", "align") and self.policy:
+        if verb == "finetune" and SYNTHESIZE in self.stages:
+            settings = merge({"sources": [SYNTHESIZE]}, settings)
+        if verb in ("prepare", SYNTHESIZE, "finetune", "align") and self.policy:
             return merge({"policy": self.policy}, settings)
         return settings
 
@@ -140,6 +149,11 @@ def parse_inputs(assignments: Sequence[str]) -> dict[str, Path]:
             raise ConfigError(f"--input got '{assignment}', expected role=PATH.{did_you_mean(role, roles)}")
         inputs[role] = Path(path)
     return inputs
+
+
+def _is_synthesize(source: Any) -> bool:
+    """Whether a source of a recipe is what the station of that name writes."""
+    return (source.get("path") if isinstance(source, dict) else source) == SYNTHESIZE
 
 
 def _from_environment(environment: Mapping[str, str] | None) -> list[str]:

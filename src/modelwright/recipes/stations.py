@@ -25,6 +25,12 @@ STATIONS = (
     Station("tokenize", "tokens", "tokenizer", "documents -> a tokenizer and shards of token ids"),
     Station("pretrain", "base", "pretrain", "shards -> a base model that continues text"),
     Station("import", "base", "import", "a model from outside -> a base model, as it is", "import_model"),
+    Station(
+        "synthesize",
+        "examples",
+        "synthesize",
+        "prompts -> rows that a model writes, verified, with a record of each",
+    ),
     Station("finetune", "sft", "finetune", "conversations -> a model that answers"),
     Station("align", "aligned", "align", "preferences -> a model that answers well"),
     Station("evaluate", "report", "evaluate", "any model -> scores with confidence intervals"),
@@ -38,5 +44,7 @@ FROM_TEXT = ("prepare", "tokenize", "pretrain")
 """How a life begins that begins with text."""
 IMPORT = "import"
 """How a life begins that begins with a model from outside."""
-WHOLE_LIFE = tuple(verb for verb in VERBS if verb != IMPORT)
+SYNTHESIZE = "synthesize"
+"""Who writes rows for `finetune`; among the sources there it is named like this."""
+WHOLE_LIFE = tuple(verb for verb in VERBS if verb not in (IMPORT, SYNTHESIZE))
 """What a recipe lives that names no stations: everything, from text."""

@@ -249,7 +249,8 @@ def judge_of(source: Artifact, model: Transformer, tokenizer: BPETokenizer, run:
     """The held-out measure that the training stage itself used, from its manifest; None for bits per byte."""
     settings, seed = source.manifest.config, source.manifest.seed
     if source.stage == "finetune":
-        held_out = view_of(ConversationView, settings).pack("validation", tokenizer, run, seed)
+        view = view_of(ConversationView, settings).given(source.inputs())
+        held_out = view.pack("validation", tokenizer, run, seed)
         return by_objective(model, NextToken(), held_out.batches, "rows of conversations")
     if source.stage == "align":
         start = next(parent for parent in source.manifest.parents if parent.role == "model")

@@ -39,6 +39,8 @@ from modelwright.training.step_plan import StepPlan
 INPUTS: tuple[str, ...] = ("model",)
 OPTIONAL: tuple[str, ...] = ("examples",)
 """Used where there are any: the rows that `synthesize` has written."""
+OPTIONAL: tuple[str, ...] = ("examples",)
+"""Used where there are any: the rows that `synthesize` has written."""
 MADE = ("model", ADAPTER, "metrics.jsonl", DROPPED, SAMPLES, FORGETTING, ON_POLICY)
 TOGETHER = True
 """All processes run this stage, where there are several."""
@@ -85,6 +87,7 @@ def facts(config: Config) -> Provenance:
 
 def run(config: Config, run: Run) -> Artifact:
     """Train on the assistant's turns; leave a Hugging Face folder and the last checkpoints."""
+    config = config.given(run.inputs)
     with with_tokens(config.new_tokens, run.input("model").file("model"), run.log) as new:
         return _train(config, run, new)
 

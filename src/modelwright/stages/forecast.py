@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from modelwright.base.config import Config, trains, validate
 from modelwright.base.device import bf16_is_faster
 from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.files import canonical_json, read_json, sha256_text, write_json
-from modelwright.base.schema import Conversation, Preference
+from modelwright.base.schema import Preference
 from modelwright.data.conversations.sides import conversations_from, preferences_from
 from modelwright.data.readers.faults import Faults
 from modelwright.evaluation.page import duration, size
@@ -91,7 +92,7 @@ def forecast(
     stations: list[StationForecast] = []
     shape = _shape(configs, model)
     text, settings = _text_bytes(configs), ""
-    for verb, config in configs.items():
+    for verb, config in _before_it_is_written(configs).items():
         if trains(config):
             if shape is None:
                 raise UserError(
@@ -100,7 +101,7 @@ def forecast(
             found = _trained(verb, config, shape, setting)
         else:
             found = _other(verb, config, shape, text, setting)
-        settings = sha256_text(canonical_json([settings, verb, config.model_dump(mode="json")]))
+        settings = sha256_text(canonical_json([settings, verb, configs[verb].model_dump(mode="json")]))
         stations.append(found.model_copy(update={"settings": settings}))
     return Forecast(
         recipe=name,
@@ -112,6 +113,15 @@ def forecast(
         prices_as_of=setting.prices.as_of,
         stations=tuple(stations),
     )
+
+
+def _before_it_is_written(configs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings, with the prompts of `synthesize` in the place of rows yet to be written: a guess."""
+    if not {"synthesize", "finetune"} <= configs.keys():
+        return configs
+    tuning, prompts = configs["finetune"], configs["synthesize"].sources
+    sources = tuple(read for each in tuning.sources for read in (prompts if each.is_written else (each,)))
+    return {**configs, "finetune": tuning.model_copy(update={"sources": sources})}
 
 
 def plan(
@@ -227,7 +237,7 @@ def _tuning(config: Any) -> tuple[Training, Work]:
             reading=pairs / EXAMPLES_PER_SECOND,
         )
     lengths = _conversation_lengths(config.sources, config.conversations)
-    count = _count(config.sources, config.conversations, conversations_from)
+    count = _count(config.sources, config.conversations, partial(conversations_from, answered=False))
     packed, mean = config.batching == "packed", sum(lengths) / len(lengths)
     padded = min(config.context, _mean_padded(sorted(map(round, lengths)), config.rows / count))
     each = mean / FILL if packed else padded
@@ -298,7 +308,7 @@ def _checkpoints(steps: int, config: Any) -> int:
 
 
 def _conversation_lengths(sources: Sequence[Any], count: int) -> list[float]:
-    found: list[Conversation] = conversations_from(sources, 0, min(count, SAMPLE), "train", Faults("skip"))
+    found = conversations_from(sources, 0, min(count, SAMPLE), "train", Faults("skip"), answered=False)
     if not found:
         raise UserError("the sources hold no conversation: nothing can be planned")
     return [

@@ -42,7 +42,7 @@ __all__ = [
     "in_tokens",
 ]
 
-SECTIONS = {"prepare": "data", "finetune": "finetune", "align": "align"}
+SECTIONS = {"prepare": "data", "synthesize": "synthesize", "finetune": "finetune", "align": "align"}
 """Stations that read sources, and the recipe's sections that list them."""
 
 

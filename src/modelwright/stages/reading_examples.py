@@ -35,6 +35,7 @@ def examples_of_step(made: Artifact, step: int) -> tuple[str, list[Row]]:
         )
     tokenizer = BPETokenizer.load(made.file("model"))
     if isinstance(config, finetune.Config):
+        config = config.given(made.inputs())
         return "conversations", list(_conversations(config, tokenizer, made, step))
     return "preference pairs", list(_pairs(config, tokenizer, made, step))
 

@@ -103,7 +103,7 @@ class _Search:
         self._stage, self._config, self._wanted, self._run = stage, config, wanted, run
         self._adapter = config.adapter
         self._model = run.input("model").file("model")
-        self._judge = _judge(config, self._model, run.seed)
+        self._judge = _judge(config.given(run.inputs), self._model, run.seed)
         self._trials: list[Trial] = []
         self._not_tried: list[str] = []
 

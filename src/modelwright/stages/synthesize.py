@@ -231,7 +231,7 @@ class Works:
         metrics = {
             "rows": rows,
             "writer": self._writer.name,
-            "asked": len(journal.used),
+            "asked": journal.asked,
             "prompt_tokens": journal.prompt_tokens,
             "written_tokens": journal.tokens,
             "uncounted": journal.uncounted,

@@ -18,8 +18,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from modelwright import objectives
+from modelwright.base.artifact import Artifact
 from modelwright.base.config import Config, Settings
-from modelwright.base.errors import UserError
+from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.files import write_text
 from modelwright.base.policy import Policy
 from modelwright.base.run import Run
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from modelwright.training.loop import Validate
 
 ATLAS = (Source(path="atlas"),)
+WRITTEN, EXAMPLES, SYNTHESIZE = "examples", "examples.jsonl", "synthesize"
+"""The rows that a model has written: their role, their file, and their name among sources."""
 DROPPED = "dropped.jsonl"
 """What was left out of training, or shortened: a line each, with its place and the reason."""
 REFUSED = "template refuses it"
@@ -102,6 +105,25 @@ class ConversationView(Config):
     """Conversations over `context` tokens are left out, or lose their first turns until they fit: whole turns
     alone, and never the last answer. Both are counted and listed."""
 
+    def given(self, inputs: Mapping[str, Artifact]) -> Self:
+        """The same view, reading the rows that `synthesize` has written where the sources name it."""
+        written, wanted = inputs.get(WRITTEN), any(source.is_written for source in self.sources)
+        if wanted and written is None:
+            raise UserError(
+                "finetune.sources names 'synthesize', and nothing is written yet: run 'synthesize' first, or"
+                " name what it has made with --input examples=PATH"
+            )
+        if written is None:
+            return self
+        if not wanted:
+            raise ConfigError(
+                f"finetune was given the rows of {written.path}, and its sources do not name 'synthesize':"
+                " add it to finetune.sources"
+            )
+        rows = {"path": str(written.file(EXAMPLES)), "name": SYNTHESIZE, "layout": "messages"}
+        sources = [each.model_copy(update=rows) if each.is_written else each for each in self.sources]
+        return self.model_copy(update={"sources": tuple(sources)})
+
     def pack(self, side: Side, tokenizer: BPETokenizer, run: Run, seed: int) -> LaidOut:
         """One side's conversations; what does not fit a row is counted, said and listed."""
         faults, unread = listing(self.on_error)
@@ -109,7 +131,9 @@ class ConversationView(Config):
         laid = replace(laid, dropped=[*unread, *laid.dropped])
         batches, found = laid.batches, laid.conversations
         if side == "train":
-            run.brings_in(provenance_of(laid.kept()).stating(statements(self.sources)))
+            # What `synthesize` wrote is known of an input already, with its prompts and its writer.
+            own = [each for each in laid.kept() if each.meta["source"] != SYNTHESIZE]
+            run.brings_in(provenance_of(own).stating(statements(self.sources)))
             _write_dropped(run, [*laid.dropped, *laid.shortened])
         too_long, no_target, cut = map(len, (batches.too_long, batches.without_target, laid.shortened))
         run.log(

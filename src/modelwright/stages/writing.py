@@ -8,19 +8,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from modelwright.base.artifact import MANIFEST, Artifact
+from modelwright.base.artifact import MANIFEST
 from modelwright.base.config import Config
 from modelwright.base.device import choose
 from modelwright.base.errors import ConfigError, UserError
-from modelwright.base.files import canonical_json, sha256_file, sha256_text
+from modelwright.base.files import canonical_json, sha256_text
 from modelwright.base.policy import stated_facts
 from modelwright.base.provenance import UNKNOWN, Provenance, personal_data_flag
 from modelwright.base.schema import Answer, Prompt, Sampling
 from modelwright.base.seams import Writer
 from modelwright.data.readers.source import Stated
 from modelwright.data.synthesis.endpoint import Endpoint, EndpointConfig
-from modelwright.formats.card import licence_of, stated_licence
-from modelwright.formats.locate import identify, resolve_model
+from modelwright.formats.card import licence_behind
+from modelwright.formats.locate import fingerprint, resolve_model
 from modelwright.formats.open_model import open_model
 from modelwright.inference.answers import Delta
 from modelwright.inference.engine import Engine
@@ -155,7 +155,7 @@ def writer_name(config: LocalWriter | EndpointWriter) -> str:
     if isinstance(config, EndpointWriter):
         return f"{config.model} at {config.url}"
     folder = _folder(config)
-    return f"{_called(config)}@{(identify(folder).id or _hash(folder))[:12]}"
+    return f"{_called(config)}@{fingerprint(folder)}"
 
 
 def writer_mark(config: LocalWriter | EndpointWriter) -> str:
@@ -182,11 +182,7 @@ def writer_licence(config: LocalWriter | EndpointWriter) -> str:
     "unknown"."""
     if config.licence or isinstance(config, EndpointWriter):
         return config.licence or UNKNOWN
-    folder = _folder(config)
-    for place in (folder, folder.parent):
-        if (place / MANIFEST).is_file():
-            return licence_of(Artifact.load(place).manifest.provenance)
-    return stated_licence(folder)
+    return licence_behind(_folder(config))
 
 
 def _folder(config: LocalWriter) -> Path:
@@ -205,9 +201,3 @@ def _called(config: LocalWriter | EndpointWriter) -> str:
     folder = _folder(config)
     has_manifest = (folder.parent / MANIFEST).is_file()
     return "/".join(folder.absolute().parts[-3:-1]) if has_manifest else folder.absolute().name
-
-
-def _hash(folder: Path) -> str:
-    """Of a model's files: what it is made of, wherever it lies."""
-    files = [file for file in sorted(folder.iterdir()) if file.suffix in (".safetensors", ".json", ".jinja")]
-    return sha256_text(canonical_json([[file.name, sha256_file(file)] for file in files]))

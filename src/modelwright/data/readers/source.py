@@ -126,6 +126,16 @@ class Source(Stated):
         """Whether it is the embedded corpus (write ./atlas for a folder of that name)."""
         return self.path == "atlas"
 
+    @property
+    def is_written(self) -> bool:
+        """Whether it is what the station `synthesize` of the same life writes (./synthesize is a folder)."""
+        return self.path == "synthesize"
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether it is files that somebody else has put there."""
+        return not self.is_atlas and not self.is_written
+
 
 def format_of(path: str, is_named: bool = False) -> Format | None:
     """The format that a name's suffix stands for, or None. `is_named`: the source names this very file."""

@@ -14,7 +14,9 @@ from modelwright.base.schema import Answer, Conversation, Message, Reason
 from modelwright.data.synthesis.method import Ask, Candidate
 from modelwright.data.synthesis.tasks import Task
 
-EMPTY = "empty answer"
+EMPTY, CUT = "empty answer", "cut short"
+CUT_OFF = "length"
+"""Why an answer ended that was not at its end."""
 
 
 class AnswersConfig(Config):
@@ -44,6 +46,8 @@ class Answers:
         task = self._tasks[ask.meta["task"]]
         if not answer.text.strip():
             return (Reason(EMPTY),)
+        if answer.finish_reason == CUT_OFF:
+            return (Reason(CUT, says="the answer has the greatest length that it may have"),)
         return (candidate(task, answer, answer.text.strip(), answer.text),)
 
 
@@ -73,6 +77,6 @@ def candidate(task: Task, answer: Answer, learned: str, says: str) -> Candidate:
         conversation=replace(task.prompt, messages=(*task.prompt.messages, said)),
         group=task.id,
         says=says,
-        is_whole=answer.finish_reason != "length",
+        is_whole=answer.finish_reason != CUT_OFF,
         problem=task.problem,
     )

@@ -28,12 +28,12 @@ from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.schema import Answer, Prompt, Sampling
 from modelwright.data.conversations.write import as_row
 from modelwright.data.synthesis.http import Reply, Unreachable, post
-from modelwright.data.synthesis.replies import Hidden, answer_of, problem_of
+from modelwright.data.synthesis.replies import Hidden, NoCompletion, answer_of, problem_of
 
 PATH = "/chat/completions"
 RETRIED = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
 """Statuses after which the same request may well succeed."""
-HOPELESS = frozenset((401, 402, 403, 404, 405))
+HOPELESS = frozenset((401, 402, 404, 405))
 """Statuses that say that no other prompt will fare better, as long as none has."""
 LONGEST_WAIT = 120.0
 """Seconds between two attempts, whatever the server asks for."""
@@ -116,7 +116,7 @@ class _Outcome:
 
     answer: Answer
     is_down: bool = False
-    """Whether the fault says nothing of the prompt: the server is away, or fails."""
+    """Whether the fault says nothing of the prompt: the server is away, fails, or is none."""
     hopeless: str = ""
     """Why no other prompt will fare better, where that is known."""
 
@@ -144,9 +144,10 @@ class Endpoint:
                 place, outcome = done.get()
                 if outcome.hopeless and not succeeded:
                     raise UserError(outcome.hopeless)
-                lost = outcome.answer.fault and (outcome.is_down or not succeeded)
-                succeeded, failed = succeeded or not outcome.answer.fault, failed + 1 if lost else 0
-                if lost and (failed >= IN_A_ROW or failed == len(prompts)):
+                if not outcome.answer.fault:
+                    succeeded, failed = True, 0
+                failed += outcome.is_down
+                if outcome.is_down and failed in (IN_A_ROW, len(prompts)):
                     raise UserError(self._is_down(failed, outcome.answer.fault))
                 yield place, outcome.answer
         finally:
@@ -190,7 +191,10 @@ class Endpoint:
     def _read(self, reply: Reply, seconds: float) -> _Outcome | None:
         """What a reply means; None where it is worth another attempt."""
         if reply.status == 200:
-            return _Outcome(answer_of(reply.body, self._hidden, seconds))
+            try:
+                return _Outcome(answer_of(reply.body, self._hidden, seconds))
+            except NoCompletion as error:
+                return _Outcome(Answer(fault=str(error), seconds=seconds), is_down=True)
         if reply.status in RETRIED:
             return None
         says = problem_of(reply.body, self._hidden)

@@ -44,10 +44,7 @@ def post(
 ) -> Reply:
     """Send and read the reply. `Unreachable` after `silence` seconds without a byte, `deadline` seconds in
     all, too many bytes, when `stop` is set, and wherever no reply comes. Redirects come back as they are."""
-    secure = url.scheme == "https"
-    kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-    options = {"context": ssl.create_default_context()} if secure else {}
-    connection = kind(url.hostname or "", url.port, timeout=silence, **options)
+    connection = _connection(url, silence)
     with _Watch(connection, deadline, stop) as watch:
         try:
             connection.connect()
@@ -67,6 +64,13 @@ def post(
             raise Unreachable(watch.said)
     said = {name.lower(): value for name, value in reply.getheaders()}
     return Reply(reply.status, said, bytes(read))
+
+
+def _connection(url: SplitResult, silence: float) -> http.client.HTTPConnection:
+    host = url.hostname or ""
+    if url.scheme == "http":
+        return http.client.HTTPConnection(host, url.port, timeout=silence)
+    return http.client.HTTPSConnection(host, url.port, timeout=silence, context=ssl.create_default_context())
 
 
 class _Watch:

@@ -29,8 +29,13 @@ class Journal:
         """`earlier`: journals of other runs, which are read and not changed."""
         self._writer = writer
         self._known: dict[str, Answer] = {}
-        self.used: dict[str, Answer] = {}
-        """Of what this run asked for: every answer, once."""
+        self._used: set[str] = set()
+        self.asked = 0
+        """Answers that this run wanted, each once, those that were there already among them."""
+        self.prompt_tokens = self.tokens = 0
+        """Read and written for them, as far as the writer counts."""
+        self.uncounted = 0
+        """Answers of which the writer does not say how long they are."""
         self.torn = 0
         """Lines that could not be read: what a kill left half, or what somebody else wrote."""
         for each in (*earlier, path):
@@ -49,7 +54,7 @@ class Journal:
             places.setdefault(self.key(prompt), []).append(place)
         missing = [key for key in places if key not in self._known]
         for key in [key for key in places if key in self._known]:
-            self.used[key] = self._known[key]
+            self._use(key, self._known[key])
             yield from ((place, self._known[key]) for place in places[key])
         for number, answer in self._writer.write([prompts[places[key][0]] for key in missing]):
             key = missing[number]
@@ -57,28 +62,22 @@ class Journal:
             self._file.write(0, {"key": key, **said})
             if not answer.fault:
                 self._known[key] = answer
-            self.used[key] = answer
+            self._use(key, answer)
             yield from ((place, answer) for place in places[key])
+
+    def _use(self, key: str, answer: Answer) -> None:
+        """Count an answer."""
+        if key not in self._used:
+            self._used.add(key)
+            self.asked += 1
+            self.prompt_tokens += answer.prompt_tokens or 0
+            self.tokens += answer.tokens or 0
+            self.uncounted += answer.tokens is None and not answer.fault
 
     def key(self, prompt: Prompt) -> str:
         """Hex sha256 of who is asked what, and how."""
         asked = [self._writer.name, as_row(prompt.conversation, {}), asdict(prompt.sampling)]
         return sha256_text(canonical_json(asked))
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Read for the answers that were used, as far as the writer counts."""
-        return sum(answer.prompt_tokens or 0 for answer in self.used.values())
-
-    @property
-    def tokens(self) -> int:
-        """Written for them."""
-        return sum(answer.tokens or 0 for answer in self.used.values())
-
-    @property
-    def uncounted(self) -> int:
-        """Answers of which the writer does not say how long they are."""
-        return sum(answer.tokens is None for answer in self.used.values() if not answer.fault)
 
     def close(self) -> None:
         """Close the file; safe to call twice."""
@@ -107,4 +106,7 @@ def _entry(line: str) -> tuple[str, Answer] | None:
         answer = Answer(**{name: value for name, value in said.items() if name in _NAMES})
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    return (key, answer) if isinstance(key, str) and isinstance(answer.text, str) else None
+    texts = (key, answer.text, answer.reasoning, answer.finish_reason, answer.model, answer.fault)
+    counts = (answer.tokens or 0, answer.prompt_tokens or 0)
+    is_one = all(isinstance(text, str) for text in texts) and all(isinstance(n, int) for n in counts)
+    return (key, answer) if is_one else None

@@ -16,11 +16,11 @@ from pydantic import field_validator
 
 from modelwright.base.config import Config
 from modelwright.base.schema import Answer, Reason
-from modelwright.data.synthesis.answers import EMPTY, ask_all, candidate, instructed
+from modelwright.data.synthesis.answers import CUT, CUT_OFF, EMPTY, ask_all, candidate, instructed
 from modelwright.data.synthesis.method import Ask, Candidate
 from modelwright.data.synthesis.tasks import Task
 
-NO_FINAL, NO_RATIONALE, CUT = "no final answer", "no rationale", "cut short"
+NO_FINAL, NO_RATIONALE = "no final answer", "no rationale"
 MAX_FINAL = 2000
 """Letters of a final answer."""
 
@@ -68,11 +68,11 @@ def parse(answer: Answer, marker: str) -> Parsed | Reason:
     text, thought = answer.text, answer.reasoning.strip()
     if found := _THOUGHT.match(text):
         text, thought = text[found.end() :], found[1].strip()
-    place = text.casefold().rfind(marker.casefold())
-    if place < 0:
+    marked = list(re.finditer(re.escape(marker), text, re.IGNORECASE))
+    if not marked:
         return Reason(NO_FINAL, says=f"no '{marker}' in {text[-60:]!r}")
-    final = _plain(text[place + len(marker) :])
-    before = text[:place].rstrip(" \n\t*#_")
+    final = _plain(text[marked[-1].end() :])
+    before = text[: marked[-1].start()].rstrip(" \n\t*#_")
     rationale = "\n\n".join(part for part in (thought, before.strip()) if part)
     if not final or len(final) > MAX_FINAL:
         return Reason(NO_FINAL, len(final), f"letters behind '{marker}', expected 1 to {MAX_FINAL:,}")
@@ -107,7 +107,7 @@ class Rationales:
         """Rows with the rationale, with the answer alone, or both."""
         if not (answer.text + answer.reasoning).strip():
             return (Reason(EMPTY),)
-        if answer.finish_reason == "length":
+        if answer.finish_reason == CUT_OFF:
             return (Reason(CUT, says="the rationale has the greatest length that it may have"),)
         parsed = parse(answer, self._config.marker)
         if isinstance(parsed, Reason):

@@ -8,11 +8,14 @@ from modelwright.base.config import Config
 from modelwright.base.provenance import UNKNOWN
 from modelwright.base.schema import Answer, Conversation, Json, Prompt, Reason, Sampling, Score
 from modelwright.data.conversations.write import as_row
+from modelwright.data.sources import facts_of
 from modelwright.data.synthesis.method import Candidate
 
 RECORD = "synthesis"
 """The field of a row that holds it."""
 MILLION = 1e6
+NOWHERE = (UNKNOWN, UNKNOWN, UNKNOWN, None)
+"""The facts of a row that names no origin."""
 
 
 class PriceConfig(Config):
@@ -47,9 +50,10 @@ def row_of(
         "group": candidate.group,
         **({"coordinates": dict(candidate.coordinates)} if candidate.coordinates else {}),
     }
-    facts = {name: meta[name] for name in ("source", "jurisdiction", "personal_data") if name in meta}
-    terms = {"licence": joined(str(meta.get("licence", UNKNOWN)), licence)}
-    return as_row(replace(candidate.conversation, meta={}), {**facts, **terms, RECORD: said})
+    source, origin, jurisdiction, personal = facts_of(meta) if "source" in meta else NOWHERE
+    facts = {"source": source, "licence": joined(origin, licence), "jurisdiction": jurisdiction}
+    known = {} if personal is None else {"personal_data": personal}
+    return as_row(replace(candidate.conversation, meta={}), {**facts, **known, RECORD: said})
 
 
 def dropped_of(prompt: Prompt, text: str, reason: Reason) -> dict[str, Json]:

@@ -13,6 +13,10 @@ LONGEST_NAME = 200
 MOST_TOKENS = 10**9
 
 
+class NoCompletion(Exception):
+    """A reply that is none of a chat endpoint."""
+
+
 class Hidden:
     """Cuts a secret out of texts."""
 
@@ -26,13 +30,14 @@ class Hidden:
 
 
 def answer_of(body: bytes, hidden: Hidden, seconds: float) -> Answer:
-    """The answer in a reply of status 200; one with a fault where there is none."""
+    """The answer in a reply of status 200; one with a fault where it holds no text. `NoCompletion` where the
+    reply is something else."""
     reply = _json(body)
     choices = reply.get("choices") if isinstance(reply, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict) or not isinstance(choice, dict) or not isinstance(reply, dict):
-        return Answer(fault=f"the reply is no chat completion: {_shown(body, hidden)}", seconds=seconds)
+        raise NoCompletion(f"the reply is no chat completion: {_shown(body, hidden)}")
     text = message.get("content")
     if not isinstance(text, str):
         says = message.get("refusal")

@@ -1,0 +1,82 @@
+"""Rejection sampling: which answers are right, and which nobody can judge."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelwright.base.schema import Conversation, Json, Message
+from modelwright.data.synthesis.method import Candidate
+from modelwright.data.synthesis.tasks import Task
+from modelwright.environments.rejection import VerifyConfig, judged, whole_number, with_problem
+
+
+def task(reference: str, **meta: Json) -> Task:
+    prompt = Conversation(messages=(Message(role="user", content="How many?"),), meta=meta)
+    return Task(id="t", prompt=prompt, reference=reference)
+
+
+def candidate(says: str, of: Task, group: str = "g") -> Candidate:
+    answer = Message(role="assistant", content=says)
+    talk = Conversation(messages=(*of.prompt.messages, answer))
+    return Candidate(conversation=talk, group=group, says=says, problem=of.problem)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("She has 3 + 4 = <<3+4=7>>7.\n#### 7", 7),
+        ("#### 1,234", 1234),
+        ("#### -5", -5),
+        ("It is 12.0", 12),
+        ("It is 12.5", None),
+        ("12 or 12.5", None),
+        ("none", None),
+        ("", None),
+    ],
+)
+def test_the_target_of_a_problem_is_its_last_number_where_that_is_whole(
+    text: str, number: int | None
+) -> None:
+    assert whole_number(text) == number
+    problem = with_problem(task(text), VerifyConfig(by="number")).problem
+    assert (problem.target if problem else None) == number
+
+
+def test_a_verifier_passes_refuses_and_says_where_it_cannot_tell() -> None:
+    config = VerifyConfig(by="number")
+    known = with_problem(task("#### 7"), config)
+    found = judged([candidate("so 7", known), candidate("so 8", known), candidate("7", task("no"))], config)
+    assert [score.value for score, _ in found] == [1.0, 0.0, None]
+    assert [reason.rule if reason else "" for _, reason in found] == ["", "wrong answer", "ungraded"]
+
+
+def test_a_rows_own_field_is_the_target_where_it_is_named() -> None:
+    named = with_problem(task("Oh, Paris.", right="Paris"), VerifyConfig(by="answer", target="right"))
+    assert named.problem and named.problem.target == ["Paris"]
+    assert with_problem(task("Oh, Paris."), VerifyConfig(by="answer", target="right")).problem is None
+
+
+def test_without_a_verifier_all_pass_and_nobody_judged() -> None:
+    ((score, reason),) = judged([candidate("x", task(""))], None)
+    assert score.value is None and reason is None
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("123")), max_size=12), st.floats(0.01, 1))
+def test_a_vote_has_one_winner_or_none(votes: list[tuple[str, str]], share: float) -> None:
+    found = judged(
+        [candidate(says, task(""), group) for group, says in votes], VerifyConfig(by="vote", share=share)
+    )
+    for group in "ab":
+        said = Counter(says for name, says in votes if name == group)
+        kept = {
+            says
+            for (name, says), (_, reason) in zip(votes, found, strict=True)
+            if name == group and reason is None
+        }
+        best = [says for says, count in said.items() if count == max(said.values())]
+        wins = len(best) == 1 and said[best[0]] / said.total() >= share
+        assert kept == ({best[0]} if wins else set())
