@@ -3,11 +3,11 @@
 full, lora: a Qwen3-shaped network of random weights (97M), OpenAssistant's conversations in steps of the same
 number of rows, bf16 products, AdamW. Each side is a process of its own and they take turns step by step.
 Counted are tokens of conversations: padding is work, and no result. TRL runs in several ways (sft_peers.py),
-with the memory setting that ours makes for itself given to it from outside; the fastest is the peer. The
-first steps are not timed. Ours also watches for spikes and writes its metrics. Memory is the most anonymous
-memory that a process holds in its first steps, interpreter and imports included, asked of the kernel from
-outside; there TRL runs without that setting, which costs memory. Both bars are held against the fastest way
-and by the same of our sides.
+not compiled, with the memory setting that ours makes for itself given to it from outside; the fastest is the
+peer. The first steps are not timed. Ours also watches for spikes and writes its metrics. Memory is the most
+anonymous memory that a process holds in its first steps, interpreter and imports included, asked of the
+kernel from outside; there TRL runs without that setting, which costs memory. Both bars are held against the
+fastest way and by the same of our sides.
 
 loss: a small network that was trained on novels first is fine-tuned by both sides, and by QLoRA, with three
 seeds. What each leaves is measured on held-out conversations by the same code in fp32. "ratio" is loss over
