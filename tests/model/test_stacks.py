@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modelwright.base.errors import ConfigError, UserError
+from modelwright.base.errors import ConfigError, DamagedFile, UserError
 from modelwright.compression.nf4 import nf4_linear
 from modelwright.formats.frozen import load_frozen
-from modelwright.formats.huggingface import load_model
+from modelwright.formats.huggingface import load_model, load_tensors, save_weights
 from modelwright.model.adaptation import AdapterConfig, adapt, adapter_of
 from modelwright.model.adapters import AdapterSet, adaptable_layers, expert_stacks
 from modelwright.model.moe import StackedLinear
@@ -115,3 +115,18 @@ def test_an_adapter_of_experts_is_served_merged_alone(folder: Path) -> None:
     adapt(model, EVERY, seed=3)
     with pytest.raises(UserError, match=r"changes experts.*merge it into a model of its own"):
         AdapterSet(load_model(folder)).add("it", adapter_of(model))
+
+
+def test_experts_that_do_not_fit_are_refused_in_fewer_bits_too(folder: Path, tmp_path: Path) -> None:
+    tensors = load_tensors(folder / "model.safetensors")
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    one = "model.layers.1.mlp.experts.3.up_proj.weight"
+    for broken in (
+        {name: each for name, each in tensors.items() if name != one},
+        tensors | {one: tensors[one][:-1].contiguous()},
+        tensors | {"model.layers.7.mlp.experts.0.up_proj.weight": tensors[one].clone()},
+    ):
+        save_weights(tmp_path / "model.safetensors", broken)
+        with pytest.raises((UserError, DamagedFile)):
+            load_frozen(tmp_path, torch.float32, nf4_linear)
