@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from modelwright.base.artifact import Artifact
 from modelwright.base.config import Config
 from modelwright.base.errors import ConfigError, UserError
+from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
 from modelwright.compression.quantize import quantize
 from modelwright.formats.huggingface import load_model, save_model
@@ -106,6 +107,26 @@ def test_the_stage_runs_anew_when_its_teacher_has_changed(teacher: Path, chats: 
     assert finetune.sources(config) == before
     (other / "model.safetensors").write_bytes(b"changed")
     assert finetune.sources(config) != before
+
+
+def test_the_licence_of_a_teacher_goes_to_its_student(
+    parent: Artifact, teacher: Path, chats: Path, tmp_path: Path
+) -> None:
+    """As it is stated, else as its card or the manifest of the run that made it says."""
+    carded = Path(shutil.copytree(teacher, tmp_path / "carded"))
+    (carded / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    run = Run(tmp_path / "run", "finetune", "sft", Config(), 1)
+    shutil.copytree(teacher, run.dir / "model")
+    run.brings_in(Provenance.count([("a", "MIT", "FR", "no"), ("b", "CC0-1.0", "FR", "no")]))
+    ours = run.finish(["model"]).file("model")
+    cases = [(teacher, "", "unknown"), (teacher, "Apache-2.0", "Apache-2.0"), (carded, "", "cc-by-nc-4.0")]
+    for folder, said, expected in [*cases, (ours, "", "CC0-1.0 AND MIT")]:
+        config = settings_of(chats, {"model": str(folder), "licence": said})
+        known = finetune.facts(config).by_source[f"teacher {folder}"]
+        assert known.licences == {expected: 1}
+    made, _ = trained(tmp_path / "made", settings_of(chats, {"model": str(carded)}, epochs=1), parent)
+    assert made.manifest.provenance.licences["cc-by-nc-4.0"] == 1
+    assert f"teacher {carded}" in made.manifest.provenance.sources
 
 
 def test_another_vocabulary_is_refused(parent: Artifact, teacher: Path, chats: Path, tmp_path: Path) -> None:

@@ -95,6 +95,22 @@ def shown(batches, index):
             yield tuple(id for id in ids[numbers == number].tolist() if id)
 
 
+@given(epochs=st.floats(0.05, 3), count=st.integers(1, 60), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=40)
+def test_a_part_of_an_epoch_shows_that_part_of_the_examples(epochs, count, seed):
+    """What is whole comes as without it; the rest shows nothing twice."""
+    made = [Example([n + 1, n + 2, n + 3], [True] * 3) for n in range(count)]
+    for kind, rows in ((Packed, 1), (Grouped, 1), (Grouped, 4)):
+        batches = kind(made, rows=rows, length=2, seed=seed, padding=0, epochs=epochs)
+        seen = [member for row in range(len(batches) * rows) for member in batches.members(row)]
+        whole = kind(made, rows=rows, length=2, seed=seed, padding=0, epochs=int(epochs) or 1)
+        begun = [member for row in range(len(whole) * rows) for member in whole.members(row)]
+        rest = seen[int(epochs) * count :]
+        assert seen[: len(begun)] == begun[: len(seen)] and len(set(rest)) == len(rest)
+        assert len(rest) >= (epochs > int(epochs))
+        assert abs(len(rest) - (epochs - int(epochs)) * count) <= max(1, 0.5 + 1.5 * rows)
+
+
 @pytest.mark.parametrize("make", [Packed, Grouped])
 def test_every_epoch_shows_each_example_once_in_an_order_of_its_own(make):
     made = examples([4 + n % 13 for n in range(45)], seed=3)

@@ -120,7 +120,7 @@ def _problem(verifier: str, found: Found, conversation: Conversation, number: in
 
 
 def _bare(asked: tuple[Message, ...]) -> str:
-    if len(asked) > 1:
+    if len(asked) != 1:
         raise WrongRow(
             "more than a text", f"{len(asked)} turns stand before the answer, expected a text alone"
         )

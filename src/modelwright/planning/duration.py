@@ -107,6 +107,15 @@ def step_seconds(shape: Shape, training: Training, machine: Machine, devices: in
     return arithmetic + update_seconds(shape, training, machine) + STEP_CONSTANT
 
 
+def teacher_seconds(training: Training, machine: Machine, devices: int = 1) -> float:
+    """What a teacher takes of an update: a forward pass over its rows."""
+    if training.teacher is None:
+        return 0.0
+    shape = training.teacher.shape
+    flops = shape.forward_flops(training.batch.context) * training.step_tokens / devices
+    return flops / (machine.rate(training.dtype) * efficiency(machine, shape.hidden, training.dtype))
+
+
 def update_seconds(shape: Shape, training: Training, machine: Machine) -> float:
     """The optimizer and the averages: every number of their state is read and written once, gradients are
     read three times (norm, clipping, update); Muon's iteration is three products each."""
@@ -142,6 +151,7 @@ def forecast_duration(
 ) -> Duration:
     """All of a station. `rehearsed`: seconds of a step as measured, in place of the formula."""
     step = rehearsed if rehearsed is not None else step_seconds(shape, training, machine, devices)
+    taught = teacher_seconds(training, machine, devices)  # a rehearsal has no teacher either
     share = efficiency(machine, shape.hidden, training.dtype)
     flops = 3 * shape.forward_flops(training.batch.context) * training.step_tokens / devices
     if rehearsed is not None:
@@ -151,7 +161,7 @@ def forecast_duration(
     update = min(step, update_seconds(shape, training, machine))  # no shorter where rows are
     saved = FP32 * training.trained(shape) * (1 + training.averages) + state_bytes(shape, training)
     return Duration(
-        steps=work.steps * ((step - update) * work.share + update),
+        steps=work.steps * ((step - update + taught) * work.share + update),
         measuring=read * per_token,
         checkpoints=work.checkpoints * saved / DISK,
         start=START + FP32 * shape.parameters / 1e9 + work.reading,

@@ -132,7 +132,7 @@ def training_station(
         active_parameters=shape.active_parameters,
         steps=work.steps,
         tokens=tokens,
-        flops=3 * shape.forward_flops(training.batch.context) * tokens,
+        flops=_flops_per_token(shape, training) * tokens,
         seconds=duration.total,
         efficiency=duration.efficiency,
         memory=_measured_parts(memory, peak) if rehearsed else memory.parts,
@@ -147,6 +147,12 @@ def training_station(
         energy_wh=energy,
         money=prices.of(machine.name, duration.total, devices, energy),
     )
+
+
+def _flops_per_token(shape: Shape, training: Training) -> float:
+    """Forward and backward of what is trained, and the forward pass of a teacher."""
+    context, teacher = training.batch.context, training.teacher
+    return 3 * shape.forward_flops(context) + (teacher.shape.forward_flops(context) if teacher else 0.0)
 
 
 def _about(duration: Duration, rehearsed: Rehearsed | None) -> str:

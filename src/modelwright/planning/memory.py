@@ -30,6 +30,7 @@ from modelwright.planning.activations import (
 )
 from modelwright.planning.adapted import Frozen
 from modelwright.planning.shape import Shape
+from modelwright.planning.taught import Teacher
 
 MIB = 2**20
 CPU_BASE = 373 * MIB
@@ -71,6 +72,8 @@ class Training:
     """Processes that hold one copy of all together (FSDP), and share the rows."""
     frozen: Frozen | None = None
     """An adapter is trained beside a frozen model. None: all weights are trained."""
+    teacher: Teacher | None = None
+    """A frozen model whose probabilities are learned. None: the tokens alone are."""
 
     def trained(self, shape: Shape) -> int:
         """Parameters that have a gradient."""
@@ -98,6 +101,8 @@ class Memory:
     """What the allocator cannot hand out again."""
     base: float
     """The process before there is a model."""
+    teacher: float
+    """A frozen model that is learned from."""
     peak: str
     """Which of the heights is the highest: "loss", "backward" or "update"."""
 
@@ -123,6 +128,7 @@ class Memory:
         }
         always = {"weights": self.weights, "optimizer": self.optimizer, "averages": self.averages}
         rest = {"allocator": self.overhead, "process": self.base}
+        always |= {"teacher": self.teacher} if self.teacher else {}
         return {**always, **{name: moving[name] for name in there}, **rest}
 
 
@@ -183,6 +189,11 @@ def training_memory(shape: Shape, training: Training) -> Memory:
     loss = loss_bytes(shape, batch, fused=makes_gradients, supervised=training.supervised)
     weights, gradients = FP32 * float(shape.parameters), FP32 * float(training.trained(shape))
     last = layer_bytes(shape, batch) + FP32 * shape.embedding
+    taught = 0.0
+    if training.teacher:
+        taught = training.teacher.held_bytes(batch.bytes)
+        passing = training.teacher.passing_bytes(batch)  # over before the loss begins
+        loss = max(loss + training.teacher.loss_bytes(shape, batch, training.supervised), passing)
     if training.frozen:
         weights = training.frozen.held_bytes(shape, batch.bytes)
         kept += training.frozen.kept_bytes(shape, batch)
@@ -199,7 +210,7 @@ def training_memory(shape: Shape, training: Training) -> Memory:
         "update": gradients + update,
     }
     peak = max(heights, key=lambda name: heights[name])
-    always = weights + averages + state
+    always = weights + averages + state + taught
     return Memory(
         weights=weights,
         gradients=gradients,
@@ -208,6 +219,7 @@ def training_memory(shape: Shape, training: Training) -> Memory:
         activations=kept + accumulated,
         loss=loss if peak == "loss" else last,
         workspace=update,
+        teacher=taught,
         overhead=_overhead(heights, always, training.kind),
         base=CPU_BASE if training.kind == "cpu" else CUDA_BASE,
         peak=peak,

@@ -105,17 +105,17 @@ def load_to_train(
 ) -> Transformer:
     """The model with what is to be trained of it, and with rows for new tokens; the log says how much that
     is."""
+    if read_json(parent / CONFIG).get("quantization_config"):
+        raise ConfigError(
+            f"{parent} is quantized: its weights cannot be trained, and no adapter is merged into them. Train"
+            " the model that it was made from; where memory is short, an adapter with weights: nf4 or int8"
+        )
     if config.adapter is None:
         model = load_model(parent)
         model.compute_dtype = device.dtype
         new.widen(model)
         freeze(model, config.freeze)
     else:
-        if read_json(parent / CONFIG).get("quantization_config"):
-            raise ConfigError(
-                f"{parent} is quantized, and an adapter is never merged into that: train beside the model"
-                " that it was made from, with weights: nf4 or int8"
-            )
         if config.adapter.dropout and compute.activation_checkpointing != "none":
             raise ConfigError(
                 "adapter.dropout draws anew in what compute.activation_checkpointing computes again: leave"

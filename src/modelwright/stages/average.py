@@ -1,10 +1,10 @@
 """average: what a training stage left behind -> the weight average that validates best, if it is better.
 
-Candidates are the last weights, every running average that the stage kept, the uniform average of its last
-checkpoints, power-function averages of other widths out of its snapshots, and a greedy soup of all of them.
-Each is judged as training was judged, text by text. Half of the held-out texts choose the best candidate; the
-other half, which had no part in the choice, has to show by a paired test that it beats the last weights, or
-those are handed on. All is reported in `candidates.json`.
+Candidates are the weights that the stage handed on, its last ones where it kept others, every running average
+that it kept, the uniform average of its last checkpoints, power-function averages of other widths out of its
+snapshots, and a greedy soup of all of them. Each is judged as training was judged, text by text. Half of the
+held-out texts choose the best candidate; the other half, which had no part in the choice, has to show by a
+paired test that it beats the stage's own, or those are handed on. All is reported in `candidates.json`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Config(BaseConfig):
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Of the intervals, and of the test that a candidate has to pass."""
     margin: float = Field(default=0.0, ge=0)
-    """How much better than the last weights a candidate has to be, beyond doubt."""
+    """How much better than the stage's own weights a candidate has to be, beyond doubt."""
 
 
 def run(config: Config, run: Run) -> Artifact:
@@ -128,7 +128,7 @@ def choose(scores: Mapping[str, Scores], config: Config) -> tuple[str, dict[str,
 
 
 def interval(found: Difference) -> dict[str, float]:
-    """A difference from the last weights for a file; below 0 is better."""
+    """A difference from the stage's own weights for a file; below 0 is better."""
     return {"difference": found.mean, "low": found.low, "high": found.high}
 
 
@@ -181,8 +181,8 @@ def describe(row: Mapping[str, Any]) -> str:
 
 
 def gather(source: Artifact, config: Config) -> Candidates:
-    """What there is to choose from, of a training stage; the last weights come first. Frozen weights, which
-    are the same in all, are not among them."""
+    """What there is to choose from, of a training stage; the weights that it handed on come first. Frozen
+    weights, which are the same in all, are not among them."""
     if source.manifest.config.get("adapter"):
         raise UserError(
             f"{source.path} trained an adapter, and averages of A and of B are no average of their product:"

@@ -23,19 +23,19 @@ from modelwright.base.errors import UserError
 from modelwright.base.files import write_json
 from modelwright.base.metrics import in_words
 from modelwright.base.run import Run
-from modelwright.base.schema import Conversation, Message, Problem, Sampling
+from modelwright.base.schema import Problem, Sampling
 from modelwright.base.seeding import derive
 from modelwright.data.sources import mark
 from modelwright.environments.questions import Questions, with_own
 from modelwright.environments.task import Task, higher_is_better, max_tokens_of, select, unit_of
-from modelwright.evaluation.generation import Prompts, graded, run_task, write_samples
+from modelwright.evaluation.generation import graded, run_task, write_samples
 from modelwright.evaluation.likelihood import as_interval, bits_per_byte
 from modelwright.evaluation.statistics import Interval, holm, mean_interval, paired_difference, t_interval
 from modelwright.formats.huggingface import load_model
 from modelwright.inference.engine import Engine
 from modelwright.model.transformer import Transformer
+from modelwright.stages.asking import prompts_of
 from modelwright.tokenizer.bpe import BPETokenizer
-from modelwright.tokenizer.chat import render
 from modelwright.tokenizer.shards import TokenShards
 
 INPUTS: tuple[str, ...] = ("models",)
@@ -137,12 +137,7 @@ class Examiner:
         self._model: Transformer = load_model(folder, device=self._device).eval()
         self._tokenizer = BPETokenizer.load(folder)
         self._engine = Engine(self._model, self._tokenizer, max_slots=config.slots)
-        self._prompts = Prompts(chat=self._chat, text=self._tokenizer.begin, encode=self._tokenizer.encode)
-
-    def _chat(self, messages: Sequence[Message]) -> list[int]:
-        """The one chat template, open for the assistant's turn."""
-        conversation = Conversation(messages=tuple(messages))
-        return render(self._tokenizer, conversation, add_generation_prompt=True).ids
+        self._prompts = prompts_of(self._tokenizer)
 
     def look(self, seen: Seen) -> None:
         """Bits per byte on validation text, and the next-token distributions."""

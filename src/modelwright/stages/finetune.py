@@ -27,6 +27,7 @@ from modelwright.stages.retention import FORGETTING, ForgettingConfig, Retention
 from modelwright.stages.samples import SAMPLES, Samples, SamplesConfig
 from modelwright.stages.search_settings import SearchConfig
 from modelwright.stages.teacher import TeacherConfig, distillation
+from modelwright.stages.teacher import facts as facts_of_teacher
 from modelwright.stages.teacher import mark as mark_of_teacher
 from modelwright.stages.training import spread_model, train_model
 from modelwright.stages.views import DROPPED, ConversationView, held_out_loss
@@ -81,8 +82,9 @@ def sources(config: Config) -> str:
 
 
 def facts(config: Config) -> Provenance:
-    """What the sources state, for the policy: known before any work."""
-    return stated(config.sources)
+    """What the sources and the teacher state, for the policy: known before any work."""
+    found = stated(config.sources)
+    return found + facts_of_teacher(config.teacher) if config.teacher else found
 
 
 def run(config: Config, run: Run) -> Artifact:

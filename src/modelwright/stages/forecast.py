@@ -37,6 +37,7 @@ from modelwright.planning.forecast import (
 from modelwright.planning.machines import Machine, Prices, find_machine, load_prices
 from modelwright.planning.memory import CPU_BASE, Training
 from modelwright.planning.shape import Shape, find_shape
+from modelwright.planning.taught import Teacher
 from modelwright.stages import rehearsal
 
 BYTES_PER_SECOND = {"prepare": 5.5e5, "tokenize": 2.5e6}
@@ -224,7 +225,7 @@ def _tuning(config: Any) -> tuple[Training, Work]:
         pairs = _count(config.sources, config.pairs, preferences_from)
         rows, usual = 2 * config.rows, _mean_padded(lengths, config.rows / pairs)
         batch = Batch(rows=rows, context=min(config.context, _padded(lengths[-1])), masked=False)
-        micro = -(-pairs * config.epochs // config.rows)
+        micro = -int(-pairs * config.epochs // config.rows)
         steps = -(-micro // config.accumulation)
         held_out = round(2 * config.validation_pairs * usual * (_measurements(steps, config) + 1))
         training = Training(batch=batch, fused_loss=False, supervised=0.4)
@@ -245,6 +246,7 @@ def _tuning(config: Any) -> tuple[Training, Work]:
     micro = max(1, round(count * config.epochs * each / (config.rows * usual)))
     steps = -(-micro // config.accumulation)
     held_out = round(config.validation_conversations * each)
+    atlas = any(source.is_atlas for source in config.sources)
     batch = Batch(rows=config.rows, context=config.context, masked=packed)
     training = Training(batch=batch, supervised=0.5)
     return training, Work(
@@ -252,7 +254,7 @@ def _tuning(config: Any) -> tuple[Training, Work]:
         share=usual / config.context,
         measured_tokens=held_out * _measurements(steps, config),
         checkpoints=_checkpoints(steps, config),
-        reading=count / EXAMPLES_PER_SECOND + (ATLAS_SECONDS if _made_up(config) else 0.0),
+        reading=count / EXAMPLES_PER_SECOND + (ATLAS_SECONDS if atlas else 0.0),
     )
 
 
@@ -281,6 +283,7 @@ def _on(training: Training, config: Any, setting: Setting) -> Training:
         optimizer=config.optimizer.kind,
         averages=_averages(config),
         frozen=_frozen(config),
+        teacher=Teacher.of(getattr(config, "teacher", None)),
         shards=1 if here or compute.shard == "none" else setting.devices,
         checkpointing=checkpointing,
         checkpoint_every=getattr(compute, "checkpoint_every_block", 1),
@@ -339,10 +342,6 @@ def _count(sources: Sequence[Any], wanted: int, read: Any) -> int:
 
 def _padded(length: int) -> int:
     return -(-length // PAD_MULTIPLE) * PAD_MULTIPLE
-
-
-def _made_up(config: Any) -> bool:
-    return any(source.is_atlas for source in config.sources)
 
 
 def _mean_padded(lengths: Sequence[int], share: float) -> float:

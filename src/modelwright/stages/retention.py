@@ -12,7 +12,7 @@ Not to be confused with `forget`, which takes documents out of what models learn
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -24,16 +24,16 @@ from modelwright.base.config import Config
 from modelwright.base.errors import GateRefused, UserError
 from modelwright.base.files import write_json
 from modelwright.base.run import Run
-from modelwright.base.schema import Conversation, Message, Sampling
+from modelwright.base.schema import Sampling
 from modelwright.base.seeding import derive
 from modelwright.data.atlas.documents import documents
 from modelwright.environments.task import higher_is_better, max_tokens_of, select
-from modelwright.evaluation.generation import Prompts, graded, run_task
+from modelwright.evaluation.generation import graded, run_task
 from modelwright.evaluation.likelihood import sums_by_document
 from modelwright.evaluation.statistics import Difference, Scores, holm, paired_difference
 from modelwright.model.transformer import Transformer
+from modelwright.stages.asking import prompts_of
 from modelwright.tokenizer.bpe import BPETokenizer
-from modelwright.tokenizer.chat import render
 
 FORGETTING = "forgetting.json"
 SIGNIFICANT = 0.05
@@ -102,18 +102,14 @@ class Retention:
                 "compare by 'evaluate'"
             )
         sampler = self._run.sampler_of(self._model, self._tokenizer, SLOTS)
-        encode, context = self._tokenizer.encode, self._model.config.max_position_embeddings
-        prompts, seed = Prompts(chat=self._chat, text=encode, encode=encode), self._run.seed
+        prompts, seed = prompts_of(self._tokenizer), self._run.seed
+        context = self._model.config.max_position_embeddings
         found: dict[str, dict[str, float]] = {}
         for name, task in self._tasks.items():
             sampling = Sampling(max_tokens=max_tokens_of(task, self._config.max_tokens), seed=seed)
             asked = [each for each in self._problems[name] if len(prompts.ids(each)) < context]
             found[name] = graded(run_task(task, asked, sampler, prompts, sampling))
         return found
-
-    def _chat(self, messages: Sequence[Message]) -> list[int]:
-        conversation = Conversation(messages=tuple(messages))
-        return render(self._tokenizer, conversation, add_generation_prompt=True).ids
 
     def _text(self) -> Scores:
         pairs, _ = sums_by_document(

@@ -9,24 +9,39 @@ from pydantic import Field
 from modelwright.base.device import Device
 from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.files import canonical_json, sha256_text
+from modelwright.base.policy import stated_facts
+from modelwright.base.provenance import Provenance, personal_data_flag
 from modelwright.base.run import Run
 from modelwright.base.seams import Objective
 from modelwright.base.world import join
+from modelwright.data.readers.source import Stated
+from modelwright.formats.card import licence_behind
 from modelwright.formats.frozen import load_frozen
 from modelwright.model.flops import matmul_parameters
 from modelwright.objectives import distill
 from modelwright.tokenizer.bpe import BPETokenizer
 
 
-class TeacherConfig(distill.Config):
-    """A model to learn from, and how."""
+class TeacherConfig(distill.Config, Stated):
+    """A model to learn from, how, and what is known of it."""
 
     model: Path
     """A Hugging Face folder with the student's tokenizer, quantized or not. It is not changed."""
+    licence: str = ""
+    """SPDX identifier. Where nothing is said: what the manifest or the card of its folder says, else
+    "unknown"."""
     on_policy: float = Field(default=0.0, ge=0, le=1)
     """Share of the micro-batches in which the student writes the answers (GKD's lambda)."""
     max_tokens: int = Field(default=64, gt=0)
     """Longest answer that it writes there."""
+
+
+def facts(config: TeacherConfig) -> Provenance:
+    """The teacher as a source of its own: its student learns from it as from a text."""
+    licence = config.licence or licence_behind(config.model)
+    flag = personal_data_flag(config.personal_data)
+    known = stated_facts(licence, config.jurisdiction, flag, config.legal_basis, config.retention)
+    return Provenance(by_source={f"teacher {config.model}": known})
 
 
 def mark(config: TeacherConfig) -> str:
@@ -53,6 +68,7 @@ def distillation(
             f"{config.model} has rows for {teacher.config.vocab_size:,} tokens, and its tokenizer makes"
             f" {tokenizer.vocab_size:,}: the folder's parts are of different models"
         )
+    run.brings_in(facts(config))
     run.log(f"teacher: {config.model}, {teacher.num_parameters():,} parameters")
     return distill.Distillation(teacher.on_batch, config), 2.0 * matmul_parameters(teacher.config)
 

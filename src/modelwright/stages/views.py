@@ -92,8 +92,8 @@ class ConversationView(Config):
     """At most this many from each source."""
     validation_conversations: int = Field(default=200, gt=0)
     """Held-out conversations that each measurement reads, from each source."""
-    epochs: int = Field(default=2, gt=0)
-    """How often each is trained on."""
+    epochs: int | float = Field(default=2, gt=0)
+    """How often each is trained on. 2.5: twice all of them, and half of them, drawn at random, once more."""
     context: int = Field(default=256, gt=1)
     """Tokens in a row, and of a conversation at most."""
     rows: int = Field(default=16, gt=0)
@@ -201,8 +201,8 @@ class PairView(Config):
     """At most this many from each source."""
     validation_pairs: int = Field(default=200, gt=0)
     """Held-out pairs that each measurement reads, from each source."""
-    epochs: int = Field(default=1, gt=0)
-    """How often each is trained on."""
+    epochs: int | float = Field(default=1, gt=0)
+    """How often each is trained on; a part of an epoch draws as in `ConversationView`."""
     context: int = Field(default=512, gt=1)
     """Pairs with a longer side are left out, and counted."""
     rows: int = Field(default=32, gt=0)

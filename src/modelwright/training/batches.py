@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil
 from typing import Protocol
 
 import numpy as np
@@ -180,16 +181,18 @@ class Packed(Fitting):
     OPEN_ROWS = 8
 
     def __init__(
-        self, examples: Sequence[Example], rows: int, length: int, seed: int, padding: int, epochs: int = 1
+        self, examples: Sequence[Example], rows: int, length: int, seed: int, padding: int, epochs: float = 1
     ) -> None:
         super().__init__(examples, length)
         self._rows, self._length, self._padding = rows, length, padding
-        self._plan = [row for epoch in range(epochs) for row in self._pack(derive(seed, "packed", epoch))]
+        parts = parts_of(epochs, seed, "packed")
+        self._plan = [row for each, share in parts for row in self._pack(each, share)]
 
-    def _pack(self, seed: int) -> list[list[int]]:
+    def _pack(self, seed: int, share: float) -> list[list[int]]:
         done: list[list[int]] = []
         rows: list[tuple[int, list[int]]] = []
-        for index in np.random.default_rng(seed).permutation(len(self._examples)):
+        order = np.random.default_rng(seed).permutation(len(self._examples))
+        for index in order[: max(1, round(share * len(order)))]:
             size = len(self._examples[index].ids) - 1
             for place, (free, row) in enumerate(rows):
                 if size <= free:
@@ -251,13 +254,13 @@ class Grouped(Fitting):
     """
 
     def __init__(
-        self, examples: Sequence[Example], rows: int, length: int, seed: int, padding: int, epochs: int = 1
+        self, examples: Sequence[Example], rows: int, length: int, seed: int, padding: int, epochs: float = 1
     ) -> None:
         super().__init__(examples, length)
         self._rows, self._padding = rows, padding
         lengths = [len(example.ids) for example in self._examples]
-        seeds = [derive(seed, "grouped", epoch) for epoch in range(epochs)]
-        self._plan = [batch for each in seeds for batch in of_like_length(lengths, rows, each)]
+        parts = parts_of(epochs, seed, "grouped")
+        self._plan = [batch for each, share in parts for batch in of_like_length(lengths, rows, each, share)]
 
     def members(self, row: int) -> list[int]:
         """Place of the example, among all that were given, in a row of training; empty behind the last."""
@@ -300,14 +303,14 @@ class Pairs:
         seed: int,
         padding: int,
         reference_logps: Tensor | None = None,
-        epochs: int = 1,
+        epochs: float = 1,
     ) -> None:
         if not pairs:
             raise UserError("no preference pair is left to learn from")
         self._pairs, self._padding, self._reference = pairs, padding, reference_logps
         lengths = [max(len(one.ids), len(other.ids)) for one, other in pairs]
-        seeds = [derive(seed, "pairs", epoch) for epoch in range(epochs)]
-        self._plan = [batch for each in seeds for batch in of_like_length(lengths, size, each)]
+        parts = parts_of(epochs, seed, "pairs")
+        self._plan = [batch for each, share in parts for batch in of_like_length(lengths, size, each, share)]
 
     def members(self, index: int) -> list[int]:
         """Places of the pairs in micro-batch `index`, row by row."""
@@ -343,13 +346,19 @@ class Pairs:
         return digest_of(example for pair in self._pairs for example in pair)
 
 
-def of_like_length(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
+def parts_of(epochs: float, seed: int, name: str) -> list[tuple[int, float]]:
+    """(seed, share of the examples that is read) of each epoch; the last one's may be below 1."""
+    return [(derive(seed, name, epoch), min(1.0, epochs - epoch)) for epoch in range(ceil(epochs))]
+
+
+def of_like_length(lengths: Sequence[int], size: int, seed: int, share: float = 1.0) -> list[list[int]]:
     """0..n-1 in groups of `size` that are alike in length, so that little is padded. Ties are broken and the
-    groups are put in order at random."""
+    groups are put in order at random; of these the first `share`."""
     random = np.random.default_rng(seed)
     order = np.lexsort((random.permutation(len(lengths)), np.array(lengths)))
     groups = [order[start : start + size].tolist() for start in range(0, len(order), size)]
-    return [groups[index] for index in random.permutation(len(groups))]
+    mixed = [groups[index] for index in random.permutation(len(groups))]
+    return mixed[: max(1, round(share * len(mixed)))]
 
 
 def digest_of(examples: Iterable[Example]) -> str:
