@@ -255,49 +255,74 @@ class Strip {
 
 bool matrix_unit = false;
 
-// Sums are made tile by tile, of even and odd k apart, and then added up: fewer roundings meet than in one long sum.
-template <int R, class Next>
-inline void product_of(const float* a, int64_t stride, Next& next, int64_t steps, float* c, int64_t line) {
-    Floats total[R][2] = {};
-    for (int64_t step = 0; step < steps; ++step) {
-        const float* b = next(step);
-        for (int64_t half = 0; half < 2; ++half) {
-            Floats even[R] = {}, odd[R] = {};
-            for (int64_t k = 0; k < TILE; k += 2) {
-                const Floats first = at<Floats>(b + half * 512 + k * HALF);
-                const Floats second = at<Floats>(b + half * 512 + (k + 1) * HALF);
-                for (int r = 0; r < R; ++r) {
-                    const float* x = a + r * stride + step * TILE + k;
-                    even[r] += all(x[0]) * first;
-                    odd[r] += all(x[1]) * second;
-                }
+// Adds to R rows of c what a tile gives: sums are made tile by tile, of even and odd k apart, and then added up, so
+// that fewer roundings meet than in one long sum.
+template <int R>
+inline void add_tile(const float* a, int64_t stride, const float* b, float* c, int64_t line) {
+    for (int64_t half = 0; half < 2; ++half, b += 512, c += HALF) {
+        Floats even[R] = {}, odd[R] = {};
+        for (int64_t k = 0; k < TILE; k += 2) {
+            const Floats first = at<Floats>(b + k * HALF), second = at<Floats>(b + (k + 1) * HALF);
+            for (int r = 0; r < R; ++r) {
+                even[r] += all(a[r * stride + k]) * first;
+                odd[r] += all(a[r * stride + k + 1]) * second;
             }
-            for (int r = 0; r < R; ++r) total[r][half] += even[r] + odd[r];
         }
+        for (int r = 0; r < R; ++r) put(c + r * line, at<Floats>(c + r * line) + (even[r] + odd[r]));
     }
-    for (int r = 0; r < R; ++r) put(c + r * line, total[r][0]), put(c + r * line + HALF, total[r][1]);
 }
 
-template <int R, class Next>
-inline void product_of(const uint16_t* a, int64_t stride, Next& next, int64_t steps, float* c, int64_t line) {
-    Floats total[R][2] = {};
-    for (int64_t step = 0; step < steps; ++step) {
-        const uint16_t* b = next(step);
-        for (int64_t half = 0; half < 2; ++half) {
-            Floats even[R] = {}, odd[R] = {};
-            for (int64_t pair = 0; pair < HALF; ++pair) {
-                const Words both = at<Words>(b + half * 512 + pair * 32);
-                const Floats first = as_floats(both << 16), second = as_floats(both & 0xffff0000u);
-                for (int r = 0; r < R; ++r) {
-                    const uint16_t* x = a + r * stride + step * TILE + 2 * pair;
-                    even[r] += all(widened(x[0])) * first;
-                    odd[r] += all(widened(x[1])) * second;
-                }
-            }
-            for (int r = 0; r < R; ++r) total[r][half] += even[r] + odd[r];
+#ifdef WIDE_VECTORS
+// A pair of k is one operation here, which multiplies and adds as the matrix unit does.
+template <int R>
+inline void add_tile(const uint16_t* a, int64_t stride, const uint16_t* b, float* c, int64_t line) {
+    __m512 sums[R][2];
+    for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
+    for (int64_t pair = 0; pair < HALF; ++pair) {
+        const __m512bh left = at<__m512bh>(b + pair * 32), right = at<__m512bh>(b + 512 + pair * 32);
+        for (int r = 0; r < R; ++r) {
+            const __m512i x = _mm512_set1_epi32(at<int32_t>(a + r * stride + 2 * pair));
+            sums[r][0] = _mm512_dpbf16_ps(sums[r][0], at<__m512bh>(&x), left);
+            sums[r][1] = _mm512_dpbf16_ps(sums[r][1], at<__m512bh>(&x), right);
         }
     }
-    for (int r = 0; r < R; ++r) put(c + r * line, total[r][0]), put(c + r * line + HALF, total[r][1]);
+    for (int r = 0; r < R; ++r)
+        for (int64_t half = 0; half < 2; ++half) {
+            float* to = c + r * line + half * HALF;
+            put(to, at<Floats>(to) + at<Floats>(&sums[r][half]));
+        }
+}
+#else
+template <int R>
+inline void add_tile(const uint16_t* a, int64_t stride, const uint16_t* b, float* c, int64_t line) {
+    for (int64_t half = 0; half < 2; ++half, b += 512, c += HALF) {
+        Floats even[R] = {}, odd[R] = {};
+        for (int64_t pair = 0; pair < HALF; ++pair) {
+            const Words both = at<Words>(b + pair * 32);
+            const Floats first = as_floats(both << 16), second = as_floats(both & 0xffff0000u);
+            for (int r = 0; r < R; ++r) {
+                even[r] += all(widened(a[r * stride + 2 * pair])) * first;
+                odd[r] += all(widened(a[r * stride + 2 * pair + 1])) * second;
+            }
+        }
+        for (int r = 0; r < R; ++r) put(c + r * line, at<Floats>(c + r * line) + (even[r] + odd[r]));
+    }
+}
+#endif
+
+// A tile is read, and unpacked, once for all rows; how they are grouped changes no row's numbers.
+template <class E, class Next>
+inline void product_on_vectors(const E* a, int64_t stride, int64_t rows, Next& next, int64_t steps, float* c,
+                               int64_t line) {
+    for (int64_t r = 0; r < rows; ++r) std::memset(c + r * line, 0, TILE * sizeof(float));
+    for (int64_t step = 0; step < steps; ++step, a += TILE) {
+        const E* b = next(step);
+        int64_t r = 0;
+        for (; r + 8 <= rows; r += 8) add_tile<8>(a + r * stride, stride, b, c + r * line, line);
+        if (r + 4 <= rows) add_tile<4>(a + r * stride, stride, b, c + r * line, line), r += 4;
+        if (r + 2 <= rows) add_tile<2>(a + r * stride, stride, b, c + r * line, line), r += 2;
+        if (r < rows) add_tile<1>(a + r * stride, stride, b, c + r * line, line);
+    }
 }
 
 #ifdef MATRIX_UNIT
@@ -438,12 +463,7 @@ inline void product(const E* a, int64_t stride, int64_t rows, Next&& next, int64
     if constexpr (sizeof(E) == 2)
         if (matrix_unit) return product_on_unit(a, stride, rows, next, steps, c, line);
 #endif
-    for (; rows >= 4; rows -= 4, a += 4 * stride, c += 4 * line) product_of<4>(a, stride, next, steps, c, line);
-    if (rows >= 2) {
-        product_of<2>(a, stride, next, steps, c, line);
-        rows -= 2, a += 2 * stride, c += 2 * line;
-    }
-    if (rows) product_of<1>(a, stride, next, steps, c, line);
+    product_on_vectors(a, stride, rows, next, steps, c, line);
 }
 
 }  // namespace
