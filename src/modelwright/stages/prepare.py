@@ -19,9 +19,8 @@ from modelwright.base.files import atomic_directory, atomic_path, link, sha256_t
 from modelwright.base.policy import refuse
 from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
-from modelwright.base.seeding import derive
 from modelwright.data.corpus import shard_name
-from modelwright.data.decontaminate.items import EvalItem, read_items
+from modelwright.data.decontaminate.items import read_items
 from modelwright.data.decontaminate.settings import BARS
 from modelwright.data.execution import Execution, Performer, alone_in, saying_when_full
 from modelwright.data.pipeline.plan import (
@@ -54,7 +53,7 @@ from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.units import Unit, units
 from modelwright.data.sources import mark, stated, statements
 from modelwright.data.split import SIDES
-from modelwright.environments.task import all_tasks
+from modelwright.environments.items import known_items
 from modelwright.stages.corpus_report import Findings, funnel, write_report
 
 INPUTS: tuple[str, ...] = ()
@@ -208,23 +207,6 @@ def say_recall(run: Run, indexed: dict[str, Any]) -> None:
     run.log(f"of usable items planted in texts of this corpus are found: {'; '.join(said)}")
     every = "; ".join(f"{kind} {each['of_all']:.1%}" for kind, each in indexed["recall"].items())
     run.log(f"of all items, those too generic to be told from text included: {every}")
-
-
-def known_items() -> Iterator[EvalItem]:
-    """The problems of every suite that the project knows."""
-    for name, task in all_tasks().items():
-        for problem in task.problems(derive(0, "decontaminate", name)):
-            prompt = problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1].content
-            yield EvalItem(name, problem.id, prompt, answer_of(problem.target))
-
-
-def answer_of(target: Any) -> str:
-    """The right answer as text, of what a verifier compares with; "" where there is none."""
-    if isinstance(target, dict) and "choices" in target:
-        return str(target["choices"][target["answer"]]).strip()
-    if isinstance(target, list):
-        return str(target[0]) if target else ""
-    return str(target) if isinstance(target, str | int | float) else ""
 
 
 def summary(cleaned: Sequence[Shard], written: Sequence[Shard], resolved: dict[str, Any]) -> dict[str, Any]:

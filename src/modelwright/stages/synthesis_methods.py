@@ -7,16 +7,31 @@ from typing import Annotated
 
 from pydantic import Discriminator
 
+from modelwright.data.decontaminate.index import Index
 from modelwright.data.synthesis.answers import Answers, AnswersConfig
+from modelwright.data.synthesis.growth import GrowConfig, Growth
 from modelwright.data.synthesis.method import Method
+from modelwright.data.synthesis.personas import Personas, PersonasConfig
 from modelwright.data.synthesis.rationales import Rationales, RationalesConfig
+from modelwright.data.synthesis.rewriting import RewriteConfig, Rewriting
 from modelwright.data.synthesis.tasks import Task
 
-MethodConfig = Annotated[AnswersConfig | RationalesConfig, Discriminator("kind")]
+MethodConfig = Annotated[
+    AnswersConfig | RationalesConfig | GrowConfig | RewriteConfig | PersonasConfig, Discriminator("kind")
+]
 
 
-def method_of(config: MethodConfig, tasks: Sequence[Task], samples: int, seed: int) -> Method:
-    """The method, at its beginning. `samples`: answers to each prompt."""
+def method_of(
+    config: MethodConfig, tasks: Sequence[Task], samples: int, seed: int, index: Index | None = None
+) -> Method:
+    """The method, at its beginning. `samples`: answers to each prompt. `index`: evaluation items that no
+    request may ask."""
+    if isinstance(config, GrowConfig):
+        return Growth(config, tasks, samples, seed, index)
+    if isinstance(config, RewriteConfig):
+        return Rewriting(config, tasks, samples, seed, index)
+    if isinstance(config, PersonasConfig):
+        return Personas(config, tasks, samples, seed, index)
     if isinstance(config, RationalesConfig):
         return Rationales(config, tasks, samples)
     return Answers(config, tasks, samples)

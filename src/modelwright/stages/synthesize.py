@@ -6,7 +6,7 @@ Leaves `examples.jsonl` (what `finetune` learns from), `dropped.jsonl` (all othe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 from modelwright.base.artifact import Artifact
 from modelwright.base.config import Config as BaseConfig
 from modelwright.base.errors import UserError
+from modelwright.base.files import write_text
 from modelwright.base.policy import Policy
 from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
@@ -31,9 +32,13 @@ from modelwright.data.synthesis.choosing import Keep, choose
 from modelwright.data.synthesis.funnel import Funnel
 from modelwright.data.synthesis.journal import Journal
 from modelwright.data.synthesis.method import Ask, Candidate, Method
-from modelwright.data.synthesis.record import PriceConfig, dropped_of, row_of
+from modelwright.data.synthesis.personas import PersonasConfig
+from modelwright.data.synthesis.record import RECORD, PriceConfig, dropped_of, row_of
+from modelwright.data.synthesis.spread import reached
 from modelwright.data.synthesis.tasks import prompt_id, tasks_of
 from modelwright.environments.rejection import VerifyConfig, judged, with_problem
+from modelwright.stages import synthesis_page
+from modelwright.stages.screening import JudgeConfig, Judging, RowsConfig, Screen
 from modelwright.stages.synthesis_methods import MethodConfig, method_of
 from modelwright.stages.writing import (
     EngineWriter,
@@ -47,7 +52,7 @@ from modelwright.stages.writing import (
 )
 
 INPUTS: tuple[str, ...] = ()
-EXAMPLES, DROPPED, ANSWERS = "examples.jsonl", "dropped.jsonl", "answers.jsonl"
+EXAMPLES, DROPPED, ANSWERS, PAGE = "examples.jsonl", "dropped.jsonl", "answers.jsonl", "report.html"
 EARLIER = f"replaced/synthesize-*/{ANSWERS}"
 """Journals of runs with other settings, beside the station's folder."""
 LARGEST_SEED = 1 << 31
@@ -78,6 +83,11 @@ class Config(BaseConfig):
     """What says that an answer is right; what is wrong is not kept. None: nobody."""
     keep: Keep = "all"
     """Of several good answers to one prompt: the first, the best, or all that differ."""
+    rows: RowsConfig | None = None
+    """What rows must be like: {} looks for refusals, echoes, cut answers, repeats, evaluation items and more.
+    None: they are taken as they come."""
+    judge: JudgeConfig | None = None
+    """A model that scores each row that is left; low scores go. None: nobody."""
     price: PriceConfig = PriceConfig()
     """What tokens cost, for the sum in the manifest."""
 
@@ -113,8 +123,9 @@ def run(config: Config, run: Run) -> Artifact:
     brought = provenance_of(task.prompt for task in tasks).stating(statements(config.sources))
     run.brings_in(brought + writer_facts(config.writer))
     writer = open_writer(config.writer)
-    method = method_of(config.method, tasks, config.samples, derive(run.seed, "method"))
-    works = Works(config, run, writer)
+    index = config.rows.index() if config.rows else None
+    method = method_of(config.method, tasks, config.samples, derive(run.seed, "method"), index)
+    works = Works(config, run, writer, Screen(config.rows, index))
     works.go_through(method)
     return works.finish()
 
@@ -131,12 +142,12 @@ class _Found:
 class Works:
     """Rounds of asking and choosing, and what came of them."""
 
-    def __init__(self, config: Config, run: Run, writer: Writer) -> None:
-        self._config, self._run, self._writer = config, run, writer
+    def __init__(self, config: Config, run: Run, writer: Writer, screen: Screen) -> None:
+        self._config, self._run, self._writer, self._screen = config, run, writer, screen
         self._licence = writer_licence(config.writer)
         self._journal = Journal(run.dir / ANSWERS, writer, sorted(run.dir.parent.glob(EARLIER)))
         self._funnel = Funnel()
-        self._rows: list[dict[str, Json]] = []
+        self._found: list[tuple[_Found, Score]] = []
         self._dropped: list[dict[str, Json]] = []
         self._kept: list[Candidate] = []
 
@@ -148,7 +159,7 @@ class Works:
             while asks := method.asks(self._kept):
                 number += 1
                 found = list(self._read(method, asks))
-                self._choose(found)
+                self._choose(list(self._screened(found)))
                 self._run.metric(number, asked=len(asks), read=len(found), kept=len(self._kept))
         finally:
             self._journal.close()
@@ -182,6 +193,16 @@ class Works:
         seed = derive(self._run.seed, "sample", prompt_id(ask.conversation), ask.sample) % LARGEST_SEED
         return Prompt(conversation=ask.conversation, sampling=replace(sampling, seed=seed))
 
+    def _screened(self, found: Sequence[_Found]) -> Iterator[_Found]:
+        """The candidates with which nothing is wrong by themselves."""
+        self._funnel.came("looked at", len(found))
+        for each in found:
+            reason = self._screen.wrong(each.candidate)
+            if reason is None:
+                yield each
+            else:
+                self._drop("looked at", each.prompt, each.answer.text, reason)
+
     def _choose(self, found: Sequence[_Found]) -> None:
         """Keep what the verifier passes, and of each group what is wanted of it."""
         scores = judged([each.candidate for each in found], self._config.verify)
@@ -203,11 +224,49 @@ class Works:
                 self._keep(each, score)
 
     def _keep(self, found: _Found, score: Score) -> None:
-        by = self._config.verify.by if self._config.verify else ""
         self._kept.append(found.candidate)
-        self._rows.append(
-            row_of(found.candidate, found.prompt, found.answer, self._writer.name, self._licence, by, score)
-        )
+        self._found.append((found, score))
+
+    def _compared(self) -> None:
+        """Take out what repeats earlier rows."""
+        reasons = self._screen.repeats([found.candidate.conversation for found, _ in self._found])
+        self._funnel.came("compared", len(reasons))
+        left: list[tuple[_Found, Score]] = []
+        for (found, score), reason in zip(self._found, reasons, strict=True):
+            if reason is None:
+                left.append((found, score))
+            else:
+                self._drop("compared", found.prompt, found.answer.text, reason)
+        self._found = left
+
+    def _rows(self, judging: Judging | None) -> Iterator[dict[str, Json]]:
+        """The rows that are left, with their records; those that a judge finds bad go."""
+        by = self._config.verify.by if self._config.verify else ""
+        rows = [found.candidate.conversation for found, _ in self._found]
+        said = list(judging.scores(rows)) if judging else [(None, None)] * len(rows)
+        if judging:
+            self._funnel.came("judged", len(rows))
+        for (found, score), (opinion, reason) in zip(self._found, said, strict=True):
+            if reason is not None:
+                self._drop("judged", found.prompt, found.answer.text, reason)
+                continue
+            row = row_of(
+                found.candidate, found.prompt, found.answer, self._writer.name, self._licence, by, score
+            )
+            if judging and opinion:
+                judge = {"by": judging.writer.name, "score": opinion.value, "reason": opinion.reason}
+                row[RECORD]["judge"] = judge
+            yield row
+
+    def _spread(self, rows: Sequence[dict[str, Json]]) -> dict[str, Json]:
+        """Of personas: how evenly the rows that were kept reach the grid."""
+        method = self._config.method
+        if not isinstance(method, PersonasConfig):
+            return {}
+        axes, share = reached(method.axes(), (row[RECORD]["coordinates"] for row in rows))
+        said = "; ".join(f"{axis.axis} {axis.evenness:.2f}" for axis in axes)
+        self._run.log(f"spread: {share:.0%} of the cells have a row; evenness (1 is even): {said}")
+        return {"spread": {"cells": share, **{axis.axis: axis._asdict() for axis in axes}}}
 
     def _drop(self, step: str, prompt: Prompt, text: str, reason: Reason) -> None:
         self._funnel.out(step, reason, text)
@@ -216,32 +275,41 @@ class Works:
     def finish(self) -> Artifact:
         """Write what there is, and say what it took."""
         run, journal, price = self._run, self._journal, self._config.price
+        self._compared()
+        judging = Judging(self._config.judge, run) if self._config.judge else None
+        made = list(self._rows(judging))
+        journals = [journal, judging.journal] if judging else [journal]
+        read, written = sum(each.prompt_tokens for each in journals), sum(each.tokens for each in journals)
         write_rows(run.dir / DROPPED, self._dropped)
         for line in self._funnel.lines():
             run.log(line)
-        if not self._rows:
+        if not made:
             raise UserError(f"no row was kept. {run.dir / DROPPED} says why of each")
-        write_rows(run.dir / EXAMPLES, self._rows)
-        rows, money = len(self._rows), price.of(journal.prompt_tokens, journal.tokens)
+        write_rows(run.dir / EXAMPLES, made)
+        rows, money = len(made), price.of(read, written)
         spent = f", {money:.4g} {price.currency} in all" if money else ""
         run.log(
-            f"{rows:,} rows by {self._writer.name}; for each {journal.prompt_tokens / rows:,.0f} tokens read,"
-            f" {journal.tokens / rows:,.0f} written, {run.seconds / rows:.3g} s{spent}"
+            f"{rows:,} rows by {self._writer.name}; for each {read / rows:,.0f} tokens read,"
+            f" {written / rows:,.0f} written, {run.seconds / rows:.3g} s{spent}"
         )
         metrics = {
             "rows": rows,
             "writer": self._writer.name,
             "asked": journal.asked,
-            "prompt_tokens": journal.prompt_tokens,
-            "written_tokens": journal.tokens,
+            "prompt_tokens": read,
+            "written_tokens": written,
+            "judge": judging.writer.name if judging else "",
+            "judge_tokens": judging.journal.prompt_tokens + judging.journal.tokens if judging else 0,
             "uncounted": journal.uncounted,
-            "tokens_per_row": (journal.prompt_tokens + journal.tokens) / rows,
+            "tokens_per_row": (read + written) / rows,
             "seconds_per_row": run.seconds / rows,
             "money": money,
             "money_per_row": money / rows,
             "currency": price.currency,
             "funnel": self._funnel.as_json(),
+            **self._spread(made),
         }
+        write_text(run.dir / PAGE, synthesis_page.render(self._funnel, metrics))
         flops = self._writer.flops_per_token if isinstance(self._writer, EngineWriter) else 0.0
         tokens = journal.prompt_tokens + journal.tokens
-        return run.finish([EXAMPLES, DROPPED, "metrics.jsonl"], metrics, journal.tokens, flops * tokens)
+        return run.finish([EXAMPLES, DROPPED, PAGE, "metrics.jsonl"], metrics, journal.tokens, flops * tokens)

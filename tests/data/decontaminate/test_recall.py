@@ -21,7 +21,7 @@ import pytest
 from modelwright.data.decontaminate.index import Index
 from modelwright.data.decontaminate.inject import inject, some_of_each
 from modelwright.data.decontaminate.items import EvalItem, read_items
-from modelwright.stages.prepare import known_items
+from modelwright.environments.items import known_items
 
 PUBLIC = ("gsm8k", "humaneval", "mbpp", "mmlu", "truthfulqa", "ifeval", "xstest")
 

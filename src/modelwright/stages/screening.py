@@ -1,0 +1,107 @@
+"""What written rows must be like before anybody learns from them, and who judges them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+from pydantic import Field
+
+from modelwright.base.errors import ConfigError
+from modelwright.base.run import Run
+from modelwright.base.schema import Conversation, Prompt, Reason, Sampling, Score
+from modelwright.base.seams import Writer
+from modelwright.base.seeding import derive
+from modelwright.data.decontaminate.index import Index
+from modelwright.data.decontaminate.items import read_items
+from modelwright.data.synthesis.journal import Journal
+from modelwright.data.synthesis.method import Candidate
+from modelwright.data.synthesis.rows import RowChecks, RowRules, repeated
+from modelwright.data.synthesis.rubric import RubricConfig, judged, read_score, rubric_prompt
+from modelwright.environments.items import known_items
+from modelwright.stages.writing import EndpointWriter, LocalWriter, WriterConfig, open_writer
+
+JUDGEMENTS = "judgements.jsonl"
+EARLIER = f"replaced/synthesize-*/{JUDGEMENTS}"
+
+
+class RowsConfig(RowRules):
+    """Looks at every row; what is wrong with it takes it out."""
+
+    decontaminate: bool = True
+    """Whether rows go that hold a problem of the suites that `evaluate` knows, or of `against`."""
+    against: tuple[str, ...] = ()
+    """Files or folders of further evaluation sets."""
+
+    def index(self) -> Index | None:
+        """What no row may hold."""
+        if not self.decontaminate:
+            return None
+        return Index.build(chain(known_items(), *(read_items(Path(path)) for path in self.against)))
+
+
+class JudgeConfig(RubricConfig):
+    """A model that scores each row by a rubric."""
+
+    writer: WriterConfig = LocalWriter()
+    """Who judges, as `synthesize.writer`; better another model than the one that wrote."""
+    max_tokens: int = Field(default=256, gt=0)
+    """Longest judgement."""
+
+
+class Screen:
+    """Looks at rows as they come (`wrong`), and at all that are left in the end (`repeats`)."""
+
+    def __init__(self, config: RowsConfig | None, index: Index | None) -> None:
+        self._config = config
+        self._checks = RowChecks(config, index) if config else None
+
+    def wrong(self, candidate: Candidate) -> Reason | None:
+        """Why a row is not kept, by itself."""
+        return self._checks.wrong(candidate.conversation, candidate.is_whole) if self._checks else None
+
+    def repeats(self, rows: Sequence[Conversation]) -> list[Reason | None]:
+        """Of all rows, which say what an earlier one says."""
+        if self._config is None or not self._config.repeats:
+            return [None] * len(rows)
+        return repeated(rows)
+
+
+class Judging:
+    """Asks a judge, with a journal of its own: nothing is asked twice."""
+
+    def __init__(self, config: JudgeConfig, run: Run, writer: Writer | None = None) -> None:
+        self._config, self._run = config, run
+        self.writer = writer or open_writer(_checked(config.writer))
+        earlier = sorted(run.dir.parent.glob(EARLIER))
+        self.journal = Journal(run.dir / JUDGEMENTS, self.writer, earlier)
+
+    def scores(self, rows: Sequence[Conversation]) -> Iterator[tuple[Score, Reason | None]]:
+        """For each row its score, and why it is not kept. A fault is no score: the row is ungraded."""
+        seed = derive(self._run.seed, "judge")
+        sampling = Sampling(max_tokens=self._config.max_tokens, seed=seed % (1 << 31))
+        prompts = [
+            Prompt(conversation=rubric_prompt(self._config, row, seed), sampling=sampling) for row in rows
+        ]
+        found: dict[int, Score] = {}
+        try:
+            with self._run.progress("judgements", len(prompts)) as bar:
+                for place, answer in self.journal.answers(prompts):
+                    fault = Score(value=None, reason=f"ungraded: {answer.fault}")
+                    whole = answer.finish_reason != "length"
+                    found[place] = fault if answer.fault else read_score(answer.text, whole)
+                    bar.advance()
+        finally:
+            self.journal.close()
+        for place in range(len(rows)):
+            yield found[place], judged(found[place], self._config)
+
+
+def _checked(config: LocalWriter | EndpointWriter) -> LocalWriter | EndpointWriter:
+    if not config.model:
+        raise ConfigError(
+            "synthesize.judge.writer is missing: name a model's folder, judge: {writer: {model: FOLDER}}, or "
+            "an endpoint"
+        )
+    return config
