@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from modelwright.base.device import keep_freed_memory
 from modelwright.base.run import Run
 from modelwright.formats import peft
 from modelwright.formats.huggingface import load_model, save_model
@@ -26,12 +27,13 @@ from sft_peers import Way, make_trainer
 
 SIDES = "full", "lora", "qlora", "TRL, full", "TRL, lora"
 RANK, EPOCHS = 16, 1
-NOVELS, PRETRAINING = 12, 250
+NOVELS, PRETRAINING = 12, 120
 """How many novels the small network is trained on first, and in how many steps of 4,096 tokens."""
 
 
 def prepare_small(folder: Path, shape: ModelConfig, context: int, steps: int = PRETRAINING) -> float:
     """Train a small network on novels, and lay out the conversations; the loss that they have before."""
+    keep_freed_memory()
     tokenizer = learned_tokenizer(shape.vocab_size)
     tokenizer.save(folder / "tokenizer")
     ids = [
