@@ -40,8 +40,6 @@ from modelwright.training.step_plan import StepPlan
 INPUTS: tuple[str, ...] = ("model",)
 OPTIONAL: tuple[str, ...] = ("examples",)
 """Used where there are any: the rows that `synthesize` has written."""
-OPTIONAL: tuple[str, ...] = ("examples",)
-"""Used where there are any: the rows that `synthesize` has written."""
 MADE = ("model", ADAPTER, "metrics.jsonl", DROPPED, SAMPLES, FORGETTING, ON_POLICY)
 TOGETHER = True
 """All processes run this stage, where there are several."""
