@@ -48,11 +48,11 @@ def about(fact: Fact) -> Problem:
 
 
 def test_every_suite_of_the_atlas_is_a_task() -> None:
-    assert set(TASKS) == set(atlas.SUITES)
+    assert set(TASKS) - {"chains"} == set(atlas.SUITES), "sums in steps are no part of the atlas"
 
 
 def test_tasks_for_development_are_asked_only_by_name() -> None:
-    assert set(TASKS) - set(select(())) == {"facts_validation", "invented_validation"}
+    assert set(TASKS) - set(select(())) == {"chains", "facts_validation", "invented_validation"}
     assert list(select(("facts_validation",))) == ["facts_validation"]
 
 

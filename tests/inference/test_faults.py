@@ -216,7 +216,7 @@ def test_a_text_that_cannot_be_made_ends_its_own_request(model, tokenizer):
     engine = Engine(model, tokenizer)
     order = [engine.submit(*request, streaming=True) for request in requests]
     first = engine._scheduler.waiting[1]
-    first.text.push = lambda token: 1 / 0
+    first.text.push = lambda token, **_: 1 / 0
     ended = {}
     while len(ended) < 4:
         ended |= {d.request: d.error or d.completion for d in engine.step() if d.error or d.completion}

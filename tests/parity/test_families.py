@@ -244,6 +244,7 @@ def test_pickled_weights_are_refused_with_what_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["[]", '{"weight_map": 3}', '{"weight_map": {"a": 1}}', "{}"])
 def test_an_index_that_names_no_files_is_damage(content: str, tmp_path: Path) -> None:
     theirs("llama 2").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-00001-of-00001.safetensors")
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(DamagedFile, match="names no files"):
         load_model(tmp_path)
