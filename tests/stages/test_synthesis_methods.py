@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 from collections import Counter
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from tests.stages.test_synthesize import Script, lines, lived
 
-from modelwright.base.errors import ConfigError, UserError
+from modelwright.base.errors import UserError
 from modelwright.base.schema import Answer
 from modelwright.stages import screening, synthesize
 
@@ -230,11 +231,36 @@ def test_a_judge_scores_rows_and_its_faults_are_ungraded(
     assert len(lines(tmp_path / "run" / "judgements.jsonl")) == 12
 
 
-def test_a_judge_needs_a_name(seeds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = settings(seeds, judge={"least": 3})
-    script = Script(lambda question, _: said(f"{sentence(random.Random(question), 9)}. {TIDY}"))
-    with pytest.raises(ConfigError, match=r"synthesize\.judge\.writer is missing"):
-        lived(tmp_path / "run", config, script, monkeypatch)
+@pytest.mark.parametrize(
+    ("judge", "says"),
+    [
+        ({}, r"synthesize\.judge\.writer is missing"),
+        ({"model": "nowhere/at/all"}, "does not exist"),
+        ({"url": "https://judge.invalid/v1", "model": "large", "key_from": "NO_SUCH_KEY"}, "NO_SUCH_KEY"),
+    ],
+)
+def test_a_judge_that_cannot_judge_is_refused_before_any_answer_is_paid(
+    judge: dict[str, str],
+    says: str,
+    seeds: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    script = Script(lambda *_: said("Six."))
+    with pytest.raises(UserError, match=says):
+        lived(tmp_path / "run", settings(seeds, judge={"least": 3, "writer": judge}), script, monkeypatch)
+    assert script.asked == []
+
+
+def test_another_judge_behind_the_same_name_is_noticed(seeds: Path, tiny_model: Callable[..., Path]) -> None:
+    folder = tiny_model("qwen3")
+    config = settings(seeds, judge={"writer": {"model": str(folder)}})
+    before = synthesize.sources(config)
+    assert synthesize.sources(config) == before
+    weights = folder / "model.safetensors"
+    os.utime(weights, ns=(1, 1))
+    assert synthesize.sources(config) != before
 
 
 def test_rows_that_the_suites_of_evaluate_ask_go(

@@ -98,8 +98,9 @@ class Config(BaseConfig):
 
 
 def sources(config: Config) -> str:
-    """A mark of what sources and writer hold now: when it changes, the stage runs anew."""
-    return f"{mark(config.sources)} {writer_mark(config.writer)}"
+    """A mark of what sources, writer and judge hold now: when it changes, the stage runs anew."""
+    held = f"{mark(config.sources)} {writer_mark(config.writer)}"
+    return f"{held} {writer_mark(config.judge.writer)}" if config.judge else held
 
 
 def facts(config: Config) -> Provenance:
@@ -123,11 +124,16 @@ def run(config: Config, run: Run) -> Artifact:
     brought = provenance_of(task.prompt for task in tasks).stating(statements(config.sources))
     run.brings_in(brought + writer_facts(config.writer))
     writer = open_writer(config.writer)
+    judging = Judging(config.judge, run) if config.judge else None  # refused here, before answers are paid
     index = config.rows.index() if config.rows else None
     method = method_of(config.method, tasks, config.samples, derive(run.seed, "method"), index)
-    works = Works(config, run, writer, Screen(config.rows, index))
-    works.go_through(method)
-    return works.finish()
+    works = Works(config, run, writer, Screen(config.rows, index), judging)
+    try:
+        works.go_through(method)
+        return works.finish()
+    finally:
+        if judging:
+            judging.journal.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +148,11 @@ class _Found:
 class Works:
     """Rounds of asking and choosing, and what came of them."""
 
-    def __init__(self, config: Config, run: Run, writer: Writer, screen: Screen) -> None:
+    def __init__(
+        self, config: Config, run: Run, writer: Writer, screen: Screen, judging: Judging | None = None
+    ) -> None:
         self._config, self._run, self._writer, self._screen = config, run, writer, screen
+        self._judging = judging
         self._licence = writer_licence(config.writer)
         self._journal = Journal(run.dir / ANSWERS, writer, sorted(run.dir.parent.glob(EARLIER)))
         self._funnel = Funnel()
@@ -239,8 +248,9 @@ class Works:
                 self._drop("compared", found.prompt, found.answer.text, reason)
         self._found = left
 
-    def _rows(self, judging: Judging | None) -> Iterator[dict[str, Json]]:
+    def _rows(self) -> Iterator[dict[str, Json]]:
         """The rows that are left, with their records; those that a judge finds bad go."""
+        judging = self._judging
         by = self._config.verify.by if self._config.verify else ""
         rows = [found.candidate.conversation for found, _ in self._found]
         said = list(judging.scores(rows)) if judging else [(None, None)] * len(rows)
@@ -276,8 +286,7 @@ class Works:
         """Write what there is, and say what it took."""
         run, journal, price = self._run, self._journal, self._config.price
         self._compared()
-        judging = Judging(self._config.judge, run) if self._config.judge else None
-        made = list(self._rows(judging))
+        made, judging = list(self._rows()), self._judging
         journals = [journal, judging.journal] if judging else [journal]
         read, written = sum(each.prompt_tokens for each in journals), sum(each.tokens for each in journals)
         write_rows(run.dir / DROPPED, self._dropped)
