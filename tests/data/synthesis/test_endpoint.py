@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.schema import Answer, Conversation, Message, Prompt, Sampling
 from modelwright.data.synthesis import endpoint, http
 from modelwright.data.synthesis.endpoint import Endpoint, EndpointConfig, pause_before, read_key, retry_after
+from modelwright.data.synthesis.journal import Journal
 from modelwright.data.synthesis.replies import Hidden, NoCompletion, answer_of, problem_of
 
 KEY = "sk-secret-0123456789"
@@ -282,6 +284,32 @@ def test_one_refused_prompt_ends_nobody_once_others_were_answered() -> None:
         found = dict(writer(url, concurrency=1).write(prompts("a", "x", "y", "b")))
     assert [bool(found[place].fault) for place in range(4)] == [False, True, True, False]
     assert "status 400" in found[1].fault
+
+
+@pytest.mark.parametrize(("status", "more"), [(401, 0), (402, 0), (403, endpoint.IN_A_ROW - 1)])
+def test_a_key_that_is_refused_later_ends_the_work_and_the_next_run_asks_the_rest(
+    status: int, more: int, tmp_path: Path
+) -> None:
+    seen_all: list[str] = []
+    is_paid = False
+
+    def serve(handler: Handler, body: dict[str, Any]) -> None:
+        seen_all.append(asked(body))
+        good = is_paid or len(seen_all) <= 3
+        handler.reply(200 if good else status, completion("ok") if good else {"error": {"message": "no"}})
+
+    wanted = prompts(*map(str, range(30)))
+    with served(serve) as (url, seen):
+        journal = Journal(tmp_path / "answers.jsonl", writer(url, concurrency=1))
+        with pytest.raises(UserError, match=rf"answers {status}: no.*THE_KEY.*same command again"):
+            list(journal.answers(wanted))
+        journal.close()
+        assert len(journal) == 3 and len(seen) <= 3 + 1 + more + 1, "one may be open when the end is known"
+        is_paid, before = True, len(seen)
+        journal = Journal(tmp_path / "answers.jsonl", writer(url))
+        assert {answer.text for answer in dict(journal.answers(wanted)).values()} == {"ok"}
+        journal.close()
+        assert {asked(body) for _, _, body in seen[before:]} == set(map(str, range(3, 30)))
 
 
 def test_where_nobody_is_there_the_answers_so_far_are_kept() -> None:

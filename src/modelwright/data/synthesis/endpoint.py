@@ -13,6 +13,7 @@ import json
 import os
 import queue
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,10 +36,15 @@ RETRIED = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
 """Statuses after which the same request may well succeed."""
 HOPELESS = frozenset((401, 402, 404, 405))
 """Statuses that say that no other prompt will fare better, as long as none has."""
+REFUSED = frozenset((401, 402))
+"""Those that say so even after others were answered: the key is taken back, the credit is spent."""
+MODERATED = re.compile(r"flagged|moderat|content.?(policy|filter)|safety", re.IGNORECASE)
+"""Words of a 403 that is about the prompt. Any other may be about the key, and many in a row are."""
 LONGEST_WAIT = 120.0
 """Seconds between two attempts, whatever the server asks for."""
 IN_A_ROW = 8
 """So many prompts in a row without an answer, and nobody is there."""
+GO_ON = "What was answered is kept: give the same command again, and it goes on from there"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -119,6 +125,10 @@ class _Outcome:
     """Whether the fault says nothing of the prompt: the server is away, fails, or is none."""
     hopeless: str = ""
     """Why no other prompt will fare better, where that is known."""
+    is_refused: bool = False
+    """Whether that holds even where others were answered."""
+    forbidden: str = ""
+    """Why no other prompt will fare better, where so many in a row are told the same."""
 
 
 class Endpoint:
@@ -138,12 +148,15 @@ class Endpoint:
         for place in range(len(prompts)):
             work.put(place)
         crew = _Crew(self._config, prompts, work, done, self._ask)
-        succeeded, failed = False, 0
+        succeeded, failed, forbidden = False, 0, 0
         try:
             for _ in prompts:
                 place, outcome = done.get()
-                if outcome.hopeless and not succeeded:
-                    raise UserError(outcome.hopeless)
+                forbidden = forbidden + 1 if outcome.forbidden else 0
+                why = outcome.forbidden if forbidden == IN_A_ROW else outcome.hopeless
+                if why and (forbidden or outcome.is_refused or not succeeded):
+                    yield from _answered(done)
+                    raise UserError(f"{why}. {GO_ON}")
                 if not outcome.answer.fault:
                     succeeded, failed = True, 0
                 failed += outcome.is_down
@@ -155,9 +168,8 @@ class Endpoint:
 
     def _is_down(self, failed: int, fault: str) -> str:
         return (
-            f"{self.name}: {failed} prompts in a row got no answer; the last: {fault}. What was answered is"
-            " kept. See that the address, the model's name and the key are right and that the server is up,"
-            " then give the same command again: it goes on from there"
+            f"{self.name}: {failed} prompts in a row got no answer; the last: {fault}. See that the address,"
+            f" the model's name and the key are right and that the server is up. {GO_ON}"
         )
 
     def _ask(self, prompt: Prompt, pause: Callable[[float], bool], stop: threading.Event) -> _Outcome:
@@ -202,11 +214,11 @@ class Endpoint:
             hopeless = f"{self.name} answers {reply.status}, which leads elsewhere: name the address itself"
             return _Outcome(Answer(fault=f"status {reply.status}", seconds=seconds), hopeless=hopeless)
         fault = Answer(fault=f"status {reply.status}: {says}", seconds=seconds)
+        why = f"{self.name} answers {reply.status}: {says}. {self._advice(reply)}"
         if reply.status in HOPELESS:
-            return _Outcome(
-                fault, hopeless=f"{self.name} answers {reply.status}: {says}. {self._advice(reply)}"
-            )
-        return _Outcome(fault)
+            return _Outcome(fault, hopeless=why, is_refused=reply.status in REFUSED)
+        is_about_key = reply.status == 403 and not MODERATED.search(says)
+        return _Outcome(fault, forbidden=why if is_about_key else "")
 
     def _advice(self, reply: Reply) -> str:
         key = f"the key in {self._config.key_from}" if self._key else "no key was sent (key_from)"
@@ -214,7 +226,7 @@ class Endpoint:
             return (
                 "See that the address ends where /chat/completions begins, and that the model has this name"
             )
-        return f"See that it may be used: {key}"
+        return f"See that it may be used and that there is credit: {key}"
 
     def _headers(self) -> dict[str, str]:
         key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
@@ -225,6 +237,14 @@ class Endpoint:
             as_row(prompt.conversation, {}) | {"model": self._config.model} | sampling_body(prompt.sampling)
         )
         return {name: value for name, value in (made | self._config.body).items() if value is not None}
+
+
+def _answered(done: queue.SimpleQueue[tuple[int, _Outcome]]) -> Iterator[tuple[int, Answer]]:
+    """What came while the end was found out: it is paid, and must not be lost."""
+    while not done.empty():
+        place, outcome = done.get()
+        if not outcome.answer.fault:
+            yield place, outcome.answer
 
 
 def sampling_body(sampling: Sampling) -> dict[str, Any]:
