@@ -16,6 +16,9 @@ from tests.stages.test_synthesize import Script, lines, lived
 
 from modelwright.base.errors import UserError
 from modelwright.base.schema import Answer
+from modelwright.data.conversations.sides import VALIDATION_FRACTION, conversations_from, opening
+from modelwright.data.readers.source import Source
+from modelwright.data.split import side_of
 from modelwright.stages import screening, synthesize
 
 ANIMALS = ["otter", "heron", "badger", "falcon", "beetle", "salmon"]
@@ -109,6 +112,39 @@ def test_a_killed_growth_goes_on_to_the_same_rows(
     made, again, _ = lived(tmp_path / "b", config, second, monkeypatch)
     assert again == rows and made.id == whole.id
     assert len(second.asked) == whole.metrics["asked"] - 7
+
+
+@pytest.mark.parametrize("method", [GROW, {"kind": "rewrite", "ways": ["deepen"]}])
+def test_nothing_is_written_after_a_question_that_is_held_out(
+    method: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "asked.jsonl"
+    asked = [f"Say in two sentences how {n} otters sleep in winter." for n in range(60)]
+    held_out = [text for text in asked if side_of(text, VALIDATION_FRACTION) == "validation"]
+    assert 0 < len(held_out) < 60
+    path.write_text("".join(json.dumps({"question": text, "answer": "Well."}) + "\n" for text in asked))
+    script = Script(grows if method["kind"] == "grow" else rewrites)
+    lived(tmp_path / "run", settings(path, method=method), script, monkeypatch)
+    shown = "\n".join(each.content for prompt in script.asked for each in prompt.conversation.messages)
+    assert any(text in shown for text in asked)
+    assert not [text for text in held_out if text in shown]
+    only = tmp_path / "held_out.jsonl"
+    only.write_text(json.dumps({"question": held_out[0], "answer": "Well."}) + "\n")
+    with pytest.raises(UserError, match="no prompt that finetune does not hold out"):
+        lived(tmp_path / "none", settings(only, method=method), script, monkeypatch)
+
+
+def test_a_question_that_is_answered_as_it_is_stays_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "asked.jsonl"
+    asked = [f"Say in two sentences how {n} otters sleep in winter." for n in range(60)]
+    path.write_text("".join(json.dumps({"question": text, "answer": "Well."}) + "\n" for text in asked))
+    lived(tmp_path / "run", settings(path, rows=None), Script(lambda *_: said(TIDY)), monkeypatch)
+    written = (Source(path=str(tmp_path / "run" / "examples.jsonl")),)
+    for side in ("train", "validation"):
+        ours = {opening(each.messages) for each in conversations_from(written, 1, 99, side)}
+        assert ours == {text for text in asked if side_of(text, VALIDATION_FRACTION) == side} != set()
 
 
 def rewrites(question: str, seed: int) -> Answer:

@@ -21,6 +21,14 @@ MethodConfig = Annotated[
 ]
 
 
+def writes_after(config: MethodConfig) -> bool:
+    """Whether the requests of the sources are shown, for others to be written after them. Those have hashes
+    of their own, and so may be trained on: of what `finetune` holds out nothing must be shown. Where a
+    request is answered as it is, the same hash holds its row out again; personas only keep away from
+    requests."""
+    return isinstance(config, GrowConfig | RewriteConfig)
+
+
 def method_of(
     config: MethodConfig, tasks: Sequence[Task], samples: int, seed: int, index: Index | None = None
 ) -> Method:

@@ -39,7 +39,7 @@ from modelwright.data.synthesis.tasks import prompt_id, tasks_of
 from modelwright.environments.rejection import VerifyConfig, judged, with_problem
 from modelwright.stages import synthesis_page
 from modelwright.stages.screening import JudgeConfig, Judging, RowsConfig, Screen
-from modelwright.stages.synthesis_methods import MethodConfig, method_of
+from modelwright.stages.synthesis_methods import MethodConfig, method_of, writes_after
 from modelwright.stages.writing import (
     EngineWriter,
     LocalWriter,
@@ -112,13 +112,15 @@ def run(config: Config, run: Run) -> Artifact:
     """Ask, read, verify, choose, round by round; leave the rows."""
     faults = Faults(config.on_error)
     drawn = derive(run.seed, "data")
+    whole = not writes_after(config.method)
     read = conversations_from(
-        config.sources, drawn, config.prompts, "train", faults, config.policy, whole=True, answered=False
+        config.sources, drawn, config.prompts, "train", faults, config.policy, whole=whole, answered=False
     )
     tasks = [with_problem(task, config.verify) for task in tasks_of(read)]
     if not tasks:
         raise UserError(
-            "synthesize.sources hold no prompt: name files of conversations, questions or problems"
+            f"synthesize.sources hold no prompt{'' if whole else ' that finetune does not hold out'}: name"
+            " files of conversations, questions or problems"
         )
     run.log(f"{len(tasks):,} prompts of {len(read):,} rows")
     brought = provenance_of(task.prompt for task in tasks).stating(statements(config.sources))
