@@ -20,7 +20,7 @@ from modelwright.base.schema import Answer, Conversation, Message, Prompt, Sampl
 from modelwright.data.synthesis import endpoint, http
 from modelwright.data.synthesis.endpoint import Endpoint, EndpointConfig, pause_before, read_key, retry_after
 from modelwright.data.synthesis.journal import Journal
-from modelwright.data.synthesis.replies import Hidden, NoCompletion, answer_of, problem_of
+from modelwright.data.synthesis.replies import SHOWN, Hidden, NoCompletion, answer_of, problem_of
 
 KEY = "sk-secret-0123456789"
 Serve = Callable[["Handler", dict[str, Any]], None]
@@ -431,6 +431,51 @@ def test_any_completion_can_be_written_down(text: Any, reason: Any, usage: Any, 
         said.encode("utf-8")
     counts: Sequence[int | None] = (found.tokens, found.prompt_tokens)
     assert all(count is None or count >= 0 for count in counts)
+
+
+def ways_to_echo(key: str, before: int) -> list[bytes]:
+    """Raw replies with the key after `before` letters: in names, messages, no JSON, no HTTP."""
+    echo = "x" * before + key
+    named = completion("ok", model=echo)
+    named["choices"][0]["finish_reason"] = echo
+    refusal = {"choices": [{"message": {"content": None, "refusal": echo}}]}
+    bodies = [(200, named), (200, refusal), (400, {"error": {"message": echo}}), (400, [echo]), (503, echo)]
+    raw = [(status, json.dumps(body).encode()) for status, body in bodies]
+    by_number = "".join(f"\\u{ord(letter):04X}" for letter in key)
+    raw += [
+        (400, echo.encode()),
+        (400, b'["' + b"x" * before + by_number.encode()),
+        (200, echo.encode() * 50),
+    ]
+    return [
+        *(b"HTTP/1.1 %d S\r\nContent-Length: %d\r\n\r\n" % (status, len(b)) + b for status, b in raw),
+        f"{echo}\r\n\r\n".encode(),
+        f"HTTP/1.1 {echo}\r\n\r\n".encode(),
+    ]
+
+
+@pytest.mark.parametrize("key", [KEY, 'sk-"a\\b/c+d.e(f'])
+def test_a_key_that_is_sent_back_where_texts_are_cut_is_hidden_whole(key: str, tmp_path: Path) -> None:
+    cuts = [SHOWN - n for n in (0, 1, 5, 9, 14, 25, 40)] + [10 * SHOWN - 9]
+    ways = [way for before in cuts for way in ways_to_echo(key, before)]
+
+    def serve(handler: Handler, body: dict[str, Any]) -> None:
+        handler.wfile.write(ways[int(asked(body))])
+        handler.close_connection = True
+
+    errors: list[str] = []
+    with served(serve) as (url, seen):
+        config = EndpointConfig(url=url, model="m", key_from="K", retries=0)
+        journal = Journal(tmp_path / "answers.jsonl", Endpoint(config, {"K": key}))
+        for number in range(len(ways)):
+            try:
+                list(journal.answers(prompts(str(number))))
+            except UserError as error:  # a prompt alone to which nobody replies ends the work
+                errors.append(str(error))
+        journal.close()
+    assert len(seen) == len(ways) and errors and len(journal)
+    told = (tmp_path / "answers.jsonl").read_text() + "".join(errors)
+    assert "sk-" not in told and "u0073" not in told and "[key]" in told
 
 
 def test_half_a_letter_and_a_key_do_not_come_through() -> None:

@@ -192,7 +192,7 @@ class Endpoint:
                     return outcome
                 fault = f"status {reply.status}: {problem_of(reply.body, self._hidden)}"
             except Unreachable as error:
-                fault = self._hidden.cut(str(error))
+                fault = self._hidden.shown(str(error))
             is_down = True
             wished = retry_after(reply.headers.get("retry-after", "")) if reply else None
             if attempt < self._config.retries and pause(pause_before(attempt, wished)):

@@ -59,7 +59,7 @@ def post(
             if reply.length:
                 raise Unreachable(f"the reply breaks off {reply.length:,} bytes before its end")
         except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
-            raise Unreachable(watch.said or f"{type(error).__name__}: {error!s:.200}") from None
+            raise Unreachable(watch.said or f"{type(error).__name__}: {error}") from None
         if watch.said:
             raise Unreachable(watch.said)
     said = {name.lower(): value for name, value in reply.getheaders()}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from modelwright.base.schema import Answer
 
 SHOWN = 200
-"""Letters of a stranger's message that are shown."""
-LONGEST_NAME = 200
+"""Letters of a stranger's message or name that are shown."""
 MOST_TOKENS = 10**9
 
 
@@ -21,12 +21,22 @@ class Hidden:
     """Cuts a secret out of texts."""
 
     def __init__(self, secret: str) -> None:
-        self._secret = secret
+        self._secret = re.compile("".join(map(_spellings, secret))) if secret else None
 
     def cut(self, text: str) -> str:
-        """The text without the secret, and in UTF-8."""
+        """The text without the secret, which may be escaped as in JSON, and in UTF-8. To be shortened only
+        after that: half a secret is not found."""
         plain = text.encode("utf-8", "replace").decode("utf-8")
-        return plain.replace(self._secret, "[key]") if self._secret else plain
+        return self._secret.sub("[key]", plain) if self._secret else plain
+
+    def shown(self, text: str) -> str:
+        """How the text begins without the secret, as one line of printable letters."""
+        return "".join(letter if letter.isprintable() else " " for letter in self.cut(text)[:SHOWN]).strip()
+
+
+def _spellings(letter: str) -> str:
+    """A pattern of a letter as it is, or as JSON may have it: escaped by its number or by a backslash."""
+    return rf"(?:\\u(?i:{ord(letter):04x})|\\?{re.escape(letter)})"
 
 
 def answer_of(body: bytes, hidden: Hidden, seconds: float) -> Answer:
@@ -42,7 +52,7 @@ def answer_of(body: bytes, hidden: Hidden, seconds: float) -> Answer:
     if not isinstance(text, str):
         says = message.get("refusal")
         found = f"a refusal: {says}" if isinstance(says, str) else f"content {type(text).__name__}"
-        return Answer(fault=f"the reply holds no text: {_line(hidden.cut(found))}", seconds=seconds)
+        return Answer(fault=f"the reply holds no text: {hidden.shown(found)}", seconds=seconds)
     thought = next(
         (message[k] for k in ("reasoning_content", "reasoning") if isinstance(message.get(k), str)), ""
     )
@@ -64,7 +74,7 @@ def problem_of(body: bytes, hidden: Hidden) -> str:
     reply = _json(body)
     error: Any = reply.get("error", reply) if isinstance(reply, dict) else None
     says = error.get("message") if isinstance(error, dict) else error
-    return _line(hidden.cut(says)) if isinstance(says, str) and says else _shown(body, hidden)
+    return hidden.shown(says) if isinstance(says, str) and says else _shown(body, hidden)
 
 
 def _json(body: bytes) -> Any:
@@ -75,16 +85,11 @@ def _json(body: bytes) -> Any:
 
 
 def _shown(body: bytes, hidden: Hidden) -> str:
-    return _line(hidden.cut(body[: 10 * SHOWN].decode("utf-8", "replace"))) or "nothing"
-
-
-def _line(text: str) -> str:
-    """The beginning of a text as one line of printable letters."""
-    return "".join(letter if letter.isprintable() else " " for letter in text[:SHOWN]).strip()
+    return hidden.shown(body.decode("utf-8", "replace")) or "nothing"
 
 
 def _name(value: Any, hidden: Hidden) -> str:
-    return _line(hidden.cut(value[:LONGEST_NAME])) if isinstance(value, str) else ""
+    return hidden.shown(value) if isinstance(value, str) else ""
 
 
 def _count(value: Any) -> int | None:
