@@ -145,7 +145,8 @@ class Growth:
         if not found:
             yield Reason("request: no list", says=repr(answer.text[:60]))
         sources = [self._seeds[place] for place in shown.seeds]
-        origin = joint_origin([task.prompt for task in sources], GROWN)
+        written = [self._taken.tasks[place] for place in shown.grown]
+        origin = joint_origin([task.prompt for task in (*sources, *written)], GROWN)
         for request in found:
             if len(self._taken.tasks) >= config.wanted:
                 yield Reason("request: more than wanted", says=repr(request[:200]))
