@@ -160,6 +160,8 @@ def test_an_adapter_of_another_vocabulary_is_refused(tiny_model: Callable[..., P
     [
         ({"trainable_token_indices": [3, 3, 7]}, "no ids that differ"),
         ({"trainable_token_indices": [-1, 3, 7]}, "no ids that differ"),
+        ({"trainable_token_indices": [2**31, 3, 7]}, "no ids that differ"),
+        ({"trainable_token_indices": [3, 7, 2**70]}, "no ids that differ"),
         ({"trainable_token_indices": ["a"]}, "no ids that differ"),
         ({"trainable_token_indices": {"embed_tokens": 3}}, "no ids that differ"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +109,16 @@ def test_rows_of_another_model_are_refused(folder: Path) -> None:
         with pytest.raises(UserError, match="different lengths"):
             longer = {EMBEDDING: Rows(torch.ones(1, width), torch.tensor([size]))}
             put_rows(weights, longer, model.config, unties=False)
+
+
+def test_a_row_far_behind_the_last_takes_no_memory() -> None:
+    rows = Rows(torch.ones(2, 4), torch.tensor([0, 2_000_000]))
+    tracemalloc.start()
+    with pytest.raises(UserError, match="reach to token 2000000, and there is none for token 8"):
+        rows.into(torch.zeros(8, 4))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 def test_a_low_precision_head_holds_them_rounded(folder: Path) -> None:

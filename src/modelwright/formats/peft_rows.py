@@ -22,6 +22,8 @@ from modelwright.model.rows import EMBEDDING, HEAD, Rows
 
 _INDICES, _SAVED, _TYING = "trainable_token_indices", "modules_to_save", "ensure_weight_tying"
 _DELTA = ".token_adapter.trainable_tokens_delta"
+_MOST_IDS = 2**31
+"""Far above every vocabulary: an id that is not below is damage."""
 _WHOLE = (".weight", ".base_layer.weight", ".token_adapter.base_layer.weight")
 
 
@@ -75,7 +77,7 @@ def _indices(config: Mapping[str, Any], path: Path) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for name, ids in cast(dict[str, Any], stated).items() if isinstance(stated, dict) else ():
         whole = isinstance(ids, list) and all(
-            type(each) is int and each >= 0 for each in cast(list[Any], ids)
+            type(each) is int and 0 <= each < _MOST_IDS for each in cast(list[Any], ids)
         )
         if not whole or len(set(ids)) != len(ids):
             raise DamagedFile(f"{path}: {_INDICES} of {name} are no ids that differ: {str(ids)[:60]}")

@@ -42,9 +42,11 @@ class Rows:
         if self.ids is None and len(ids) < len(matrix):
             raise UserError(f"there are rows for {len(ids):,} tokens, and the model has {len(matrix):,}")
         size = max(len(matrix), int(ids.max()) + 1) if len(ids) else len(matrix)
-        absent = set(range(len(matrix), size)) - set(ids.tolist())
-        if absent:
-            raise UserError(f"rows reach to token {size - 1}, and there is none for token {min(absent)}")
+        known = set(ids.tolist())
+        # lazily: the first gap is at most as far as there are rows, wherever a file says that they end
+        absent = next((token for token in range(len(matrix), size) if token not in known), None)
+        if absent is not None:
+            raise UserError(f"rows reach to token {size - 1}, and there is none for token {absent}")
         made = matrix.new_empty(size, matrix.shape[1])
         made[: len(matrix)] = matrix
         made[ids] = self.values.to(made)
