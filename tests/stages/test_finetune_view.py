@@ -113,6 +113,17 @@ def test_what_is_left_out_is_listed_with_its_place(parent: Artifact, chats: Path
     assert digests["drop"] != digests["truncate"]
 
 
+def test_so_few_rows_that_none_is_held_out_are_refused_in_words(
+    parent: Artifact, chats: Path, tmp_path: Path
+) -> None:
+    chats.write_text("".join(chats.read_text().splitlines(keepends=True)[:3]))
+    config = settings_of(chats)
+    run = run_of(tmp_path / "few", config, parent)
+    with pytest.raises(UserError, match=r"is held out.*Add rows, or name a file of its own"):
+        finetune.run(config, run)
+    run.close()
+
+
 def test_grouped_conversations_are_learned_as_packed_ones_are(
     parent: Artifact, chats: Path, tmp_path: Path
 ) -> None:

@@ -156,6 +156,12 @@ class ConversationView(Config):
                 faults(REFUSED, _place(conversation.meta), str(refusal))
             else:
                 read.append(conversation)
+        if not (fitted or training):
+            raise UserError(
+                f"no conversation of {', '.join(map(str, self.sources))} is held out, so nothing would say how"
+                " well the rest is learned: which 5 % are is decided by each question's hash, and few rows may"
+                " have none. Add rows, or name a file of its own as validation_sources"
+            )
         make = Packed if self.batching == "packed" else Grouped
         order, epochs = derive(seed, "batches"), self.epochs if training else 1
         examples = [example for _, example in fitted]
