@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from modelwright.base.schema import Conversation, Json, Message
 from modelwright.data.synthesis.method import Candidate
 from modelwright.data.synthesis.tasks import Task
-from modelwright.environments.rejection import VerifyConfig, judged, whole_number, with_problem
+from modelwright.environments.rejection import VerifyConfig, judged, with_problem
 
 
 def task(reference: str, **meta: Json) -> Task:
@@ -32,16 +32,28 @@ def candidate(says: str, of: Task, group: str = "g") -> Candidate:
         ("#### 1,234", 1234),
         ("#### -5", -5),
         ("It is 12.0", 12),
-        ("It is 12.5", None),
-        ("12 or 12.5", None),
+        ("It is 12.5", 12.5),
+        ("12 or 12.5", 12.5),
+        ("0.5", 0.5),
+        ("3 / 4 is 0.75 of it", 0.75),
+        ("3/4", None),
+        ("3 / 4", None),
+        ("¾", None),
+        ("1e3", None),
+        ("1.5E-3", None),
+        ("2^10", None),
+        ("2^-10", None),
+        ("10³", None),
+        ("3² + 4² = 25", 25),
+        ("7 eggs", 7),
+        ("filler " * 5_000 + "so 7", 7),
         ("none", None),
         ("", None),
     ],
 )
-def test_the_target_of_a_problem_is_its_last_number_where_that_is_whole(
-    text: str, number: int | None
+def test_the_target_of_a_problem_is_its_last_number_where_that_is_no_part_of_another(
+    text: str, number: float | None
 ) -> None:
-    assert whole_number(text) == number
     problem = with_problem(task(text), VerifyConfig(by="number")).problem
     assert (problem.target if problem else None) == number
 

@@ -42,6 +42,9 @@ def test_unknown_verifier_is_named_with_a_hint() -> None:
         ("123", 12, 0),
         ("9" * 5_000, 9, 0),
         ("1e5", 5, 0),
+        ("thinking " * 2_000 + "12", 12, 1),
+        ("12 " + "thinking " * 2_000, 12, 0),
+        ("-12" + " " * 7_999, 2, 0),
     ],
 )
 def test_last_number(text: str, target: int, expected: float) -> None:

@@ -19,7 +19,7 @@ from modelwright.base.schema import Json, Problem, Reason, Score
 from modelwright.data.synthesis.method import Candidate
 from modelwright.data.synthesis.tasks import Task
 from modelwright.environments.matching import normalise
-from modelwright.environments.verify import VERIFIERS, last_number, verify
+from modelwright.environments.verify import VERIFIERS, plain_number, verify
 
 VOTE = "vote"
 WRONG, UNGRADED = "wrong answer", "ungraded"
@@ -63,14 +63,8 @@ def _target(task: Task, config: VerifyConfig) -> Json:
     """What the verifier compares with; None where nobody says."""
     said = task.prompt.meta.get(config.target) if config.target else task.reference
     if isinstance(said, str):
-        return whole_number(said) if config.by == "number" else [said.strip()] if said.strip() else None
+        return plain_number(said) if config.by == "number" else [said.strip()] if said.strip() else None
     return said
-
-
-def whole_number(text: str) -> int | None:
-    """The last number of a text, where it is a whole one."""
-    last = last_number(text)
-    return int(last) if last is not None and last.is_integer() else None
 
 
 def judged(candidates: Sequence[Candidate], config: VerifyConfig | None) -> list[tuple[Score, Reason | None]]:

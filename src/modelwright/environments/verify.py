@@ -59,6 +59,10 @@ def prefix(target: Json, text: str) -> Score:
 
 
 _NUMBER = re.compile(r"(?<![\w.])-?[0-9][0-9,]{0,30}(?:\.[0-9]{1,30})?(?![0-9])")
+_PART_BEFORE = re.compile(r"(?:[/\u2044^]\s*|[0-9.][eE])[-+]?$")
+_PART_BEHIND = re.compile(r"\s*[/\u2044^]|[eE][-+]?[0-9]")
+_RAISED = re.compile("(?<=[0-9)])(?=[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b])")
+"""Where a power begins, which would look like digits of the number itself once signs are plain."""
 
 
 def number(target: Json, text: str) -> Score:
@@ -73,9 +77,26 @@ def number(target: Json, text: str) -> Score:
 
 def last_number(text: str) -> float | None:
     """The last number that stands in a text; None where there is none."""
-    shown = unicodedata.normalize("NFKC", text[:MAX_CHARACTERS]).replace("\u2212", "-")
-    numbers = _NUMBER.findall(shown)
-    return float(numbers[-1].replace(",", "")) if numbers else None
+    *_, last = (None, *_NUMBER.finditer(_end(text)))
+    return float(last[0].replace(",", "")) if last else None
+
+
+def plain_number(text: str) -> float | None:
+    """The last number of a text, where it is the whole of what stands there: None for 3/4, 1e3 and 10^3,
+    of which it would be a part."""
+    shown = _end(text)
+    *_, last = (None, *_NUMBER.finditer(shown))
+    if last is None or _PART_BEFORE.search(shown[max(0, last.start() - 8) : last.start()]):
+        return None
+    if _PART_BEHIND.match(shown, last.end()):
+        return None
+    return float(last[0].replace(",", ""))
+
+
+def _end(text: str) -> str:
+    """Where the last number stands, in plain signs; without what may be the rest of a number that was cut."""
+    shown = unicodedata.normalize("NFKC", _RAISED.sub("^", text[-MAX_CHARACTERS:])).replace("\u2212", "-")
+    return shown if len(text) <= MAX_CHARACTERS else shown.lstrip("0123456789.,-")
 
 
 def unknown(target: Json, text: str) -> Score:
