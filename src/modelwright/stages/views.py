@@ -158,8 +158,8 @@ class ConversationView(Config):
                 read.append(conversation)
         if not (fitted or training):
             raise UserError(
-                f"no conversation of {', '.join(map(str, self.sources))} is held out, so nothing would say how"
-                " well the rest is learned: which 5 % are is decided by each question's hash, and few rows may"
+                f"no conversation of {', '.join(map(str, self.sources))} is held out, so nothing would say"
+                " how well the rest is learned: each question's hash decides which 5 % are, and few rows may"
                 " have none. Add rows, or name a file of its own as validation_sources"
             )
         make = Packed if self.batching == "packed" else Grouped
