@@ -113,6 +113,16 @@ def test_rows_say_who_wrote_them_asked_what_and_how_and_who_judged(
     assert steps["answered"] == (48, 48) and steps["chosen"][1] == len(rows)
 
 
+def test_what_the_writer_states_holds_for_its_rows(
+    problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = {"path": str(problems), "name": "sums", "jurisdiction": "DE", "personal_data": False}
+    writer = {"licence": "MIT", "jurisdiction": "US", "personal_data": True}
+    config = settings(problems, sources=[source], writer=writer)
+    _, rows, _ = lived(tmp_path / "run", config, Script(adds), monkeypatch)
+    assert {(row["jurisdiction"], row["personal_data"]) for row in rows} == {("unknown", True)}
+
+
 def test_rationales_are_learned_with_and_without(
     problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

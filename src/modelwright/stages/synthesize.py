@@ -33,7 +33,7 @@ from modelwright.data.synthesis.funnel import Funnel
 from modelwright.data.synthesis.journal import Journal
 from modelwright.data.synthesis.method import Ask, Candidate, Method
 from modelwright.data.synthesis.personas import PersonasConfig
-from modelwright.data.synthesis.record import RECORD, PriceConfig, dropped_of, row_of
+from modelwright.data.synthesis.record import RECORD, PriceConfig, Terms, dropped_of, row_of
 from modelwright.data.synthesis.spread import reached
 from modelwright.data.synthesis.tasks import prompt_id, tasks_of
 from modelwright.environments.rejection import VerifyConfig, judged, with_problem
@@ -155,7 +155,8 @@ class Works:
     ) -> None:
         self._config, self._run, self._writer, self._screen = config, run, writer, screen
         self._judging = judging
-        self._licence = writer_licence(config.writer)
+        by = config.writer
+        self._terms = Terms(writer_licence(by), by.jurisdiction, by.personal_data)
         self._journal = Journal(run.dir / ANSWERS, writer, sorted(run.dir.parent.glob(EARLIER)))
         self._funnel = Funnel()
         self._found: list[tuple[_Found, Score]] = []
@@ -263,7 +264,7 @@ class Works:
                 self._drop("judged", found.prompt, found.answer.text, reason)
                 continue
             row = row_of(
-                found.candidate, found.prompt, found.answer, self._writer.name, self._licence, by, score
+                found.candidate, found.prompt, found.answer, self._writer.name, self._terms, by, score
             )
             if judging and opinion:
                 judge = {"by": judging.writer.name, "score": opinion.value, "reason": opinion.reason}

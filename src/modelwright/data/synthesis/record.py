@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from typing import NamedTuple
 
 from modelwright.base.config import Config
+from modelwright.base.policy import NO_JURISDICTION
 from modelwright.base.provenance import UNKNOWN
 from modelwright.base.schema import Answer, Conversation, Json, Prompt, Reason, Sampling, Score
 from modelwright.data.conversations.write import as_row
@@ -33,10 +35,18 @@ class PriceConfig(Config):
         return (self.prompt * prompt_tokens + self.written * tokens) / MILLION
 
 
+class Terms(NamedTuple):
+    """What is stated of a writer, and so holds for all that it writes."""
+
+    licence: str = UNKNOWN
+    jurisdiction: str = UNKNOWN
+    personal_data: bool | None = None
+
+
 def row_of(
-    candidate: Candidate, prompt: Prompt, answer: Answer, writer: str, licence: str, by: str, score: Score
+    candidate: Candidate, prompt: Prompt, answer: Answer, writer: str, terms: Terms, by: str, score: Score
 ) -> dict[str, Json]:
-    """A row as it is written, with its record. `licence` is the writer's; `by` judged, with this score."""
+    """A row as it is written, with its record. `terms` are the writer's; `by` judged, with this score."""
     meta = candidate.conversation.meta
     said = {
         "writer": writer,
@@ -51,7 +61,8 @@ def row_of(
         **({"coordinates": dict(candidate.coordinates)} if candidate.coordinates else {}),
     }
     source, origin, jurisdiction, personal = facts_of(meta) if "source" in meta else NOWHERE
-    facts = {"source": source, "licence": joined(origin, licence), "jurisdiction": jurisdiction}
+    place, personal = _place(jurisdiction, terms.jurisdiction), _personal(personal, terms.personal_data)
+    facts = {"source": source, "licence": joined(origin, terms.licence), "jurisdiction": place}
     known = {} if personal is None else {"personal_data": personal}
     return as_row(replace(candidate.conversation, meta={}), {**facts, **known, RECORD: said})
 
@@ -78,3 +89,18 @@ def joined(origin: str, writer: str) -> str:
     """The licence of a text under the terms of where its prompt comes from and of who wrote it."""
     parts = sorted({origin, writer})
     return " AND ".join(f"({part})" if " OR " in part and len(parts) > 1 else part for part in parts)
+
+
+def _place(origin: str, writer: str) -> str:
+    """The jurisdiction of such a text: unknown where the two name different ones, or one of them none; what
+    nobody's law governs leaves it to the other."""
+    places = {origin, writer} - {NO_JURISDICTION} or {NO_JURISDICTION}
+    return places.pop() if len(places) == 1 else UNKNOWN
+
+
+def _personal(origin: bool | None, writer: bool | None) -> bool | None:
+    """Whether such a text has personal data: where one of the two brings some, and surely not where neither
+    does."""
+    if origin or writer:
+        return True
+    return False if origin is False and writer is False else None
