@@ -153,7 +153,7 @@ def open_writer(config: LocalWriter | EndpointWriter) -> Writer:
 def writer_name(config: LocalWriter | EndpointWriter) -> str:
     """Who writes, for the record: of a folder its name and a hash of what it holds."""
     if isinstance(config, EndpointWriter):
-        return f"{config.model} at {config.url}"
+        return config.name
     folder = _folder(config)
     return f"{_called(config)}@{fingerprint(folder)}"
 

@@ -123,7 +123,19 @@ def test_a_request_says_what_the_protocol_wants() -> None:
         "model": "m", "messages": [{"role": "user", "content": asked(body)}], "temperature": 0.0,
         "top_p": 1.0, "top_k": 4, "seed": 5, "stop": ["\n"], "max_completion_tokens": 9,
     }  # fmt: skip
-    assert who.name == f"m at {url}"
+    assert writer(url).name == f"m at {url}" and who.name.startswith(f"m at {url}, body ")
+
+
+def test_other_settings_of_the_body_ask_anew(tmp_path: Path) -> None:
+    with served(lambda handler, body: handler.reply(200, completion("ok"))) as (url, seen):
+        for body, requests in (({}, 1), ({"a": 1, "b": [2]}, 2), ({"b": [2], "a": 1}, 2), ({"a": 2}, 3)):
+            journal = Journal(tmp_path / "answers.jsonl", writer(url, body=body))
+            list(journal.answers(prompts("a")))
+            journal.close()
+            assert len(seen) == requests
+    for name in ("model", "messages"):
+        with pytest.raises(ValueError, match=f"body[\\s\\S]*received {name}"):
+            EndpointConfig.model_validate({"url": url, "model": "m", "body": {name: None}})
 
 
 def test_what_may_pass_is_tried_again_and_retry_after_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from pydantic import Field, field_validator
 
 from modelwright.base.config import Config
 from modelwright.base.errors import ConfigError, UserError
+from modelwright.base.files import canonical_json, sha256_text
 from modelwright.base.schema import Answer, Prompt, Sampling
 from modelwright.data.conversations.write import as_row
 from modelwright.data.synthesis.http import Reply, Unreachable, post
@@ -70,6 +71,22 @@ class EndpointConfig(Config):
     4096}."""
     insecure: bool = False
     """Send the key without encryption to another machine."""
+
+    @property
+    def name(self) -> str:
+        """Who answers there, and a hash of what `body` asks besides: other settings, other answers."""
+        asks = f", body {sha256_text(canonical_json(self.body))[:12]}" if self.body else ""
+        return f"{self.model} at {self.url}{asks}"
+
+    @field_validator("body")
+    @classmethod
+    def _is_no_other_request(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted({"model", "messages"} & set(value)):
+            raise ValueError(
+                f"received {' and '.join(taken)}, which the request has from elsewhere: the model is named by"
+                " `model` beside `url`, and the prompts are the messages"
+            )
+        return value
 
     @field_validator("url")
     @classmethod
@@ -139,7 +156,7 @@ class Endpoint:
             raise ConfigError("an endpoint needs url (https://host/v1) and model (its name there)")
         self._config, self._key = config, read_key(config, environment)
         self._hidden = Hidden(self._key)
-        self.name = f"{config.model} at {config.url}"
+        self.name = config.name
 
     def write(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Answer]]:
         """Each answer as it comes; giving the iterator up ends the requests that are open."""
