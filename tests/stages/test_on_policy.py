@@ -209,7 +209,19 @@ def test_exactly_the_drawn_tokens_are_learned(view_of: Any, tmp_path: Path, make
     (line,) = lines_of(tmp_path / "run0" / ON_POLICY)
     assert (line["answers"], line["tokens"], line["prompt_tokens"]) == (4, 1 + 4 + 30 + 1, 12)
     assert (line["ended_at_once"], line["without_end"], line["policy_version"]) == (2, 2, 0)
+    assert line["dropped"] == 0
     assert view.report()["sampled_mean_length"] == 9 and view.flops() > 0
+
+
+def test_there_are_never_more_rows_than_were_given(view_of: Any, tmp_path: Path) -> None:
+    """Four short examples share two rows; with 12 tokens of answer only one of them fits a row of 20."""
+    given = Packed(ROWS, 2, 10, 1, 0)
+    view = view_of(given, Canned([(tuple(range(50, 62)), "length")]))
+    batch = view[0]
+    assert len(given) == 1 and batch.ids.shape == (2, 20)
+    assert sum((batch.targets[row] != IGNORE).sum() for row in range(2)) == 2 * 12
+    (line,) = lines_of(tmp_path / "run0" / ON_POLICY)
+    assert (line["answers"], line["dropped"], view.report()["sampled_dropped"]) == (4, 2, 2)
 
 
 def test_the_share_is_a_coin_that_falls_alike(view_of: Any) -> None:

@@ -83,12 +83,16 @@ class OnPolicy:
         prompts = [ids for ids in opened if len(ids) < self._context]
         if not prompts:
             return self._given[index]
+        start = time.monotonic()
         rows, answers = [], self._answers(index, prompts)
+        seconds = time.monotonic() - start
         for prompt, answer in zip(prompts, answers, strict=True):
             whole = (*prompt, *answer.ids)[: self._context + 1]
             learned = [False] * len(prompt) + [True] * (len(whole) - len(prompt))
             rows.append(Example(whole, learned))
-        return self._laid_out(rows, index)
+        batch, dropped = self._laid_out(rows, index)
+        self._write(index, prompts, answers, dropped, seconds)
+        return batch
 
     def is_own(self, index: int) -> bool:
         """Whether the student answers in micro-batch `index`: a coin that falls so with `on_policy`."""
@@ -101,30 +105,28 @@ class OnPolicy:
         version, device = self._plan.step_of(index), self._model.head.device
         seed = derive(self._run.seed, "own answers", index)
         sampling = Sampling(temperature=1.0, max_tokens=self._config.max_tokens, seed=seed)
-        start = time.monotonic()
         self._model.train(False)
         with (
             torch.random.fork_rng([device] if device.type == "cuda" else []),
             torch.compiler.set_stance("force_eager"),
         ):
             self._sampler.update_weights(self._model.state_dict(), version)
-            answers = self._sampler.sample(prompts, sampling)
-        self._write(version, index, prompts, answers, time.monotonic() - start)
-        return answers
+            return self._sampler.sample(prompts, sampling)
 
     def _write(
         self,
-        version: int,
         index: int,
         prompts: Sequence[Sequence[int]],
         answers: Sequence[Completion],
+        dropped: int,
         seconds: float,
     ) -> None:
         """A line of what was written; how fast goes to where the clock's figures are."""
+        step = self._plan.step_of(index) + 1
         tokens = sum(len(answer.ids) for answer in answers)
         file = MetricsFile(self._run.dir / ON_POLICY)
         file.write(
-            version + 1,
+            step,
             {
                 "micro_batch": index,
                 "policy_version": answers[0].policy_version,
@@ -134,30 +136,35 @@ class OnPolicy:
                 "mean_length": tokens / len(answers),
                 "ended_at_once": sum(len(each.ids) == 1 and each.finish_reason == "stop" for each in answers),
                 "without_end": sum(each.finish_reason != "stop" for each in answers),
+                "dropped": dropped,
             },
         )
         file.close()
         self._run.timing(
-            version + 1, sampling_seconds=seconds, sampled_tokens_per_second=tokens / max(seconds, 1e-9)
+            step, sampling_seconds=seconds, sampled_tokens_per_second=tokens / max(seconds, 1e-9)
         )
 
-    def _laid_out(self, rows: Sequence[Example], index: int) -> Batch:
-        """As the given ones are laid out: side by side in rows, or one a row."""
+    def _laid_out(self, rows: Sequence[Example], index: int) -> tuple[Batch, int]:
+        """As the given ones are laid out: side by side in rows, or one a row; and how many found no place.
+        There are never more rows than were given, which is what the memory was planned for."""
+        dropped = 0
         if isinstance(self._given, Grouped):
             batch = padded(rows, self._padding, MULTIPLE)
             ids, targets, segments = batch.ids, batch.targets, None
         else:
             packed = Packed(rows, 1, self._context, derive(self._run.seed, "own rows", index), self._padding)
-            parts = [packed[row] for row in range(len(packed))]
+            room = min(len(packed), len(self._given[index].ids))
+            parts = [packed[row] for row in range(room)]
+            dropped = sum(len(packed.members(row)) for row in range(room, len(packed)))
             ids, targets = (torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "targets"))
             segments = torch.cat([part.segments for part in parts if part.segments is not None])
         extra = {SAMPLED: torch.ones(len(ids))}
-        return Batch(ids=ids, targets=targets, segments=segments, extra=extra)
+        return Batch(ids=ids, targets=targets, segments=segments, extra=extra), dropped
 
     def report(self) -> dict[str, float]:
         """What the student wrote over the whole training, earlier sessions included."""
         lines = list(read_metrics(self._run.dir / ON_POLICY))
-        names = ("answers", "prompt_tokens", "tokens", "ended_at_once", "without_end")
+        names = ("answers", "prompt_tokens", "tokens", "ended_at_once", "without_end", "dropped")
         sums = {name: sum(int(line[name]) for line in lines) for name in names}
         shown = {f"sampled_{name}": float(value) for name, value in sums.items()}
         return shown | {
