@@ -167,7 +167,10 @@ def test_a_kill_loses_no_answer_and_changes_no_row(
     assert len(lines(journal)) == 17
     journal.write_text(journal.read_text()[:-20])  # killed while it wrote the last line
     second = Script(adds)
+    told = "answers.jsonl: lines that cannot be read: 1;"
+    assert told not in (tmp_path / "b" / "log.txt").read_text()
     made, again, _ = lived(tmp_path / "b", config, second, monkeypatch)
+    assert told in (tmp_path / "b" / "log.txt").read_text()
     assert len(second.asked) == 36 - 16
     assert again == rows and made.id == whole.id
     assert made.metrics["written_tokens"] == whole.metrics["written_tokens"]

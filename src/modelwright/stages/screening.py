@@ -23,7 +23,8 @@ from modelwright.environments.items import known_items
 from modelwright.stages.writing import EndpointWriter, LocalWriter, WriterConfig, open_writer
 
 JUDGEMENTS = "judgements.jsonl"
-EARLIER = f"replaced/synthesize-*/{JUDGEMENTS}"
+EARLIER = "replaced/synthesize-*"
+"""Folders of runs with other settings, beside the station's."""
 
 
 class RowsConfig(RowRules):
@@ -68,14 +69,21 @@ class Screen:
         return repeated(rows)
 
 
+def journal_of(run: Run, name: str, writer: Writer) -> Journal:
+    """A file of answers, with those of earlier runs; lines that could not be read are said."""
+    journal = Journal(run.dir / name, writer, sorted(run.dir.parent.glob(f"{EARLIER}/{name}")))
+    if journal.torn:
+        run.log(f"{name}: lines that cannot be read: {journal.torn:,}; what stood there is asked again")
+    return journal
+
+
 class Judging:
     """Asks a judge, with a journal of its own: nothing is asked twice."""
 
     def __init__(self, config: JudgeConfig, run: Run, writer: Writer | None = None) -> None:
         self._config, self._run = config, run
         self.writer = writer or open_writer(_checked(config.writer))
-        earlier = sorted(run.dir.parent.glob(EARLIER))
-        self.journal = Journal(run.dir / JUDGEMENTS, self.writer, earlier)
+        self.journal = journal_of(run, JUDGEMENTS, self.writer)
 
     def scores(self, rows: Sequence[Conversation]) -> Iterator[tuple[Score, Reason | None]]:
         """For each row its score, and why it is not kept. A fault is no score: the row is ungraded."""

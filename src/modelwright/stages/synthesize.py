@@ -30,7 +30,6 @@ from modelwright.data.sources import mark, provenance_of, stated, statements
 from modelwright.data.synthesis.answers import AnswersConfig
 from modelwright.data.synthesis.choosing import Keep, choose
 from modelwright.data.synthesis.funnel import Funnel
-from modelwright.data.synthesis.journal import Journal
 from modelwright.data.synthesis.method import Ask, Candidate, Method
 from modelwright.data.synthesis.personas import PersonasConfig
 from modelwright.data.synthesis.record import RECORD, PriceConfig, Terms, dropped_of, row_of
@@ -38,7 +37,7 @@ from modelwright.data.synthesis.spread import reached
 from modelwright.data.synthesis.tasks import prompt_id, tasks_of
 from modelwright.environments.rejection import VerifyConfig, judged, with_problem
 from modelwright.stages import synthesis_page
-from modelwright.stages.screening import JudgeConfig, Judging, RowsConfig, Screen
+from modelwright.stages.screening import JudgeConfig, Judging, RowsConfig, Screen, journal_of
 from modelwright.stages.synthesis_methods import MethodConfig, method_of, writes_after
 from modelwright.stages.writing import (
     EngineWriter,
@@ -53,8 +52,6 @@ from modelwright.stages.writing import (
 
 INPUTS: tuple[str, ...] = ()
 EXAMPLES, DROPPED, ANSWERS, PAGE = "examples.jsonl", "dropped.jsonl", "answers.jsonl", "report.html"
-EARLIER = f"replaced/synthesize-*/{ANSWERS}"
-"""Journals of runs with other settings, beside the station's folder."""
 LARGEST_SEED = 1 << 31
 """Seeds are smaller, so that every server takes them."""
 ATLAS = (Source(path="atlas"),)
@@ -157,7 +154,7 @@ class Works:
         self._judging = judging
         by = config.writer
         self._terms = Terms(writer_licence(by), by.jurisdiction, by.personal_data)
-        self._journal = Journal(run.dir / ANSWERS, writer, sorted(run.dir.parent.glob(EARLIER)))
+        self._journal = journal_of(run, ANSWERS, writer)
         self._funnel = Funnel()
         self._found: list[tuple[_Found, Score]] = []
         self._dropped: list[dict[str, Json]] = []
