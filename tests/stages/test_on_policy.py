@@ -119,6 +119,25 @@ def test_a_kill_changes_nothing(
     assert sum("sampled_tokens_per_second" in line for line in rates) == len(written)
 
 
+def test_each_kind_of_token_has_a_mean_of_its_own(
+    parent: Artifact, teacher: Path, chats: Path, tmp_path: Path
+) -> None:
+    """With a rate of next to nothing, what the rows' tokens cost does not depend on who wrote the others."""
+    given: dict[str, list[float]] = {}
+    for name, share in (("rows", 0.0), ("both", 0.5)):
+        way = {"model": str(teacher), "on_policy": share, "max_tokens": 12}
+        still = {"accumulation": 4, "optimizer": {"kind": "adamw", "learning_rate": 1e-9}, "epochs": 4}
+        trained(tmp_path / name, chats, parent, way, **still)
+        steps = lines_of(tmp_path / name / "metrics.jsonl")
+        assert not any(key.endswith("_units") for row in steps for key in row)
+        mixed = [row for row in steps if name == "rows" or 0 < row.get("sampled", 0) < 1]
+        given[name] = [row["next_token"] for row in mixed]
+        assert all(row["own_token"] > 1 for row in mixed if name == "both")
+    assert len(given["both"]) >= 3
+    middle = sum(given["rows"]) / len(given["rows"])
+    assert given["both"] == pytest.approx([middle] * len(given["both"]), rel=0.15)
+
+
 def test_without_own_answers_all_is_as_before(
     parent: Artifact, teacher: Path, chats: Path, tmp_path: Path
 ) -> None:

@@ -104,6 +104,10 @@ class Preparing(Protocol):
         ...
 
 
+UNITS = "_units"
+"""Behind a metric's name: how many units it covers, where that is only a part of them."""
+
+
 class Objective(Protocol):
     """A loss: pure, no optimizer, no state.
 
@@ -116,7 +120,8 @@ class Objective(Protocol):
         ...
 
     def __call__(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """(sum of the loss in nats over the units, metrics as detached sums over the units)."""
+        """(sum of the loss in nats over the units, metrics as detached sums over the units). A metric that
+        some micro-batches do not have comes with the number of its units, as NAME_units."""
         ...
 
 

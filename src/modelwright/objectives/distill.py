@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from modelwright.base import config
 from modelwright.base.errors import ConfigError
 from modelwright.base.schema import Batch
-from modelwright.base.seams import Output
+from modelwright.base.seams import UNITS, Output
 from modelwright.kernels.paired_logits import summed_over_logits
 
 SAMPLED = "sampled"
@@ -125,7 +125,8 @@ class Distillation:
 
     def __call__(self, output: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """(summed loss, sums of the divergence and of -log q(target), unweighted; of the student's own tokens
-        the latter has another name, and `sampled` counts them)."""
+        the latter has another name, and `sampled` counts them). A step may have tokens of both kinds, so each
+        kind's -log q comes with their number."""
         with torch.no_grad():
             taught = self.teacher(batch)
         places, targets = batch.supervised(), batch.targets.flatten()
@@ -134,9 +135,10 @@ class Distillation:
         loss, parts = summed_over_logits(
             student, heads[0], teacher, heads[1], targets[places], judge(self.config, own=own)
         )
-        metrics = {"divergence": parts[0], "own_token" if own else "next_token": parts[1]}
+        name, units = "own_token" if own else "next_token", parts.new_tensor(len(places))
+        metrics = {"divergence": parts[0], name: parts[1], name + UNITS: units}
         if own:
-            metrics[SAMPLED] = parts.new_tensor(len(places))
+            metrics[SAMPLED] = units
         if output.auxiliary is None:
             return loss, metrics
         return loss + output.auxiliary, metrics | {"auxiliary": output.auxiliary.detach()}

@@ -21,7 +21,7 @@ from modelwright.base.config import Config
 from modelwright.base.errors import UserError
 from modelwright.base.progress import format_shown
 from modelwright.base.run import Run
-from modelwright.base.seams import Objective
+from modelwright.base.seams import UNITS, Objective
 from modelwright.training.averages import Averages, AveragesConfig
 from modelwright.training.batches import Batches, FiniteBatches
 from modelwright.training.checkpoint import Checkpoint, Checkpoints
@@ -266,7 +266,13 @@ def mean_loss(model: nn.Module | Spread, objective: Objective, batches: FiniteBa
             for name, value in {"loss": loss, **metrics}.items():
                 sums[name] = sums.get(name, loss.new_zeros((), dtype=torch.float64)) + placed.counted(value)
     totals = spread.totals({"count": count, **{name: float(value) for name, value in sums.items()}})
-    return {name: totals[name] / totals["count"] for name in sums}
+    return _means({name: totals[name] for name in sums}, totals["count"])
+
+
+def _means(totals: Mapping[str, float], count: float) -> dict[str, float]:
+    """Sums over `count` units as means, each over the units that it covers."""
+    covered = {name: totals.get(name + UNITS, count) for name in totals if not name.endswith(UNITS)}
+    return {name: totals[name] / units for name, units in covered.items() if units}
 
 
 def _size(spread: Spread, portion: Portion) -> tuple[int, int]:
@@ -310,7 +316,7 @@ def _read(
     step that the host waits for the device."""
     totals = spread.add_up(torch.stack(list(sums.values())))
     everything = torch.cat((totals, torch.stack([norm, *norms.values()]).double())).tolist()
-    means = {name: total / count for name, total in zip(sums, everything, strict=False)}
+    means = _means(dict(zip(sums, everything, strict=False)), count)
     means["grad_norm"] = everything[len(sums)]
     return means, dict(zip(norms, everything[len(sums) + 1 :], strict=True))
 
