@@ -445,6 +445,17 @@ def test_any_completion_can_be_written_down(text: Any, reason: Any, usage: Any, 
     assert all(count is None or count >= 0 for count in counts)
 
 
+def test_a_reply_without_text_is_counted(tmp_path: Path) -> None:
+    with served(lambda handler, body: handler.reply(200, completion(None))) as (url, _):
+        for runs in (1, 2):
+            journal = Journal(tmp_path / "answers.jsonl", writer(url))
+            (answer,) = dict(journal.answers(prompts("a"))).values()
+            journal.close()
+            assert answer.fault and (answer.prompt_tokens, answer.tokens) == (3, 2)
+            spent = (journal.prompt_tokens, journal.tokens)
+            assert spent == (3 * runs, 2 * runs), "what a session before this one paid in vain is paid"
+
+
 def ways_to_echo(key: str, before: int) -> list[bytes]:
     """Raw replies with the key after `before` letters: in names, messages, no JSON, no HTTP."""
     echo = "x" * before + key

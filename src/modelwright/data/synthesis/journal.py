@@ -29,6 +29,8 @@ class Journal:
         """`earlier`: journals of other runs, which are read and not changed."""
         self._writer = writer
         self._known: dict[str, Answer] = {}
+        self._in_vain: dict[str, tuple[int, int]] = {}
+        """(prompt tokens, tokens) of earlier sessions' answers with a fault: paid, and asked again."""
         self._used: set[str] = set()
         self.asked = 0
         """Answers that this run wanted, each once, those that were there already among them."""
@@ -70,9 +72,15 @@ class Journal:
         if key not in self._used:
             self._used.add(key)
             self.asked += 1
-            self.prompt_tokens += answer.prompt_tokens or 0
-            self.tokens += answer.tokens or 0
+            lost_prompt, lost = self._in_vain.get(key, (0, 0))
+            self.prompt_tokens += lost_prompt + (answer.prompt_tokens or 0)
+            self.tokens += lost + (answer.tokens or 0)
             self.uncounted += answer.tokens is None and not answer.fault
+
+    def _lose(self, key: str, answer: Answer) -> None:
+        """Note what an earlier answer with a fault took."""
+        prompt_tokens, tokens = self._in_vain.get(key, (0, 0))
+        self._in_vain[key] = (prompt_tokens + (answer.prompt_tokens or 0), tokens + (answer.tokens or 0))
 
     def key(self, prompt: Prompt) -> str:
         """Hex sha256 of who is asked what, and how."""
@@ -95,6 +103,8 @@ class Journal:
                     self.torn += 1
                 elif not entry[1].fault:
                     found[entry[0]] = entry[1]
+                else:
+                    self._lose(*entry)
         return found
 
 

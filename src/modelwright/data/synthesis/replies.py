@@ -48,11 +48,10 @@ def answer_of(body: bytes, hidden: Hidden, seconds: float) -> Answer:
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict) or not isinstance(choice, dict) or not isinstance(reply, dict):
         raise NoCompletion(f"the reply is no chat completion: {_shown(body, hidden)}")
-    text = message.get("content")
-    if not isinstance(text, str):
-        says = message.get("refusal")
+    text, says, fault = message.get("content"), message.get("refusal"), ""
+    if not isinstance(text, str):  # what was written in vain is paid too, so the counts stay
         found = f"a refusal: {says}" if isinstance(says, str) else f"content {type(text).__name__}"
-        return Answer(fault=f"the reply holds no text: {hidden.shown(found)}", seconds=seconds)
+        text, fault = "", f"the reply holds no text: {hidden.shown(found)}"
     thought = next(
         (message[k] for k in ("reasoning_content", "reasoning") if isinstance(message.get(k), str)), ""
     )
@@ -66,6 +65,7 @@ def answer_of(body: bytes, hidden: Hidden, seconds: float) -> Answer:
         tokens=_count(used.get("completion_tokens")),
         model=_name(reply.get("model"), hidden),
         seconds=seconds,
+        fault=fault,
     )
 
 
