@@ -92,3 +92,33 @@ def test_a_vote_has_one_winner_or_none(votes: list[tuple[str, str]], share: floa
         best = [says for says, count in said.items() if count == max(said.values())]
         wins = len(best) == 1 and said[best[0]] / said.total() >= share
         assert kept == ({best[0]} if wins else set())
+
+
+def kept_of(says: list[str], samples: int = 3) -> list[str]:
+    found = judged([candidate(each, task("")) for each in says], VerifyConfig(by="vote"), samples)
+    return [each for each, (_, reason) in zip(says, found, strict=True) if reason is None]
+
+
+@pytest.mark.parametrize(
+    ("says", "kept"),
+    [
+        (["1,000", "1000.0", "999"], ["1,000", "1000.0"]),
+        (["-5", "\u22125.0", "5"], ["-5", "\u22125.0"]),
+        (["5", "-5", "+5"], ["5", "+5"]),
+        (["$12", "12.", "**12**"], ["$12", "12.", "**12**"]),
+        (["x = -5", "x = 5", "x = -5"], ["x = -5", "x = -5"]),
+        (["3/4", "3 4", "3/4"], ["3/4", "3/4"]),
+        (["1.5 m", "15 m", "1 5 m"], []),
+        (["Bogotá, D.C.", "bogota d c", "Lima"], ["Bogotá, D.C.", "bogota d c"]),
+        (["a well-known one", "a well known one", "-"], ["a well-known one", "a well known one"]),
+        (["", " ", "7"], []),
+        (["", "7", "7"], ["7", "7"]),
+    ],
+)
+def test_a_vote_compares_numbers_as_numbers_and_keeps_signs(says: list[str], kept: list[str]) -> None:
+    assert kept_of(says) == kept
+
+
+def test_answers_that_could_not_be_read_count_against_a_vote() -> None:
+    assert kept_of(["7", "7"], samples=4) == ["7", "7"]
+    assert kept_of(["7", "7"], samples=5) == []

@@ -155,6 +155,11 @@ def test_a_vote_keeps_what_most_say_and_nothing_where_two_lead(
     assert all(len(said) == 1 for said in finals.values()), "one winner a question"
 
 
+def test_a_vote_of_two_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"samples: 2: a vote needs at least 3"):
+        synthesize.Config.model_validate({"samples": 2, "verify": {"by": "vote"}})
+
+
 def test_a_kill_loses_no_answer_and_changes_no_row(
     problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,9 +7,12 @@ judged: its answers are ungraded, which is counted apart and is no wrong answer.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from decimal import Decimal
 
 from pydantic import Field, field_validator
 
@@ -18,10 +21,12 @@ from modelwright.base.errors import did_you_mean
 from modelwright.base.schema import Json, Problem, Reason, Score
 from modelwright.data.synthesis.method import Candidate
 from modelwright.data.synthesis.tasks import Task
-from modelwright.environments.matching import normalise
+from modelwright.environments.matching import MAX_CHARACTERS, normalise
 from modelwright.environments.verify import VERIFIERS, plain_number, verify
 
 VOTE = "vote"
+FEWEST_VOTES = 3
+"""Of two answers none can be outvoted."""
 WRONG, UNGRADED = "wrong answer", "ungraded"
 
 
@@ -36,7 +41,8 @@ class VerifyConfig(Config):
     at_least: float = 1.0
     """The lowest score of a verifier that is kept."""
     share: float = Field(default=0.5, gt=0, le=1)
-    """Of a vote: the share of all answers to a question that must agree."""
+    """Of a vote: the share of all samples of a question that must agree, those that cannot be read among
+    them."""
 
     @field_validator("by")
     @classmethod
@@ -44,6 +50,12 @@ class VerifyConfig(Config):
         if value not in (VOTE, *VERIFIERS):
             raise ValueError(f"there is no verifier '{value}'.{did_you_mean(value, (VOTE, *VERIFIERS))}")
         return value
+
+
+_Vote = Decimal | tuple[str, tuple[str, ...]]
+_WHOLLY_NUMBER = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3}){1,9}|[0-9]{1,30})(?:\.[0-9]{1,30})?")
+_SIGNS = re.compile(r"-(?=\s*[\d.(])|(?<!\w)-(?=\w)|[+/^<>=%]|(?<=\d)\.(?=\d)")
+"""Signs that change an answer; a hyphen within words and the mark of a list do not."""
 
 
 def with_problem(task: Task, config: VerifyConfig | None) -> Task:
@@ -67,11 +79,14 @@ def _target(task: Task, config: VerifyConfig) -> Json:
     return said
 
 
-def judged(candidates: Sequence[Candidate], config: VerifyConfig | None) -> list[tuple[Score, Reason | None]]:
-    """For each candidate of a round its score, and why it is not kept, or None."""
+def judged(
+    candidates: Sequence[Candidate], config: VerifyConfig | None, samples: int = 1
+) -> list[tuple[Score, Reason | None]]:
+    """For each candidate of a round its score, and why it is not kept, or None. `samples`: how often each
+    question was asked, whether or not an answer could be read."""
     if config is None:
         return [(Score(value=None, reason="nobody judged"), None)] * len(candidates)
-    scores = _voted(candidates, config) if config.by == VOTE else list(map(_verified, candidates))
+    scores = _voted(candidates, samples) if config.by == VOTE else list(map(_verified, candidates))
     return [(score, _refused(score, config)) for score in scores]
 
 
@@ -88,17 +103,32 @@ def _refused(score: Score, config: VerifyConfig) -> Reason | None:
     return None if score.value >= needed else Reason(WRONG, says=score.reason)
 
 
-def _voted(candidates: Sequence[Candidate], config: VerifyConfig) -> list[Score]:
-    """The share of its group that says the same; 0 for who is outvoted, and where two lead."""
-    said = [normalise(candidate.says) for candidate in candidates]
-    votes: dict[str, Counter[str]] = {}
-    for candidate, words in zip(candidates, said, strict=True):
-        votes.setdefault(candidate.group, Counter())[words] += 1
+def _voted(candidates: Sequence[Candidate], samples: int) -> list[Score]:
+    """The share of the asks of its question that say the same, unreadable answers among them; 0 for who is
+    outvoted, where two lead, and for who says nothing."""
+    said = [_vote_of(candidate.says) for candidate in candidates]
+    votes: dict[str, Counter[_Vote]] = {}
+    for candidate, vote in zip(candidates, said, strict=True):
+        if vote is not None:
+            votes.setdefault(candidate.group, Counter())[vote] += 1
     made: list[Score] = []
-    for candidate, words in zip(candidates, said, strict=True):
+    for candidate, vote in zip(candidates, said, strict=True):
+        if vote is None:
+            made.append(Score(value=0.0, reason="a vote for nothing: the final answer is empty"))
+            continue
         counts = votes[candidate.group]
-        most, total = max(counts.values()), counts.total()
-        leads = counts[words] == most and [*counts.values()].count(most) == 1
-        share = counts[words] / total if leads else 0.0
-        made.append(Score(value=share, reason=f"{counts[words]} of {total} say so, {most} the most frequent"))
+        most, total = max(counts.values()), max(samples, counts.total())
+        leads = counts[vote] == most and [*counts.values()].count(most) == 1
+        share = counts[vote] / total if leads else 0.0
+        made.append(Score(value=share, reason=f"{counts[vote]} of {total} say so, {most} the most frequent"))
     return made
+
+
+def _vote_of(says: str) -> _Vote | None:
+    """What two answers share that say the same: the number, where that is all there is, else the words and
+    the signs that change what they mean. None where nothing is said."""
+    shown = unicodedata.normalize("NFKC", says[:MAX_CHARACTERS]).replace("\u2212", "-").strip(" \n\t.*$")
+    if _WHOLLY_NUMBER.fullmatch(shown):
+        return Decimal(shown.replace(",", ""))
+    vote = normalise(shown), tuple(_SIGNS.findall(shown))
+    return vote if any(vote) else None

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from modelwright.base.artifact import Artifact
 from modelwright.base.config import Config as BaseConfig
@@ -35,7 +35,7 @@ from modelwright.data.synthesis.personas import PersonasConfig
 from modelwright.data.synthesis.record import RECORD, PriceConfig, Terms, dropped_of, row_of
 from modelwright.data.synthesis.spread import reached
 from modelwright.data.synthesis.tasks import prompt_id, tasks_of
-from modelwright.environments.rejection import VerifyConfig, judged, with_problem
+from modelwright.environments.rejection import FEWEST_VOTES, VOTE, VerifyConfig, judged, with_problem
 from modelwright.stages import synthesis_page
 from modelwright.stages.screening import JudgeConfig, Judging, RowsConfig, Screen, journal_of
 from modelwright.stages.synthesis_methods import MethodConfig, method_of, writes_after
@@ -92,6 +92,15 @@ class Config(BaseConfig):
     @classmethod
     def _from_word(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _enough_votes(self) -> Self:
+        if self.verify and self.verify.by == VOTE and self.samples < FEWEST_VOTES:
+            raise ValueError(
+                f"verify: {{by: vote}} with samples: {self.samples}: a vote needs at least {FEWEST_VOTES}"
+                " answers to a question. Raise samples, or name a verifier"
+            )
+        return self
 
 
 def sources(config: Config) -> str:
@@ -214,7 +223,8 @@ class Works:
 
     def _choose(self, found: Sequence[_Found]) -> None:
         """Keep what the verifier passes, and of each group what is wanted of it."""
-        scores = judged([each.candidate for each in found], self._config.verify)
+        config, candidates = self._config, [each.candidate for each in found]
+        scores = judged(candidates, config.verify, config.samples)
         good: list[tuple[_Found, Score]] = []
         self._funnel.came("verified", len(found))
         for each, (score, reason) in zip(found, scores, strict=True):
