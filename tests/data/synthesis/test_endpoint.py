@@ -445,6 +445,19 @@ def test_any_completion_can_be_written_down(text: Any, reason: Any, usage: Any, 
     assert all(count is None or count >= 0 for count in counts)
 
 
+def test_an_answer_may_be_silent_as_long_as_it_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[tuple[float, float]] = []
+
+    def note(*_: Any, silence: float, deadline: float, stop: threading.Event) -> http.Reply:
+        heard.append((silence, deadline))
+        return http.Reply(200, {}, json.dumps(completion("ok")).encode())
+
+    monkeypatch.setattr(endpoint, "post", note)
+    for settings in ({"silence": None, "deadline": 900.0}, {"silence": 3.0, "deadline": 900.0}):
+        list(writer("http://127.0.0.1:9/v1", **settings).write(prompts("a")))
+    assert heard == [(900.0, 900.0), (3.0, 900.0)] and EndpointConfig().silence is None
+
+
 def test_a_reply_without_text_is_counted(tmp_path: Path) -> None:
     with served(lambda handler, body: handler.reply(200, completion(None))) as (url, _):
         for runs in (1, 2):

@@ -60,8 +60,9 @@ class EndpointConfig(Config):
     """The environment variable that holds the key. The key itself stands in no file."""
     concurrency: int = Field(default=8, gt=0, le=256)
     """Requests at once."""
-    silence: float = Field(default=120.0, gt=0)
-    """Seconds without a byte after which a request is given up. While an answer is written, nothing comes."""
+    silence: float | None = Field(default=None, gt=0)
+    """Seconds without a byte after which a request is given up; null: `deadline`, since nothing comes while
+    an answer is written."""
     deadline: float = Field(default=600.0, gt=0)
     """Seconds that one attempt may take in all."""
     retries: int = Field(default=5, ge=0, le=20)
@@ -200,7 +201,7 @@ class Endpoint:
                     split_url(self._config.url + PATH),
                     payload,
                     self._headers(),
-                    silence=self._config.silence,
+                    silence=self._config.silence or self._config.deadline,
                     deadline=self._config.deadline,
                     stop=stop,
                 )
