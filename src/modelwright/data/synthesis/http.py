@@ -14,6 +14,8 @@ from urllib.parse import SplitResult
 
 LARGEST = 8 << 20
 """Bytes of a reply. A long answer has some hundred thousand."""
+CONNECT_SECONDS = 30.0
+"""Longest wait for a connection, however long an answer may take."""
 PIECE = 1 << 16
 LOOK = 0.2
 """Seconds between two looks at whether a request is to end."""
@@ -44,11 +46,12 @@ def post(
 ) -> Reply:
     """Send and read the reply. `Unreachable` after `silence` seconds without a byte, `deadline` seconds in
     all, too many bytes, when `stop` is set, and wherever no reply comes. Redirects come back as they are."""
-    connection = _connection(url, silence)
+    connection = _connection(url, min(silence, CONNECT_SECONDS))
     with _Watch(connection, deadline, stop) as watch:
         try:
             connection.connect()
             watch.sock = connection.sock
+            connection.sock.settimeout(silence)
             connection.request("POST", url.path, body, {"Accept-Encoding": "identity", **headers})
             reply = connection.getresponse()
             read = bytearray()
@@ -66,11 +69,11 @@ def post(
     return Reply(reply.status, said, bytes(read))
 
 
-def _connection(url: SplitResult, silence: float) -> http.client.HTTPConnection:
+def _connection(url: SplitResult, patience: float) -> http.client.HTTPConnection:
     host = url.hostname or ""
     if url.scheme == "http":
-        return http.client.HTTPConnection(host, url.port, timeout=silence)
-    return http.client.HTTPSConnection(host, url.port, timeout=silence, context=ssl.create_default_context())
+        return http.client.HTTPConnection(host, url.port, timeout=patience)
+    return http.client.HTTPSConnection(host, url.port, timeout=patience, context=ssl.create_default_context())
 
 
 class _Watch:
