@@ -49,6 +49,12 @@ def resolve_model(path: Path | str) -> Path:
     )
 
 
+def files_mark(folder: Path) -> str:
+    """Changes when a folder's files do: names, sizes and times stand for what they hold."""
+    files = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
+    return sha256_text(canonical_json([[name, at.st_size, at.st_mtime_ns] for name, at in files]))
+
+
 def _models_in(path: Path) -> list[tuple[str, Path]]:
     """(role, model folder) of a stage folder, or of all finished stages of a run."""
     if not path.is_dir():

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from modelwright.base.device import Device
 from modelwright.base.errors import ConfigError, UserError
-from modelwright.base.files import canonical_json, sha256_text
 from modelwright.base.policy import stated_facts
 from modelwright.base.provenance import Provenance, personal_data_flag
 from modelwright.base.run import Run
@@ -17,6 +16,7 @@ from modelwright.base.world import join
 from modelwright.data.readers.source import Stated
 from modelwright.formats.card import licence_behind
 from modelwright.formats.frozen import load_frozen
+from modelwright.formats.locate import files_mark
 from modelwright.model.flops import matmul_parameters
 from modelwright.objectives import distill
 from modelwright.tokenizer.bpe import BPETokenizer
@@ -45,11 +45,10 @@ def facts(config: TeacherConfig) -> Provenance:
 
 
 def mark(config: TeacherConfig) -> str:
-    """Changes when the teacher's files do: their names, sizes and times stand for what they hold."""
+    """Changes when the teacher's files do."""
     if not config.model.is_dir():
         raise UserError(f"teacher.model is {config.model}, and there is no such folder: expected a model's")
-    files = [(file.name, file.stat()) for file in sorted(config.model.iterdir()) if file.is_file()]
-    return sha256_text(canonical_json([[name, at.st_size, at.st_mtime_ns] for name, at in files]))
+    return files_mark(config.model)
 
 
 def distillation(

@@ -12,7 +12,6 @@ from modelwright.base.artifact import MANIFEST
 from modelwright.base.config import Config
 from modelwright.base.device import choose
 from modelwright.base.errors import ConfigError, UserError
-from modelwright.base.files import canonical_json, sha256_text
 from modelwright.base.policy import stated_facts
 from modelwright.base.provenance import UNKNOWN, Provenance, personal_data_flag
 from modelwright.base.schema import Answer, Prompt, Sampling
@@ -20,7 +19,7 @@ from modelwright.base.seams import Writer
 from modelwright.data.readers.source import Stated
 from modelwright.data.synthesis.endpoint import Endpoint, EndpointConfig
 from modelwright.formats.card import licence_behind
-from modelwright.formats.locate import fingerprint, resolve_model
+from modelwright.formats.locate import files_mark, fingerprint, resolve_model
 from modelwright.formats.open_model import open_model
 from modelwright.inference.answers import Delta
 from modelwright.inference.engine import Engine
@@ -159,11 +158,10 @@ def writer_name(config: LocalWriter | EndpointWriter) -> str:
 
 
 def writer_mark(config: LocalWriter | EndpointWriter) -> str:
-    """Changes when the files of a local model do: names, sizes and times stand for what they hold."""
+    """Changes when the files of a local model do."""
     if isinstance(config, EndpointWriter) or not config.model:
         return ""
-    files = [(file.name, file.stat()) for file in sorted(_folder(config).iterdir()) if file.is_file()]
-    return sha256_text(canonical_json([[name, at.st_size, at.st_mtime_ns] for name, at in files]))
+    return files_mark(_folder(config))
 
 
 def writer_facts(config: LocalWriter | EndpointWriter) -> Provenance:
