@@ -78,7 +78,9 @@ def test_what_finetune_holds_out_can_be_asked_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "settings", "words"),
     [
-        ({"question": "How many?", "answer": "some"}, {"verifier": "number"}, "holds no number"),
+        ({"question": "How many?", "answer": "some"}, {"verifier": "number"}, "ends in no plain number"),
+        ({"question": "How much?", "answer": "3/4"}, {"verifier": "number"}, "ends in no plain number"),
+        ({"question": "How much?", "answer": "1e3"}, {"verifier": "number"}, "ends in no plain number"),
         ({"messages": SEVERAL[1:]}, {}, "there is nothing to ask"),
         ({"messages": TALK}, {"verifier": "prefix"}, "3 turns stand before the answer"),
         ({"question": "Hi?", "answers": [""]}, {}, "answers is empty"),

@@ -24,7 +24,7 @@ from modelwright.data.readers.faults import Faults, OnError
 from modelwright.data.readers.source import Source
 from modelwright.data.split import side_of
 from modelwright.environments.task import Task
-from modelwright.environments.verify import last_number, verify
+from modelwright.environments.verify import plain_number, verify
 
 
 class Questions(Source):
@@ -33,7 +33,7 @@ class Questions(Source):
     verifier: Literal["answer", "prefix", "number"] = "answer"
     """answer: one of the right answers stands in the text, as whole words. prefix: the question is a text
     without a chat template, and its continuation begins with one. number: the last number in the text is the
-    last one of the right answer."""
+    last one of the right answer, a plain one: 3/4 and 1e3 are refused."""
     rows: Literal["all", "held out"] = "all"
     """held out: of a file that is trained on, only what `finetune` holds out of it."""
     max_tokens: int | None = Field(default=None, gt=0)
@@ -111,9 +111,10 @@ def _problem(verifier: str, found: Found, conversation: Conversation, number: in
         raise WrongRow("no question", "nothing stands before the last answer: there is nothing to ask")
     target: Json = list(right)
     if verifier == "number":
-        target = last_number(right[0])
+        target = plain_number(right[0])
         if target is None:
-            raise WrongRow("no number", f"the right answer {right[0]!r:.80} holds no number")
+            said = f"the right answer {right[0]!r:.80} ends in no plain number: expected -1,250.5, not 3/4"
+            raise WrongRow("no number", said)
     prompt = _bare(asked) if verifier == "prefix" else asked
     named = f"{number}: {found.row.part.file}, {found.row.place}"  # a row may hold several
     return Problem(id=named, prompt=prompt, verifier=verifier, target=target, split="test")
