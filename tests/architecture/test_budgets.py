@@ -180,7 +180,7 @@ WIDEST = {
     "study": (15_000, "it runs two stations, tokenize and pretrain, for every cell of its table"),
     "screening": (18_300, "it runs the model that judges, and looks at rows in every way that data has"),
     "synthesize": (
-        21_600,  # 3,800 more: filters of written rows, what no row may hold, a judge, and the page
+        21_750,  # 3,800 more: filters of written rows, what no row may hold, a judge, and the page
         "it reads data in every layout, runs models of every family in the engine, and judges what comes",
     ),
     "teacher": (

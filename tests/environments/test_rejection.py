@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelwright.base.errors import UserError
 from modelwright.base.schema import Conversation, Json, Message
+from modelwright.data.conversations.read import OWN
 from modelwright.data.synthesis.method import Candidate
 from modelwright.data.synthesis.tasks import Task
-from modelwright.environments.rejection import VerifyConfig, judged, with_problem
+from modelwright.environments.rejection import VerifyConfig, judged, with_problems
 
 
 def task(reference: str, **meta: Json) -> Task:
@@ -54,22 +56,69 @@ def candidate(says: str, of: Task, group: str = "g") -> Candidate:
 def test_the_target_of_a_problem_is_its_last_number_where_that_is_no_part_of_another(
     text: str, number: float | None
 ) -> None:
-    problem = with_problem(task(text), VerifyConfig(by="number")).problem
-    assert (problem.target if problem else None) == number
+    certain = task("7")  # without any target nothing would be asked
+    found, _ = with_problems([task(text), certain], VerifyConfig(by="number"))
+    assert (found.problem.target if found.problem else None) == number
 
 
 def test_a_verifier_passes_refuses_and_says_where_it_cannot_tell() -> None:
     config = VerifyConfig(by="number")
-    known = with_problem(task("#### 7"), config)
+    (known,) = with_problems([task("#### 7")], config)
     found = judged([candidate("so 7", known), candidate("so 8", known), candidate("7", task("no"))], config)
     assert [score.value for score, _ in found] == [1.0, 0.0, None]
     assert [reason.rule if reason else "" for _, reason in found] == ["", "wrong answer", "ungraded"]
 
 
 def test_a_rows_own_field_is_the_target_where_it_is_named() -> None:
-    named = with_problem(task("Oh, Paris.", right="Paris"), VerifyConfig(by="answer", target="right"))
+    config = VerifyConfig(by="answer", target="right")
+    named, bare = with_problems([task("Oh, Paris.", right="Paris"), task("Oh, Paris.")], config)
     assert named.problem and named.problem.target == ["Paris"]
-    assert with_problem(task("Oh, Paris."), VerifyConfig(by="answer", target="right")).problem is None
+    assert bare.problem is None
+
+
+@pytest.mark.parametrize(
+    ("by", "target", "good", "bad"),
+    [
+        ("answer", ["Paris", "the city of Paris"], "It is Paris.", "It is Rome."),
+        ("choice", {"choices": ["Rome", "Paris"], "answer": 1}, "Paris", "Rome"),
+        ("number", 7, "7", "8"),
+    ],
+)
+def test_lists_and_mappings_are_targets(by: str, target: Json, good: str, bad: str) -> None:
+    (known,) = with_problems([task("", right=target)], VerifyConfig(by=by, target="right"))
+    found = judged([candidate(good, known), candidate(bad, known)], VerifyConfig(by=by))
+    assert [score.value for score, _ in found] == [1.0, 0.0]
+
+
+def test_a_verifier_that_needs_no_target_takes_none() -> None:
+    (known,) = with_problems([task("")], VerifyConfig(by="unknown"))
+    ((score, _),) = judged([candidate("I do not know.", known)], VerifyConfig(by="unknown"))
+    assert score.value == 1
+
+
+@pytest.mark.parametrize(
+    ("by", "target", "row", "says"),
+    [
+        ("number", "righd", {"right": 7, "level": "easy"}, r"'righd'.*Did you mean 'right'\?.*level, right"),
+        ("number", "solution", {}, r"'solution'.*can be named: none"),
+        ("number", "right", {"right": "none"}, r"none has a target in the field 'right'"),
+        ("number", "right", {"right": ["7"]}, r"should be a number, it is \['7'\]"),
+        ("format", "", {}, r"a mapping with a 'rule', it is \['Paris.'\]"),
+        ("choice", "", {}, r"in the answer of its row.*a mapping with 'choices'"),
+    ],
+)
+def test_where_nothing_could_be_graded_nothing_is_asked(
+    by: str, target: str, row: dict[str, Json], says: str
+) -> None:
+    tasks = [task("Paris.", **row, file="rows.jsonl", place="line 1")]
+    with pytest.raises(UserError, match=says):
+        with_problems(tasks, VerifyConfig(by=by, target=target))
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_says_where_a_row_comes_from_is_no_target(name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' says where a row comes from"):
+        VerifyConfig(target=name)
 
 
 def test_without_a_verifier_all_pass_and_nobody_judged() -> None:

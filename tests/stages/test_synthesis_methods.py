@@ -180,29 +180,6 @@ def test_requests_are_rewritten_and_what_gained_nothing_goes(
     }
 
 
-def test_a_paraphrase_keeps_the_right_answer_and_a_harder_request_has_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "sums.jsonl"
-    path.write_text(json.dumps({"question": "What is 17 plus 25, all in all?", "answer": "#### 42"}) + "\n")
-
-    def says(question: str, seed: int) -> Answer:
-        if "Rewrite" in question:
-            return said("<request>If somebody adds 17 to 25, which number comes out?</request>")
-        return said("It is 42.")
-
-    for way, kept in (("paraphrase", 1), ("broaden", 0)):
-        config = settings(path, method={"kind": "rewrite", "ways": [way]}, verify={"by": "number"})
-        folder = tmp_path / way
-        if kept:
-            _, rows, _ = lived(folder, config, Script(says), monkeypatch)
-            assert rows[0]["synthesis"]["judgement"]["score"] == 1
-        else:
-            with pytest.raises(UserError, match="no row was kept"):
-                lived(folder, config, Script(says), monkeypatch)
-            assert [each["rule"] for each in lines(folder / "dropped.jsonl")] == ["ungraded"]
-
-
 PERSONAS = {
     "kind": "personas",
     "wanted": 12,
@@ -210,6 +187,35 @@ PERSONAS = {
     "topics": ["sums", "letters", "birds"],
     "levels": {"easy": "A child knows.", "hard": "An expert knows."},
 }
+
+
+def test_a_paraphrase_keeps_the_right_answer_and_a_harder_request_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "sums.jsonl"
+    path.write_text(json.dumps({"question": "What is 17 plus 25, all in all?", "answer": "#### 42"}) + "\n")
+
+    def says(question: str, seed: int) -> Answer:
+        if "If somebody adds" in question and "Rewrite" in question:
+            return said(
+                "<request>Which number of apples has a farmer who picks 17 and then 25 more?</request>"
+            )
+        if "Rewrite" in question:
+            return said("<request>If somebody adds 17 to 25, which number comes out?</request>")
+        return said("It is 42.")
+
+    method = {"kind": "rewrite", "ways": ["paraphrase", "broaden"], "generations": 2}
+    config = settings(path, method=method, verify={"by": "number"})
+    _, rows, dropped = lived(tmp_path / "run", config, Script(says), monkeypatch)
+    assert [row["synthesis"]["judgement"]["score"] for row in rows] == [1]
+    assert [each["rule"] for each in dropped] == ["ungraded"]
+
+
+@pytest.mark.parametrize("method", [{"kind": "rewrite", "ways": ["broaden"]}, {"kind": "grow"}, PERSONAS])
+def test_new_requests_cannot_be_verified_by_a_target(method: dict[str, Any], seeds: Path) -> None:
+    with pytest.raises(ValueError, match="nobody knows the right answers"):
+        settings(seeds, method=method, verify={"by": "number"})
+    assert settings(seeds, method=method, verify={"by": "vote"}, samples=3).verify
 
 
 def asks_as(question: str, seed: int) -> Answer:

@@ -285,9 +285,24 @@ def test_prompts_without_answers_are_enough(tmp_path: Path, monkeypatch: pytest.
     path.write_text(json.dumps(row) + "\n" + json.dumps(row) + "\n")
     _, rows, _ = lived(tmp_path / "run", settings(path), Script(adds), monkeypatch)
     assert len(rows) == 1, "equal prompts are asked once"
-    with pytest.raises(UserError, match="no row was kept"):
-        lived(tmp_path / "other", settings(path, verify={"by": "number"}), Script(adds), monkeypatch)
-    assert lines(tmp_path / "other" / "dropped.jsonl")[0]["rule"] == "ungraded", "it has no target"
+    script = Script(adds)
+    with pytest.raises(UserError, match="none has a target in the answer of its row"):
+        lived(tmp_path / "other", settings(path, verify={"by": "number"}), script, monkeypatch)
+    assert script.asked == []
+
+
+def test_a_field_of_the_rows_is_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "asked.jsonl"
+    rows = [{"question": q, "answer": "See below.", "right": [str(n)]} for q, n in PROBLEMS]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"question": "1 1?", "answer": "x"}]))
+    script = Script(adds)
+    with pytest.raises(UserError, match=r"Did you mean 'right'\?"):
+        lived(tmp_path / "a", settings(path, verify={"by": "answer", "target": "rigth"}), script, monkeypatch)
+    assert script.asked == []
+    config = settings(path, verify={"by": "answer", "target": "right"}, samples=4, keep="first")
+    _, kept, dropped = lived(tmp_path / "b", config, script, monkeypatch)
+    assert len(kept) == 12 and [each["rule"] for each in dropped].count("ungraded") == 4
+    assert "without a target to verify by: 1;" in (tmp_path / "b" / "log.txt").read_text()
 
 
 def test_seeds_depend_on_the_prompt_and_the_sample_alone(

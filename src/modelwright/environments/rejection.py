@@ -2,7 +2,8 @@
 
 A verifier needs a target. A row's own field gives it, or it is read from the row's reference answer: the
 last number for "number" (GSM8K's "#### 72"), the whole answer for the others. A task without one cannot be
-judged: its answers are ungraded, which is counted apart and is no wrong answer.
+judged: its answers are ungraded, which is counted apart and is no wrong answer. Where no task has one,
+nothing is asked.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from decimal import Decimal
 from pydantic import Field, field_validator
 
 from modelwright.base.config import Config
-from modelwright.base.errors import did_you_mean
+from modelwright.base.errors import UserError, closest, did_you_mean
 from modelwright.base.schema import Json, Problem, Reason, Score
+from modelwright.data.conversations.read import MOST_LETTERS, OWN
 from modelwright.data.synthesis.method import Candidate
 from modelwright.data.synthesis.tasks import Task
 from modelwright.environments.matching import MAX_CHARACTERS, normalise
@@ -28,6 +30,8 @@ VOTE = "vote"
 FEWEST_VOTES = 3
 """Of two answers none can be outvoted."""
 WRONG, UNGRADED = "wrong answer", "ungraded"
+NEED_NO_TARGET = ("unknown", "length")
+"""Verifiers that look at the answer alone."""
 
 
 class VerifyConfig(Config):
@@ -51,6 +55,16 @@ class VerifyConfig(Config):
             raise ValueError(f"there is no verifier '{value}'.{did_you_mean(value, (VOTE, *VERIFIERS))}")
         return value
 
+    @field_validator("target")
+    @classmethod
+    def _is_of_the_row(cls, value: str) -> str:
+        if value in OWN:
+            raise ValueError(
+                f"'{value}' says where a row comes from and is no field to compare with: give the rows' field"
+                " another name"
+            )
+        return value
+
 
 _Vote = Decimal | tuple[str, tuple[str, ...]]
 _WHOLLY_NUMBER = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3}){1,9}|[0-9]{1,30})(?:\.[0-9]{1,30})?")
@@ -58,12 +72,43 @@ _SIGNS = re.compile(r"-(?=\s*[\d.(])|(?<!\w)-(?=\w)|[+/^<>=%]|(?<=\d)\.(?=\d)")
 """Signs that change an answer; a hyphen within words and the mark of a list do not."""
 
 
-def with_problem(task: Task, config: VerifyConfig | None) -> Task:
-    """The task with what a verifier needs, where the row has it."""
+def with_problems(tasks: Sequence[Task], config: VerifyConfig | None) -> list[Task]:
+    """The tasks with what a verifier needs, where their rows have it. UserError where none has: all answers
+    would be paid and none could be graded."""
     if config is None or config.by == VOTE:
-        return task
+        return list(tasks)
+    _check_field(tasks, config.target)
+    made = [_with_problem(task, config) for task in tasks]
+    scores = [verify(task.problem, "") for task in made if task.problem]
+    if all(score.value is None for score in scores):
+        says = scores[0].reason if scores else "no target was found"
+        where = f"the field '{config.target}'" if config.target else "the answer"
+        raise UserError(
+            f"verify: {{by: {config.by}}}: of {len(made):,} prompts none has a target in {where} of its row,"
+            f" so no answer could be graded ({says}). Name the field that holds it (target), or another"
+            " verifier, or {by: vote}"
+        )
+    return made
+
+
+def _check_field(tasks: Sequence[Task], field: str) -> None:
+    """Refuse a field that no row has."""
+    if not field or any(field in task.prompt.meta for task in tasks):
+        return
+    names = sorted({name for task in tasks for name in task.prompt.meta} - set(OWN))
+    near = closest(field, names)
+    meant = f" Did you mean '{near}'?" if near else ""
+    raise UserError(
+        f"verify.target '{field}': no row has such a field besides its question and answer."
+        f"{meant} Fields that can be named: {', '.join(names) or 'none'}"
+        f" (texts of at most {MOST_LETTERS} letters, numbers, short lists and mappings). Without target the"
+        " row's answer is compared with"
+    )
+
+
+def _with_problem(task: Task, config: VerifyConfig) -> Task:
     target = _target(task, config)
-    if target is None:
+    if target is None and config.by not in NEED_NO_TARGET:
         return task
     problem = Problem(
         id=task.id, prompt=task.prompt.messages, verifier=config.by, target=target, split="train"

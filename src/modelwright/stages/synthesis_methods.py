@@ -13,7 +13,7 @@ from modelwright.data.synthesis.growth import GrowConfig, Growth
 from modelwright.data.synthesis.method import Method
 from modelwright.data.synthesis.personas import Personas, PersonasConfig
 from modelwright.data.synthesis.rationales import Rationales, RationalesConfig
-from modelwright.data.synthesis.rewriting import RewriteConfig, Rewriting
+from modelwright.data.synthesis.rewriting import SAME_ANSWER, RewriteConfig, Rewriting
 from modelwright.data.synthesis.tasks import Task
 
 MethodConfig = Annotated[
@@ -27,6 +27,13 @@ def writes_after(config: MethodConfig) -> bool:
     request is answered as it is, the same hash holds its row out again; personas only keep away from
     requests."""
     return isinstance(config, GrowConfig | RewriteConfig)
+
+
+def keeps_targets(config: MethodConfig) -> bool:
+    """Whether the right answer of a row holds for any request that is answered; not for new ones."""
+    if isinstance(config, RewriteConfig):
+        return not SAME_ANSWER.isdisjoint(config.ways)
+    return isinstance(config, AnswersConfig | RationalesConfig)
 
 
 def method_of(

@@ -35,10 +35,10 @@ from modelwright.data.synthesis.personas import PersonasConfig
 from modelwright.data.synthesis.record import RECORD, PriceConfig, Terms, dropped_of, row_of
 from modelwright.data.synthesis.spread import reached
 from modelwright.data.synthesis.tasks import prompt_id, tasks_of
-from modelwright.environments.rejection import FEWEST_VOTES, VOTE, VerifyConfig, judged, with_problem
+from modelwright.environments.rejection import FEWEST_VOTES, VOTE, VerifyConfig, judged, with_problems
 from modelwright.stages import synthesis_page
 from modelwright.stages.screening import JudgeConfig, Judging, RowsConfig, Screen, journal_of
-from modelwright.stages.synthesis_methods import MethodConfig, method_of, writes_after
+from modelwright.stages.synthesis_methods import MethodConfig, keeps_targets, method_of, writes_after
 from modelwright.stages.writing import (
     EngineWriter,
     LocalWriter,
@@ -102,6 +102,15 @@ class Config(BaseConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _can_be_verified(self) -> Self:
+        if self.verify and self.verify.by != VOTE and not keeps_targets(self.method):
+            raise ValueError(
+                f"verify: {{by: {self.verify.by}}} with method: {self.method.kind}: nobody knows the right"
+                " answers to its new requests. Take {by: vote}, or a judge"
+            )
+        return self
+
 
 def sources(config: Config) -> str:
     """A mark of what sources, writer and judge hold now: when it changes, the stage runs anew."""
@@ -122,13 +131,16 @@ def run(config: Config, run: Run) -> Artifact:
     read = conversations_from(
         config.sources, drawn, config.prompts, "train", faults, config.policy, whole=whole, answered=False
     )
-    tasks = [with_problem(task, config.verify) for task in tasks_of(read)]
+    tasks = tasks_of(read)
     if not tasks:
         raise UserError(
             f"synthesize.sources hold no prompt{'' if whole else ' that finetune does not hold out'}: name"
             " files of conversations, questions or problems"
         )
     run.log(f"{len(tasks):,} prompts of {len(read):,} rows")
+    tasks = with_problems(tasks, config.verify)
+    if config.verify and config.verify.by != VOTE and (bare := sum(task.problem is None for task in tasks)):
+        run.log(f"prompts without a target to verify by: {bare:,}; their answers will be ungraded")
     brought = provenance_of(task.prompt for task in tasks).stating(statements(config.sources))
     run.brings_in(brought + writer_facts(config.writer))
     writer = open_writer(config.writer)

@@ -22,6 +22,11 @@ from modelwright.data.readers.source import Source
 OF_ROWS = ("jsonl", "json", "parquet", "arrow", "csv", "tsv")
 """Formats whose records have fields."""
 
+OWN = ("file", "place", "layout", "source", "licence", "jurisdiction", "personal_data")
+"""Names in `meta` that say where a row comes from. A row's field of such a name is not carried."""
+MOST_LETTERS, MOST_ITEMS, DEEPEST = 500, 32, 3
+"""Of a field that is carried: letters of a text, items of a list or a mapping, and how deep these go."""
+
 NO_DEMONSTRATION = "no demonstration"
 """Why a row that is right gives no conversation: an answer labelled as bad, a tree without an answer."""
 
@@ -135,13 +140,20 @@ def _meta(found: Found) -> dict[str, Json]:
         for name, value in found.fields.items()
         if name not in found.layout.known and _is_small(value)
     }
-    place = {"file": row.part.file, "place": row.place, "layout": found.layout.name, "source": source.name}
-    facts = {name: getattr(source, name) for name in ("licence", "jurisdiction", "personal_data")}
-    return {**others, **place, **facts}
+    place = (row.part.file, row.place, found.layout.name, source.name)
+    facts = (source.licence, source.jurisdiction, source.personal_data)
+    return {**others, **dict(zip(OWN, (*place, *facts), strict=True))}
 
 
-def _is_small(value: Json) -> bool:
-    return isinstance(value, bool | int | float) or (isinstance(value, str) and 0 < len(value) <= 500)
+def _is_small(value: Json, depth: int = DEEPEST) -> bool:
+    if isinstance(value, str):
+        return 0 < len(value) <= MOST_LETTERS
+    if isinstance(value, list | dict):
+        items = value.values() if isinstance(value, dict) else value
+        return (
+            0 < len(value) <= MOST_ITEMS and depth > 1 and all(_is_small(item, depth - 1) for item in items)
+        )
+    return isinstance(value, bool | int | float)
 
 
 def _other_kind(found: Found, wanted: Kind) -> str:
