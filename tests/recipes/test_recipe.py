@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -82,6 +83,46 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_recipe(str(file), environment={})
+
+
+@pytest.mark.parametrize(
+    ("verb", "settings", "message"),
+    [
+        (
+            "synthesize",
+            {"writer": {"modle": "x"}},
+            r" writer\.modle: unknown setting\. Did you mean 'model'\?",
+        ),
+        (
+            "synthesize",
+            {"judge": {"writer": {"url": "http://a/v1", "kee_from": "K"}}},
+            r" judge\.writer\.kee_from: unknown setting\. Did you mean 'key_from'\?",
+        ),
+        (
+            "synthesize",
+            {"sources": [{"pth": "a"}]},
+            r" sources\.0\.pth: unknown setting\. Did you mean 'path'",
+        ),
+        (
+            "synthesize",
+            {"method": {"kind": "answers", "lern": 1}},
+            r" method\.lern: .* Known: kind, system\.",
+        ),
+        (
+            "synthesize",
+            {"method": "anwsers"},
+            r" method: should be one of 'answers', .*\(received 'anwsers'\)",
+        ),
+        ("synthesize", {"method": {"knd": "grow"}}, r" method: 'kind' is missing"),
+        ("finetune", {"adapter": {"kind": "lora", "rnk": 3}}, r" adapter\.rnk: .* Did you mean 'rank'"),
+    ],
+)
+def test_a_mistake_deep_in_a_station_has_the_path_that_was_written(
+    verb: str, settings: dict[str, Any], message: str
+) -> None:
+    recipe = load_recipe("synthesize", environment={}).model_copy(update={verb: settings})
+    with pytest.raises(ConfigError, match=message):
+        stage_config(recipe, verb)
 
 
 def test_an_unknown_recipe_suggests_a_near_one() -> None:

@@ -8,11 +8,11 @@ extended recipe, the recipe, the environment, the command line.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
 from modelwright.base.errors import ConfigError, did_you_mean
 
@@ -100,10 +100,16 @@ def validate(kind: type[C], settings: Mapping[str, Any], where: str) -> C:
 
 
 def _explain(kind: type[Config], item: Mapping[str, Any]) -> str:
-    path = ".".join(str(part) for part in item["loc"])
+    place, known = _written(kind, item["loc"])
+    path = ".".join(place)
     if item["type"] == "extra_forbidden":
-        known = _fields_at(kind, item["loc"][:-1])
-        return f"{path}: unknown setting.{did_you_mean(str(item['loc'][-1]), known)}"
+        return f"{path}: unknown setting.{did_you_mean(place[-1], known)}"
+    if item["type"] == "union_tag_invalid":
+        context = item["ctx"]
+        return f"{path}: should be one of {context['expected_tags']} (received '{context['tag']}')"
+    if item["type"] == "union_tag_not_found":
+        named = item["ctx"]["discriminator"]
+        return f"{path}: {named} is missing, which says what is meant (received {item['input']!r})"
     expected = EXPECTED.get(item["type"])
     said = expected.format(_example(item["input"])) if expected else item["msg"]
     return f"{path}: {said} (received {item['input']!r})"
@@ -114,15 +120,51 @@ def _example(value: Any) -> str:
     return str(value) if isinstance(value, str | int | float) and value != "" else "..."
 
 
-def _fields_at(kind: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    """Names of the settings at `path` inside `kind`; empty when the path leaves the typed part."""
-    for part in path:
-        field: FieldInfo | None = kind.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        kind = annotation
-    return [field.alias or name for name, field in kind.model_fields.items()]
+def _written(kind: type[BaseModel], path: Sequence[str | int]) -> tuple[list[str], list[str]]:
+    """(the path as a recipe has it, names of the settings beside its last part). pydantic puts the label of
+    what it chose among several types into a path, which nobody has written; names are empty where the path
+    leaves the typed part."""
+    place: list[str] = []
+    beside: list[str] = []
+    here: Any = kind
+    for part in map(str, path):
+        choices = _choices(here)
+        labelled = [each for each in choices if part in _labels(each)] if len(choices) > 1 else []
+        if labelled:
+            here = labelled[0]
+            continue
+        place.append(part)
+        fields = _fields(choices[0]) if len(choices) == 1 else {}
+        beside, here = list(fields), fields.get(part) or _item(choices)
+    return place, beside
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """The types that a value may have besides None."""
+    bare = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    if get_origin(bare) in (Union, UnionType):
+        return [each for each in get_args(bare) if each is not NoneType]
+    return [bare]
+
+
+def _labels(choice: Any) -> set[str]:
+    """By what pydantic calls a type among several: its tag, or the one word that a setting of it can have."""
+    tags = {each.tag for each in get_args(choice)[1:] if isinstance(each, Tag)}
+    words = [get_args(field) for field in _fields(choice).values()]
+    return tags | {each[0] for each in words if len(each) == 1 and isinstance(each[0], str)}
+
+
+def _fields(choice: Any) -> dict[str, Any]:
+    """Setting -> its type, of a group of settings; empty for any other type."""
+    bare = _choices(choice)[0]
+    if not (isinstance(bare, type) and issubclass(bare, BaseModel)):
+        return {}
+    return {field.alias or name: field.annotation for name, field in bare.model_fields.items()}
+
+
+def _item(choices: Sequence[Any]) -> Any:
+    """The type of what a list or a mapping holds; None for any other."""
+    return (get_args(choices[0]) or (None,))[-1 if get_origin(choices[0]) is dict else 0]
 
 
 def trains(config: Config) -> bool:
