@@ -11,8 +11,10 @@ import pytest
 
 from modelwright.base.errors import UserError
 from modelwright.evaluation import plots
+from modelwright.evaluation.findings import STAGES as REPORTED
 from modelwright.evaluation.findings import flat_rows, thin
 from modelwright.evaluation.report import write_report
+from modelwright.recipes.stations import VERBS
 
 Build = Callable[..., Path]
 STAGES = (
@@ -157,6 +159,16 @@ def test_any_beginning_of_a_life_gives_a_page(made_up_run: Build, count: int) ->
 def test_any_stage_alone_gives_a_page(made_up_run: Build, stage: str) -> None:
     _, text = read(write_report(made_up_run((stage,))))
     assert "could not be read" not in text
+
+
+def test_every_station_of_a_life_is_reported(made_up_run: Build) -> None:
+    assert REPORTED == VERBS
+    run = made_up_run(("pretrain", "finetune"))
+    (run / "pretrain").rename(run / "import")
+    (run / "finetune").rename(run / "synthesize")
+    _, text = read(write_report(run))
+    assert "could not be read" not in text
+    assert "import" in text and "synthesize" in text
 
 
 def test_an_export_that_nobody_read_is_called_not_verified(made_up_run: Build) -> None:

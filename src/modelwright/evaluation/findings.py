@@ -19,8 +19,10 @@ from modelwright.base.metrics import figure, in_words, read_metrics
 from modelwright.evaluation import plots
 
 STAGES = (
-    "prepare", "tokenize", "pretrain", "finetune", "align", "evaluate", "average", "compress", "export",
+    "prepare", "tokenize", "pretrain", "import", "synthesize", "finetune", "align", "evaluate", "average",
+    "compress", "export",
 )  # fmt: skip
+"""Stations in the order of a life."""
 ROLES = ("base", "sft", "aligned", "averaged", "quantized")
 """Models in the order of a life; others follow in the order of the file."""
 CURVE_POINTS = 300
