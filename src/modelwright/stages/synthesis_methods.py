@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 from pydantic import Discriminator
@@ -12,7 +13,7 @@ from modelwright.data.synthesis.answers import Answers, AnswersConfig
 from modelwright.data.synthesis.growth import GrowConfig, Growth
 from modelwright.data.synthesis.method import Method
 from modelwright.data.synthesis.personas import Personas, PersonasConfig
-from modelwright.data.synthesis.rationales import Rationales, RationalesConfig
+from modelwright.data.synthesis.rationales import RationalesConfig, rationale_rows
 from modelwright.data.synthesis.rewriting import SAME_ANSWER, RewriteConfig, Rewriting
 from modelwright.data.synthesis.tasks import Task
 
@@ -48,5 +49,5 @@ def method_of(
     if isinstance(config, PersonasConfig):
         return Personas(config, tasks, samples, seed, index)
     if isinstance(config, RationalesConfig):
-        return Rationales(config, tasks, samples)
-    return Answers(config, tasks, samples)
+        return Answers(tasks, samples, config.asked, partial(rationale_rows, config))
+    return Answers(tasks, samples, config.system)

@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelwright.base.schema import Answer, Conversation, Message, Reason, Score
-from modelwright.data.synthesis.answers import Answers, AnswersConfig, instructed
+from modelwright.data.synthesis.answers import AnswersConfig, instructed
 from modelwright.data.synthesis.choosing import choose
 from modelwright.data.synthesis.method import Candidate
-from modelwright.data.synthesis.rationales import Parsed, Rationales, RationalesConfig, parse
+from modelwright.data.synthesis.rationales import Parsed, RationalesConfig, parse
 from modelwright.data.synthesis.record import joined
 from modelwright.data.synthesis.tasks import last_question, tasks_of
+from modelwright.stages.synthesis_methods import method_of
 
 
 def talk(*turns: tuple[str, str]) -> Conversation:
@@ -57,10 +58,10 @@ def test_the_letters_of_a_marker_may_change_length_in_other_cases() -> None:
 @pytest.mark.parametrize(("learn", "ways"), [("both", 2), ("rationale", 1), ("answer", 1)])
 def test_rows_hold_what_is_to_be_learned(learn: str, ways: int) -> None:
     config = RationalesConfig.model_validate({"learn": learn})
-    method = Rationales(config, tasks_of([ASKED]), 1)
+    method = method_of(config, tasks_of([ASKED]), 1, 0)
     (ask,) = method.asks(())
     assert ask.conversation.messages[0].content.startswith("Be kind.\n\nReason step by step")
-    assert method.asks(()) == (), "one round"
+    assert not method.asks(()), "one round"
     rows = [
         each for each in method.read(ask, Answer(text="2 and 2.\nAnswer: 4")) if isinstance(each, Candidate)
     ]
@@ -75,22 +76,23 @@ def test_rows_hold_what_is_to_be_learned(learn: str, ways: int) -> None:
     assert (first == ["Be kind."]) == (learn != "both")
 
 
-@pytest.mark.parametrize("kind", ["answers", "rationales"])
-def test_what_is_cut_or_empty_is_no_row(kind: str) -> None:
-    tasks = tasks_of([ASKED])
-    method = (
-        Answers(AnswersConfig(), tasks, 1) if kind == "answers" else Rationales(RationalesConfig(), tasks, 1)
-    )
+@pytest.mark.parametrize("config", [AnswersConfig(), RationalesConfig()])
+def test_what_is_cut_or_empty_is_no_row(config: AnswersConfig | RationalesConfig) -> None:
+    method = method_of(config, tasks_of([ASKED]), 1, 0)
     (ask,) = method.asks(())
     rules = [
         [each.rule for each in method.read(ask, answer) if isinstance(each, Reason)]
-        for answer in (Answer(text="So.\nAnswer: 4", finish_reason="length"), Answer(text=" "))
+        for answer in (
+            Answer(text="So.\nAnswer: 4", finish_reason="length"),
+            Answer(reasoning="So many", finish_reason="length"),
+            Answer(text=" ", reasoning="So."),
+        )
     ]
-    assert rules == [["cut short"], ["empty answer"]]
+    assert rules == [["cut short"], ["cut short"], ["empty answer"]]
 
 
 def test_answers_stand_behind_the_prompt_as_it_was() -> None:
-    method = Answers(AnswersConfig(system="Be brief."), tasks_of([ASKED, ASKED]), 2)
+    method = method_of(AnswersConfig(system="Be brief."), tasks_of([ASKED, ASKED]), 2, 0)
     asks = method.asks(())
     assert [ask.sample for ask in asks] == [0, 1], "equal prompts are one"
     assert "Be brief." in asks[0].conversation.messages[0].content

@@ -5,7 +5,7 @@ With several samples of each and a verifier it is rejection sampling: what is wr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -27,28 +27,39 @@ class AnswersConfig(Config):
     """What the teacher is told as the system, before the prompt; the rows do not hold it."""
 
 
+Read = Callable[[Task, Answer], Iterable[Candidate | Reason]]
+"""The rows that an answer to a task holds; the answer is whole and says something."""
+
+
 class Answers:
     """A Method: one round, in which every prompt is asked `samples` times."""
 
-    def __init__(self, config: AnswersConfig, tasks: Sequence[Task], samples: int) -> None:
-        self._config, self._tasks, self._samples = config, tasks, samples
-        self._is_asked = False
+    def __init__(self, tasks: Sequence[Task], samples: int, system: str, read: Read | None = None) -> None:
+        """`system`: what the teacher is told besides. `read`: None takes the answer as it is."""
+        self._tasks, self._read = tasks, read or as_it_is
+        self._asks = list(ask_all(tasks, samples, system))
 
     def asks(self, kept: Sequence[Candidate]) -> Sequence[Ask]:
         """Every prompt, once."""
-        if self._is_asked:
-            return ()
-        self._is_asked = True
-        return list(ask_all(self._tasks, self._samples, self._config.system))
+        asks, self._asks = self._asks, []
+        return asks
 
     def read(self, ask: Ask, answer: Answer) -> Iterable[Candidate | Reason]:
-        """The answer as it is, behind the prompt as it was."""
-        task = self._tasks[ask.meta["task"]]
-        if not answer.text.strip():
-            return (Reason(EMPTY),)
-        if answer.finish_reason == CUT_OFF:
-            return (Reason(CUT, says="the answer has the greatest length that it may have"),)
-        return (candidate(task, answer, answer.text.strip(), answer.text),)
+        """The rows of an answer that is whole."""
+        reason = unfinished(answer)
+        return (reason,) if reason else self._read(self._tasks[ask.meta["task"]], answer)
+
+
+def as_it_is(task: Task, answer: Answer) -> tuple[Candidate]:
+    """The answer, behind the prompt as it was."""
+    return (candidate(task, answer, answer.text.strip(), answer.text),)
+
+
+def unfinished(answer: Answer) -> Reason | None:
+    """Why no row can be read from an answer: it was cut off, or says nothing."""
+    if answer.finish_reason == CUT_OFF:
+        return Reason(CUT, says="the answer has the greatest length that it may have")
+    return None if answer.text.strip() else Reason(EMPTY)
 
 
 def ask_all(tasks: Sequence[Task], samples: int, system: str) -> Iterator[Ask]:

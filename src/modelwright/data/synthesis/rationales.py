@@ -8,7 +8,7 @@ then two instructions tell the student, and later whoever asks it, which of the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -16,8 +16,8 @@ from pydantic import field_validator
 
 from modelwright.base.config import Config
 from modelwright.base.schema import Answer, Reason
-from modelwright.data.synthesis.answers import CUT, CUT_OFF, EMPTY, ask_all, candidate, instructed
-from modelwright.data.synthesis.method import Ask, Candidate
+from modelwright.data.synthesis.answers import candidate, instructed
+from modelwright.data.synthesis.method import Candidate
 from modelwright.data.synthesis.tasks import Task
 
 NO_FINAL, NO_RATIONALE = "no final answer", "no rationale"
@@ -89,38 +89,18 @@ def _plain(text: str) -> str:
     return text
 
 
-class Rationales:
-    """A Method: one round, as `Answers`."""
-
-    def __init__(self, config: RationalesConfig, tasks: Sequence[Task], samples: int) -> None:
-        self._config, self._tasks, self._samples = config, tasks, samples
-        self._is_asked = False
-
-    def asks(self, kept: Sequence[Candidate]) -> Sequence[Ask]:
-        """Every prompt, once."""
-        if self._is_asked:
-            return ()
-        self._is_asked = True
-        return list(ask_all(self._tasks, self._samples, self._config.asked))
-
-    def read(self, ask: Ask, answer: Answer) -> Iterable[Candidate | Reason]:
-        """Rows with the rationale, with the answer alone, or both."""
-        if not (answer.text + answer.reasoning).strip():
-            return (Reason(EMPTY),)
-        if answer.finish_reason == CUT_OFF:
-            return (Reason(CUT, says="the rationale has the greatest length that it may have"),)
-        parsed = parse(answer, self._config.marker)
-        if isinstance(parsed, Reason):
-            return (parsed,)
-        return list(self._rows(self._tasks[ask.meta["task"]], answer, parsed))
-
-    def _rows(self, task: Task, answer: Answer, parsed: Parsed) -> Iterator[Candidate]:
-        config, both = self._config, self._config.learn == "both"
-        whole = f"{parsed.rationale}\n\n{config.marker} {parsed.final}"
-        ways = {"rationale": (whole, config.instruct_with), "answer": (parsed.final, config.instruct_without)}
-        for way, (learned, instruction) in ways.items():
-            if both or config.learn == way:
-                made = candidate(task, answer, learned, parsed.final)
-                talk = instructed(made.conversation, instruction if both else "")
-                group = f"{made.group} {way}"
-                yield replace(made, conversation=talk, group=group, coordinates={"learned": way})
+def rationale_rows(config: RationalesConfig, task: Task, answer: Answer) -> Iterator[Candidate | Reason]:
+    """Rows with the rationale, with the answer alone, or both."""
+    parsed = parse(answer, config.marker)
+    if isinstance(parsed, Reason):
+        yield parsed
+        return
+    both = config.learn == "both"
+    whole = f"{parsed.rationale}\n\n{config.marker} {parsed.final}"
+    ways = {"rationale": (whole, config.instruct_with), "answer": (parsed.final, config.instruct_without)}
+    for way, (learned, instruction) in ways.items():
+        if both or config.learn == way:
+            made = candidate(task, answer, learned, parsed.final)
+            talk = instructed(made.conversation, instruction if both else "")
+            group = f"{made.group} {way}"
+            yield replace(made, conversation=talk, group=group, coordinates={"learned": way})

@@ -9,7 +9,7 @@ from functools import reduce
 from modelwright.base.provenance import UNKNOWN
 from modelwright.base.schema import Answer, Conversation, Json, Problem, Reason
 from modelwright.data.sources import facts_of
-from modelwright.data.synthesis.answers import CUT, CUT_OFF, EMPTY, ask_all, candidate
+from modelwright.data.synthesis.answers import as_it_is, ask_all, unfinished
 from modelwright.data.synthesis.method import Ask, Candidate
 from modelwright.data.synthesis.record import joined
 from modelwright.data.synthesis.tasks import Task, prompt_id
@@ -47,13 +47,10 @@ class Taken:
 
     def read(self, ask: Ask, answer: Answer) -> Iterable[Candidate | Reason]:
         """The answer as it is, behind the request; not one that was cut off."""
+        if reason := unfinished(answer):
+            return (reason,)
         place = ask.meta[ANSWERING]
-        said = answer.text.strip()
-        if not said:
-            return (Reason(EMPTY),)
-        if answer.finish_reason == CUT_OFF:
-            return (Reason(CUT, says="the answer has the greatest length that it may have"),)
-        made = candidate(self.tasks[place], answer, said, said)
+        (made,) = as_it_is(self.tasks[place], answer)
         return (replace(made, coordinates=self._coordinates[place]),)
 
 
