@@ -111,6 +111,8 @@ def test_rows_say_who_wrote_them_asked_what_and_how_and_who_judged(
     assert made.manifest.provenance.sources["sums"] == 12
     steps = {each["step"]: (each["came"], each["left"]) for each in made.metrics["funnel"]}
     assert steps["answered"] == (48, 48) and steps["chosen"][1] == len(rows)
+    assert list(steps) == ["answered", "read", "verified", "chosen"], "steps that look at something"
+    assert "report.html" in (tmp_path / "run" / "log.txt").read_text().splitlines()[-1]
 
 
 def test_what_the_writer_states_holds_for_its_rows(

@@ -37,13 +37,14 @@ from modelwright.data.synthesis.spread import reached
 from modelwright.data.synthesis.tasks import prompt_id, tasks_of
 from modelwright.environments.rejection import FEWEST_VOTES, VOTE, VerifyConfig, judged, with_problems
 from modelwright.stages import synthesis_page
-from modelwright.stages.screening import JudgeConfig, Judging, RowsConfig, Screen, journal_of
+from modelwright.stages.screening import JudgeConfig, Judging, RowsConfig, Screen, check_judge, journal_of
 from modelwright.stages.synthesis_methods import MethodConfig, keeps_targets, method_of, writes_after
 from modelwright.stages.writing import (
     EngineWriter,
     LocalWriter,
     SamplingConfig,
     WriterConfig,
+    check_writer,
     open_writer,
     writer_facts,
     writer_licence,
@@ -110,6 +111,13 @@ class Config(BaseConfig):
                 " answers to its new requests. Take {by: vote}, or a judge"
             )
         return self
+
+
+def check(config: Config) -> None:
+    """Raises UserError where nobody could write or judge: no folder of a model, no key."""
+    check_writer(config.writer)
+    if config.judge:
+        check_judge(config.judge)
 
 
 def sources(config: Config) -> str:
@@ -225,7 +233,8 @@ class Works:
 
     def _screened(self, found: Sequence[_Found]) -> Iterator[_Found]:
         """The candidates with which nothing is wrong by themselves."""
-        self._funnel.came("looked at", len(found))
+        if self._config.rows:
+            self._funnel.came("looked at", len(found))
         for each in found:
             reason = self._screen.wrong(each.candidate)
             if reason is None:
@@ -238,7 +247,8 @@ class Works:
         config, candidates = self._config, [each.candidate for each in found]
         scores = judged(candidates, config.verify, config.samples)
         good: list[tuple[_Found, Score]] = []
-        self._funnel.came("verified", len(found))
+        if config.verify:
+            self._funnel.came("verified", len(found))
         for each, (score, reason) in zip(found, scores, strict=True):
             if reason is not None:
                 self._drop("verified", each.prompt, each.answer.text, reason)
@@ -261,7 +271,8 @@ class Works:
     def _compared(self) -> None:
         """Take out what repeats earlier rows."""
         reasons = self._screen.repeats([found.candidate.conversation for found, _ in self._found])
-        self._funnel.came("compared", len(reasons))
+        if self._config.rows and self._config.rows.repeats:
+            self._funnel.came("compared", len(reasons))
         left: list[tuple[_Found, Score]] = []
         for (found, score), reason in zip(self._found, reasons, strict=True):
             if reason is None:
@@ -341,6 +352,7 @@ class Works:
             **self._spread(made),
         }
         write_text(run.dir / PAGE, synthesis_page.render(self._funnel, metrics))
+        run.log(f"what was taken out, with texts of each reason: {run.dir / PAGE}")
         flops = self._writer.flops_per_token if isinstance(self._writer, EngineWriter) else 0.0
         tokens = journal.prompt_tokens + journal.tokens
         return run.finish([EXAMPLES, DROPPED, PAGE, "metrics.jsonl"], metrics, journal.tokens, flops * tokens)
