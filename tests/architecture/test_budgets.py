@@ -153,7 +153,7 @@ WIDEST = {
     ),
     "export": (10_500, "it loads models of every kind, and reads what it wrote with three readers"),
     "finetune": (
-        17_450,
+        17_470,
         "it trains models of every family, on data in every layout or on own answers, in every way",
     ),
     "forecast": (
@@ -167,9 +167,9 @@ WIDEST = {
     ),
     "on_policy": (9_500, "it writes with the model that is trained, for the teacher that judges it"),
     "pretrain": (13_100, "it trains, with all that ends or keeps a training"),
-    "rationale_study": (19_100, "it runs finetune for every student, asks it, and draws what came out"),
+    "rationale_study": (19_130, "it runs finetune for every student, asks it, and draws what came out"),
     "reading": (13_200, "it builds what a training reads"),
-    "reading_examples": (17_600, "it reads data in every layout, and models of every family that read it"),
+    "reading_examples": (17_630, "it reads data in every layout, and models of every family that read it"),
     "retention": (7_200, "it asks tasks, reads text, and compares, as evaluate does"),
     "scale": (14_600, "it runs a station for every rung, fits a law to what they came to, and draws it"),
     "search": (15_800, "it trains in every way that finetune does, and judges what comes of it"),
