@@ -153,7 +153,7 @@ WIDEST = {
     ),
     "export": (10_500, "it loads models of every kind, and reads what it wrote with three readers"),
     "finetune": (
-        17_470,
+        17_670,
         "it trains models of every family, on data in every layout or on own answers, in every way",
     ),
     "forecast": (
@@ -167,9 +167,9 @@ WIDEST = {
     ),
     "on_policy": (9_500, "it writes with the model that is trained, for the teacher that judges it"),
     "pretrain": (13_100, "it trains, with all that ends or keeps a training"),
-    "rationale_study": (19_130, "it runs finetune for every student, asks it, and draws what came out"),
+    "rationale_study": (19_330, "it runs finetune for every student, asks it, and draws what came out"),
     "reading": (13_200, "it builds what a training reads"),
-    "reading_examples": (17_630, "it reads data in every layout, and models of every family that read it"),
+    "reading_examples": (17_830, "it reads data in every layout, and models of every family that read it"),
     "retention": (7_200, "it asks tasks, reads text, and compares, as evaluate does"),
     "scale": (14_600, "it runs a station for every rung, fits a law to what they came to, and draws it"),
     "search": (15_800, "it trains in every way that finetune does, and judges what comes of it"),
@@ -178,9 +178,9 @@ WIDEST = {
         "it runs the model with all its kernels, and speaks every endpoint's protocol, refusals included",
     ),
     "study": (15_000, "it runs two stations, tokenize and pretrain, for every cell of its table"),
-    "screening": (18_300, "it runs the model that judges, and looks at rows in every way that data has"),
+    "screening": (18_500, "it runs the model that judges, and looks at rows in every way that data has"),
     "synthesize": (
-        21_750,  # 3,800 more: filters of written rows, what no row may hold, a judge, and the page
+        21_950,  # 3,800 more: filters of written rows, what no row may hold, a judge, and the page
         "it reads data in every layout, runs models of every family in the engine, and judges what comes",
     ),
     "teacher": (
@@ -188,7 +188,7 @@ WIDEST = {
         "it loads models of every family that can be imported, with their tokenizers and licences",
     ),
     "views": (12_300, "it builds what trainings read and measure, from data in every layout"),
-    "writing": (13_400, "it runs models of every family that can be imported in the engine that serves"),
+    "writing": (13_600, "it runs models of every family that can be imported in the engine that serves"),
 }
 """stage -> (lines, why it reaches further still). Whatever reads a tokenizer reads what imported ones bring:
 some 900 lines of templates in a sandbox, their loss mask, special tokens and roles."""

@@ -39,7 +39,7 @@ class Dot:
 
 
 WIDTH, HEIGHT = 760, 300
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 30, 44
+LEFT, RIGHT, TOP, BOTTOM = 56, 24, 30, 44
 MARKED = 10
 """Points that have marks of their own on a logarithmic axis, at most."""
 
@@ -72,11 +72,15 @@ def line_chart(
     scale = float if linear else math.log
     low, high = scale(min(y_ticks[0], min(ys))), scale(max(y_ticks[-1], max(ys)))
 
+    names = [line.name for line in lines]
+    legend, room = _legend(names) if names != [y_label] else ("", 0)
+    top, bottom = TOP + room, HEIGHT + room - BOTTOM
+
     def place(x: float, y: float) -> tuple[float, float]:
         across = LEFT + (WIDTH - LEFT - RIGHT) * (x_scale(x) - x_start) / x_range
-        return across, TOP + (HEIGHT - TOP - BOTTOM) * (high - scale(y)) / max(high - low, 1e-9)
+        return across, top + (bottom - top) * (high - scale(y)) / max(high - low, 1e-9)
 
-    parts = [_open(WIDTH, HEIGHT, title)]
+    parts = [_open(WIDTH, HEIGHT + room, title)]
     for tick in y_ticks:
         _, y = place(x_high, tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
@@ -84,12 +88,12 @@ def line_chart(
     for tick in x_ticks:
         x, _ = place(tick, max(ys))
         name = f"{tick:,g}" if factors and tick < 1e6 else short(tick)
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{name}</text>')
-    bottom = HEIGHT - BOTTOM
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{name}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')
+    across, up = escape(x_label), escape(y_label) + ("" if linear else ", logarithmic")
     parts.append(
-        f'<text class="label" x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{escape(x_label)}</text>'
-        f'<text class="label" x="4" y="12">{escape(y_label)}{"" if linear else ", logarithmic"}</text>'
+        f'<text class="label" x="{WIDTH - RIGHT}" y="{bottom + BOTTOM - 6}" text-anchor="end">{across}</text>'
+        f'<text class="label" x="4" y="{room + 12}">{up}</text>'
     )
     for number, line in enumerate(lines, 1):
         places = [place(x, y) for x, y in line.points if linear or y > 0]
@@ -103,24 +107,24 @@ def line_chart(
             parts += [
                 f'<circle class="fill s{number}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in places
             ]
-    names = [line.name for line in lines]
-    if names != [y_label]:
-        parts.append(_legend(names))
-    return "".join(parts) + "</svg>"
+    return "".join(parts) + legend + "</svg>"
 
 
-def _legend(names: Sequence[str]) -> str:
-    """Above the plot where the names have room beside its label, else one below the other in its corner."""
+def _legend(names: Sequence[str]) -> tuple[str, int]:
+    """(the curves' names, the height they take): beside the plot's label where they have room, else in two
+    columns above it, never over the curves."""
     widths = [_KEY + 6.6 * len(name) for name in names]  # about what 12 px letters take
     left = WIDTH - RIGHT - sum(widths)
-    places = [(left + sum(widths[:number]), 8) for number in range(len(names))]
+    places, room = [(left + sum(widths[:number]), 8) for number in range(len(names))], 0
     if left < WIDTH * 0.4:
-        places = [(WIDTH - 250, TOP + 20 * number) for number in range(1, len(names) + 1)]
-    return "".join(
+        places = [(LEFT + number % 2 * WIDTH / 2, 8 + 20 * (number // 2)) for number in range(len(names))]
+        room = 20 * math.ceil(len(names) / 2)
+    keys = "".join(
         f'<line class="curve s{number}" x1="{x:.1f}" x2="{x + 24:.1f}" y1="{y}" y2="{y}"/>'
         f'<text x="{x + 32:.1f}" y="{y + 4}">{escape(name)}</text>'
         for number, (name, (x, y)) in enumerate(zip(names, places, strict=True), 1)
     )
+    return keys, room
 
 
 _KEY = 48

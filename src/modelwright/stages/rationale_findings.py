@@ -169,17 +169,26 @@ class Findings:
             for currency in self.currencies
         ]
 
+    @property
+    def told(self) -> list[int]:
+        """Amounts of answers alone that others are held against in words: the most, and the one before, since
+        near all right more data hardly shows."""
+        return self.sizes(REFERENCE)[-2:]
+
     def sentences(self) -> Iterator[str]:
-        """What is saved at the accuracies that answers alone come to with the most problems, and with the
-        amount before: near all right, more data hardly shows."""
-        for size in self.sizes(REFERENCE)[-2:]:
-            base = next(point for point in self.points if (point.arm, point.problems) == (REFERENCE, size))
+        """What is saved at the accuracies that answers alone come to."""
+        for size in self.told:
+            base = self.reference(size)
             yield (
                 f"Answers alone, {size:,} problems, {self.seeds} seeds: {base.accuracy:.1%}"
                 f" [{base.low:.1%}, {base.high:.1%}] right."
             )
             for arm in ARMS[1:]:
                 yield f"As often right by {name_of(arm)}: {self._in_all(arm, size)}."
+
+    def reference(self, size: int) -> Point:
+        """The students of answers alone, of so many problems."""
+        return next(point for point in self.points if (point.arm, point.problems) == (REFERENCE, size))
 
     def _in_all(self, arm: Arm, size: int) -> str:
         """An arm's savings in every currency, in one sentence."""
@@ -219,19 +228,29 @@ def name_of(arm: Arm) -> str:
 
 def in_words(saving: Saving) -> str:
     """A saving with what its interval lets one say of the claim."""
+    return ", ".join(filter(None, (amount(saving), verdict(saving))))
+
+
+def amount(saving: Saving) -> str:
+    """What is saved, with its interval."""
     if saving.share == -np.inf:
         return f"not reached ({saving.reached:.0%} of the resamples come there)"
     word = f"{'at least ' if saving.bound else ''}{saving.share:.0%} saved"
     if saving.share < 0:
         word += f" ({1 - saving.share:.2g} times the cost)"
     low = "not reached" if saving.low == -np.inf else f"{saving.low:.0%}"
+    return f"{word} [{low}, {saving.high:.0%}]"
+
+
+def verdict(saving: Saving) -> str:
+    """What that says of the claim; nothing where the accuracy is not reached."""
+    if saving.share == -np.inf:
+        return ""
     if saving.low >= CLAIM:
-        verdict = "90 % is borne out"
-    elif saving.high < CLAIM and not saving.bound:
-        verdict = "less than 90 %"
-    else:
-        verdict = "90 % is neither shown nor ruled out"
-    return f"{word} [{low}, {saving.high:.0%}], {verdict}"
+        return "90 % is borne out"
+    if saving.high < CLAIM and not saving.bound:
+        return "less than 90 %"
+    return "90 % is neither shown nor ruled out"
 
 
 def _finite(saving: Saving) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from modelwright.evaluation.page import template
 from modelwright.evaluation.plots import Line, line_chart, short
-from modelwright.stages.rationale_findings import ARMS, Findings, in_words, name_of
+from modelwright.stages.rationale_findings import ARMS, REFERENCE, Findings, amount, name_of, verdict
 
 COLUMNS = ("taught, asked", "problems", "right", "interval", "less answers alone")
 
@@ -34,19 +34,32 @@ def table(findings: Findings) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
+def savings(findings: Findings) -> dict[str, list[tuple[str, list[tuple[str, str]]]]]:
+    """Of the largest amounts of answers alone: for each cost what each way saves, and what that says
+    of the claim."""
+    made: dict[str, list[tuple[str, list[tuple[str, str]]]]] = {}
+    for size in findings.told:
+        rows: dict[str, list[tuple[str, str]]] = {name: [] for name in findings.currencies}
+        for _, of, currency, saving in findings.savings:
+            if of == size:
+                rows[currency].append((amount(saving), verdict(saving)))
+        base = findings.reference(size)
+        title = (
+            f"{base.accuracy:.1%} [{base.low:.1%}, {base.high:.1%}], as answers alone with {size:,} problems"
+        )
+        made[title] = list(rows.items())
+    return made
+
+
 def render(findings: Findings) -> str:
     """The page."""
-    savings = [
-        [name_of(arm), f"{size:,}", currency, in_words(saving)]
-        for arm, size, currency, saving in findings.savings
-    ]
     return template("modelwright.stages", "rationale_study.html.jinja").render(
         findings=findings,
-        sentences=list(findings.sentences()),
+        ways=[name_of(arm) for arm in ARMS if arm != REFERENCE],
+        savings=savings(findings),
         charts=[Markup(chart) for chart in _charts(findings)],
         columns=columns(findings),
         rows=rows_of(findings),
-        savings=savings,
     )
 
 
