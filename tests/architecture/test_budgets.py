@@ -178,7 +178,10 @@ WIDEST = {
         "it runs the model with all its kernels, and speaks every endpoint's protocol, refusals included",
     ),
     "study": (15_000, "it runs two stations, tokenize and pretrain, for every cell of its table"),
-    "screening": (18_500, "it runs the model that judges, and looks at rows in every way that data has"),
+    "screening": (
+        18_800,
+        "it runs the model that judges and sums its price, and looks at rows in every way that data has",
+    ),
     "synthesize": (
         21_950,  # 3,800 more: filters of written rows, what no row may hold, a judge, and the page
         "it reads data in every layout, runs models of every family in the engine, and judges what comes",

@@ -263,13 +263,19 @@ def test_a_judge_scores_rows_and_its_faults_are_ungraded(
 
     judge = Script(judges)
     monkeypatch.setattr(screening, "open_writer", lambda _: judge)
-    asked = settings(seeds, judge={"least": 4, "writer": {"model": "another"}})
+    it = {"url": "https://judge.invalid/v1", "model": "j", "licence": "LicenseRef-judge"}
+    price = {"prompt": 1e6, "written": 0}
+    asked = settings(seeds, judge={"least": 4, "writer": it, "price": price}, price={"written": 1e6})
     script = Script(lambda question, _: said(f"{sentence(random.Random(question), 9)}. {TIDY}"))
     made, rows, dropped = lived(tmp_path / "run", asked, script, monkeypatch)
     assert len(rows) == 9
     assert Counter(each["rule"] for each in dropped) == {"judge: ungraded": 2, "judge: low score": 1}
     assert rows[0]["synthesis"]["judge"] == {"by": "a script", "score": 5.0, "reason": "Right."}
     assert made.metrics["judge_tokens"] == 11 * 15  # a fault costs nothing
+    assert made.metrics["money"] == 12 * 5 + 11 * 10, "the judge has a price of its own"
+    assert "LicenseRef-judge" in made.manifest.provenance.licences
+    assert synthesize.facts(asked).by_source["written by j at https://judge.invalid/v1"].licences
+    assert all("LicenseRef-judge" not in row["licence"] for row in rows), "its words are not learned"
     assert len(lines(tmp_path / "run" / "judgements.jsonl")) == 12
 
 
@@ -293,6 +299,12 @@ def test_a_judge_that_cannot_judge_is_refused_before_any_answer_is_paid(
     with pytest.raises(UserError, match=says):
         lived(tmp_path / "run", settings(seeds, judge={"least": 3, "writer": judge}), script, monkeypatch)
     assert script.asked == []
+
+
+def test_two_currencies_make_no_sum(seeds: Path) -> None:
+    judge = {"writer": {"model": "another"}, "price": {"prompt": 1, "currency": "EUR"}}
+    with pytest.raises(ValueError, match="in EUR and price in USD"):
+        settings(seeds, judge=judge)
 
 
 def test_another_judge_behind_the_same_name_is_noticed(seeds: Path, tiny_model: Callable[..., Path]) -> None:

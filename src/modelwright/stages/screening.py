@@ -17,10 +17,11 @@ from modelwright.data.decontaminate.index import Index
 from modelwright.data.decontaminate.items import read_items
 from modelwright.data.synthesis.journal import Journal
 from modelwright.data.synthesis.method import Candidate
+from modelwright.data.synthesis.record import PriceConfig
 from modelwright.data.synthesis.rows import RowChecks, RowRules, repeated
 from modelwright.data.synthesis.rubric import RubricConfig, judged, read_score, rubric_prompt
 from modelwright.environments.items import known_items
-from modelwright.stages.writing import EndpointWriter, LocalWriter, WriterConfig, open_writer
+from modelwright.stages.writing import EndpointWriter, LocalWriter, WriterConfig, check_writer, open_writer
 
 JUDGEMENTS = "judgements.jsonl"
 EARLIER = "replaced/synthesize-*"
@@ -49,6 +50,8 @@ class JudgeConfig(RubricConfig):
     """Who judges, as `synthesize.writer`; better another model than the one that wrote."""
     max_tokens: int = Field(default=256, gt=0)
     """Longest judgement."""
+    price: PriceConfig | None = None
+    """What the judge's tokens cost, in the currency of `synthesize.price`; None: what the writer's do."""
 
 
 class Screen:
@@ -83,6 +86,7 @@ class Judging:
     def __init__(self, config: JudgeConfig, run: Run, writer: Writer | None = None) -> None:
         self._config, self._run = config, run
         self.writer = writer or open_writer(_checked(config.writer))
+        self.price = config.price
         self.journal = journal_of(run, JUDGEMENTS, self.writer)
 
     def scores(self, rows: Sequence[Conversation]) -> Iterator[tuple[Score, Reason | None]]:
@@ -104,6 +108,11 @@ class Judging:
             self.journal.close()
         for place in range(len(rows)):
             yield found[place], judged(found[place], self._config)
+
+
+def check_judge(config: JudgeConfig) -> None:
+    """Raises UserError where nobody could judge, as `check_writer` does."""
+    check_writer(_checked(config.writer))
 
 
 def _checked(config: LocalWriter | EndpointWriter) -> LocalWriter | EndpointWriter:

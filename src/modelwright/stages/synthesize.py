@@ -87,7 +87,7 @@ class Config(BaseConfig):
     judge: JudgeConfig | None = None
     """A model that scores each row that is left; low scores go. None: nobody."""
     price: PriceConfig = PriceConfig()
-    """What tokens cost, for the sum in the manifest."""
+    """What tokens cost, for the sum in the manifest; the judge's too, where `judge.price` does not say."""
 
     @field_validator("method", mode="before")
     @classmethod
@@ -100,6 +100,16 @@ class Config(BaseConfig):
             raise ValueError(
                 f"verify: {{by: vote}} with samples: {self.samples}: a vote needs at least {FEWEST_VOTES}"
                 " answers to a question. Raise samples, or name a verifier"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_currency(self) -> Self:
+        judge = self.judge.price if self.judge else None
+        if judge and judge.currency != self.price.currency:
+            raise ValueError(
+                f"judge.price is in {judge.currency} and price in {self.price.currency}: the sum needs one"
+                " currency. State both in the same"
             )
         return self
 
@@ -127,8 +137,14 @@ def sources(config: Config) -> str:
 
 
 def facts(config: Config) -> Provenance:
-    """What sources and writer state, for the policy: known before any work."""
-    return stated(config.sources) + writer_facts(config.writer)
+    """What sources, writer and judge state, for the policy: known before any work."""
+    return stated(config.sources) + _authors(config)
+
+
+def _authors(config: Config) -> Provenance:
+    """Writer and judge as sources of their own: a judge chose the rows, and records hold its words."""
+    judge = writer_facts(config.judge.writer) if config.judge else Provenance()
+    return writer_facts(config.writer) | judge
 
 
 def run(config: Config, run: Run) -> Artifact:
@@ -150,7 +166,7 @@ def run(config: Config, run: Run) -> Artifact:
     if config.verify and config.verify.by != VOTE and (bare := sum(task.problem is None for task in tasks)):
         run.log(f"prompts without a target to verify by: {bare:,}; their answers will be ungraded")
     brought = provenance_of(task.prompt for task in tasks).stating(statements(config.sources))
-    run.brings_in(brought + writer_facts(config.writer))
+    run.brings_in(brought + _authors(config))
     writer = open_writer(config.writer)
     judging = Judging(config.judge, run) if config.judge else None  # refused here, before answers are paid
     index = config.rows.index() if config.rows else None
@@ -328,7 +344,9 @@ class Works:
         if not made:
             raise UserError(f"no row was kept. {run.dir / DROPPED} says why of each")
         write_rows(run.dir / EXAMPLES, made)
-        rows, money = len(made), price.of(read, written)
+        rows, money = len(made), price.of(journal.prompt_tokens, journal.tokens)
+        if judging:
+            money += (judging.price or price).of(judging.journal.prompt_tokens, judging.journal.tokens)
         spent = f", {money:.4g} {price.currency} in all" if money else ""
         run.log(
             f"{rows:,} rows by {self._writer.name}; for each {read / rows:,.0f} tokens read,"
