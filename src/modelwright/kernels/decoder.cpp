@@ -255,20 +255,33 @@ class Strip {
 
 bool matrix_unit = false;
 
+// What one register holds of a tile's columns, and how many rows at a time leave room for their sums in the others.
+#ifdef __AVX512F__
+constexpr int64_t LANES = 16, GROUP = 8;
+#else
+constexpr int64_t LANES = 8, GROUP = 4;
+#endif
+using Part = float __attribute__((vector_size(4 * LANES)));
+using PartWords = uint32_t __attribute__((vector_size(4 * LANES)));
+
 // Adds to R rows of c what a tile gives: sums are made tile by tile, of even and odd k apart, and then added up, so
 // that fewer roundings meet than in one long sum.
 template <int R>
 inline void add_tile(const float* a, int64_t stride, const float* b, float* c, int64_t line) {
-    for (int64_t half = 0; half < 2; ++half, b += 512, c += HALF) {
-        Floats even[R] = {}, odd[R] = {};
+    for (int64_t column = 0; column < TILE; column += LANES) {
+        const float* from = b + F32::place(0, column);
+        Part even[R] = {}, odd[R] = {};
         for (int64_t k = 0; k < TILE; k += 2) {
-            const Floats first = at<Floats>(b + k * HALF), second = at<Floats>(b + (k + 1) * HALF);
+            const Part first = at<Part>(from + k * HALF), second = at<Part>(from + (k + 1) * HALF);
             for (int r = 0; r < R; ++r) {
-                even[r] += all(a[r * stride + k]) * first;
-                odd[r] += all(a[r * stride + k + 1]) * second;
+                even[r] += a[r * stride + k] * first;
+                odd[r] += a[r * stride + k + 1] * second;
             }
         }
-        for (int r = 0; r < R; ++r) put(c + r * line, at<Floats>(c + r * line) + (even[r] + odd[r]));
+        for (int r = 0; r < R; ++r) {
+            float* to = c + r * line + column;
+            put(to, at<Part>(to) + (even[r] + odd[r]));
+        }
     }
 }
 
@@ -293,19 +306,27 @@ inline void add_tile(const uint16_t* a, int64_t stride, const uint16_t* b, float
         }
 }
 #else
+// The two of a pair in fp32.
+inline Part lower(PartWords pairs) { return at<Part>(&(pairs <<= 16)); }
+inline Part upper(PartWords pairs) { return at<Part>(&(pairs &= 0xffff0000u)); }
+
 template <int R>
 inline void add_tile(const uint16_t* a, int64_t stride, const uint16_t* b, float* c, int64_t line) {
-    for (int64_t half = 0; half < 2; ++half, b += 512, c += HALF) {
-        Floats even[R] = {}, odd[R] = {};
+    for (int64_t column = 0; column < TILE; column += LANES) {
+        const uint16_t* from = b + B16::place(0, column);
+        Part even[R] = {}, odd[R] = {};
         for (int64_t pair = 0; pair < HALF; ++pair) {
-            const Words both = at<Words>(b + pair * 32);
-            const Floats first = as_floats(both << 16), second = as_floats(both & 0xffff0000u);
+            const PartWords both = at<PartWords>(from + pair * 32);
             for (int r = 0; r < R; ++r) {
-                even[r] += all(widened(a[r * stride + 2 * pair])) * first;
-                odd[r] += all(widened(a[r * stride + 2 * pair + 1])) * second;
+                const PartWords x = PartWords{} + at<uint32_t>(a + r * stride + 2 * pair);
+                even[r] += lower(x) * lower(both);
+                odd[r] += upper(x) * upper(both);
             }
         }
-        for (int r = 0; r < R; ++r) put(c + r * line, at<Floats>(c + r * line) + (even[r] + odd[r]));
+        for (int r = 0; r < R; ++r) {
+            float* to = c + r * line + column;
+            put(to, at<Part>(to) + (even[r] + odd[r]));
+        }
     }
 }
 #endif
@@ -318,7 +339,7 @@ inline void product_on_vectors(const E* a, int64_t stride, int64_t rows, Next& n
     for (int64_t step = 0; step < steps; ++step, a += TILE) {
         const E* b = next(step);
         int64_t r = 0;
-        for (; r + 8 <= rows; r += 8) add_tile<8>(a + r * stride, stride, b, c + r * line, line);
+        for (; r + GROUP <= rows; r += GROUP) add_tile<GROUP>(a + r * stride, stride, b, c + r * line, line);
         if (r + 4 <= rows) add_tile<4>(a + r * stride, stride, b, c + r * line, line), r += 4;
         if (r + 2 <= rows) add_tile<2>(a + r * stride, stride, b, c + r * line, line), r += 2;
         if (r < rows) add_tile<1>(a + r * stride, stride, b, c + r * line, line);
@@ -455,8 +476,8 @@ inline float split(const uint16_t* from, int64_t size, int8_t* high, int8_t* low
 }
 inline float split(const float*, int64_t, int8_t*, int8_t*) { return 0.f; }
 
-// c (rows, 32) = a (rows, k) times a strip, whose tiles `next` gives one after the other. At most ROWS rows; those
-// of c are `line` apart.
+// c (rows, 32) = a (rows, k) times a strip, whose tiles `next` gives one after the other. The unit takes at most ROWS;
+// rows of c are `line` apart.
 template <class E, class Next>
 inline void product(const E* a, int64_t stride, int64_t rows, Next&& next, int64_t steps, float* c, int64_t line = TILE) {
 #ifdef MATRIX_UNIT
