@@ -37,6 +37,13 @@ def test_figures_for_programs(folder):
         assert row["share"] == pytest.approx(row["decode"] / row["limit"])
 
 
+def test_the_limit_is_that_of_the_device_that_computes(folder, monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(terminal, "read_bandwidth", lambda size, device: asked.append(device) or 1e9)
+    assert json.loads(shown(folder, as_json=True))["bandwidth"] == 1e9
+    assert asked == ["cpu"], "the model itself has let go of its weights"
+
+
 def test_guesses_are_told(folder):
     found = json.loads(shown(folder, as_json=True, speculate="ngram"))
     assert all(0 <= row["accepted"] <= row["drafted"] for row in found["rows"])

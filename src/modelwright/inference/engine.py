@@ -128,6 +128,11 @@ class Engine:
         return type(self._runner).__name__
 
     @property
+    def device(self) -> torch.device:
+        """Where steps are computed. A model that the engine owns may be nowhere any more."""
+        return self._runner.device
+
+    @property
     def is_compiled(self) -> bool:
         """Whether steps run in compiled code."""
         return isinstance(self._runner, compiled.CompiledRunner)

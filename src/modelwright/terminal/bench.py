@@ -110,9 +110,9 @@ def bench(
 def measure(loaded: Loaded, prompt: int, tokens: int, repeats: int, batches: Sequence[int]) -> Speeds:
     """All figures of a model; every prompt is new, so that no cache answers."""
     model, engine = loaded.model, loaded.engine
-    device = next(model.parameters()).device
+    device = engine.device
     weights = step_bytes(model, 1, 0)
-    bandwidth = read_bandwidth(round(weights), str(device))
+    bandwidth = read_bandwidth(round(weights), device.type)
     rows: list[Speed] = []
     for batch in batches:
         before = engine.stats()
