@@ -9,7 +9,7 @@ from tests.training.tiny import make_model, train_in
 from torch import Tensor
 
 from modelwright import objectives
-from modelwright.base.errors import ConfigError
+from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.schema import IGNORE, Batch
 from modelwright.model.transformer import ModelOutput
 from modelwright.objectives.next_token import NextToken
@@ -93,6 +93,12 @@ def test_the_mean_is_over_tokens_on_ragged_lengths():
         parts = [every.part(first, min(first + size, 5)) for first in range(0, 5, size)]
         found = mean_loss(model, NextToken(), parts)["loss"]
         assert found == pytest.approx(sum(by_hand) / len(by_hand), rel=1e-5)
+
+
+@pytest.mark.parametrize("batches", [[], [rows([9, 6], masked=2)]])
+def test_a_mean_over_nothing_is_refused(batches):
+    with pytest.raises(UserError, match=f"{len(batches)} held-out batches hold nothing"):
+        mean_loss(make_model(), NextToken(), batches)
 
 
 def test_a_step_in_micro_batches_is_the_step_at_once(tmp_path):

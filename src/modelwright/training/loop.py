@@ -255,7 +255,7 @@ def _hand_on(at: _State, measured: Mapping[str, float], show: Show | None) -> di
 @torch.no_grad()
 def mean_loss(model: nn.Module | Spread, objective: Objective, batches: FiniteBatches) -> dict[str, float]:
     """The objective and its metrics over all of a finite row of micro-batches, per unit. Several processes
-    share the batches, run equally often, and get the same figures."""
+    share the batches, run equally often, and get the same figures. Raises UserError where there is none."""
     spread = model if isinstance(model, Spread) else Spread(model)
     count, sums = 0, dict[str, Tensor]()
     for first in range(0, len(batches), spread.readers):
@@ -266,6 +266,11 @@ def mean_loss(model: nn.Module | Spread, objective: Objective, batches: FiniteBa
             for name, value in {"loss": loss, **metrics}.items():
                 sums[name] = sums.get(name, loss.new_zeros((), dtype=torch.float64)) + placed.counted(value)
     totals = spread.totals({"count": count, **{name: float(value) for name, value in sums.items()}})
+    if not totals["count"]:
+        raise UserError(
+            f"no loss can be measured: {len(batches)} held-out batches hold nothing that is learned, such as"
+            " an assistant's tokens. Give more held-out rows, or a longer context"
+        )
     return _means({name: totals[name] for name in sums}, totals["count"])
 
 
