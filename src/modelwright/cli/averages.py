@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from modelwright.cli.app import LOOK, AsJson, Out, Overrides, Quiet, RecipeName, app
-from modelwright.cli.lives import open_life
+from modelwright.cli.lives import listed, open_life, show_study
 
 
 @app.command(rich_help_panel=LOOK)
@@ -26,10 +26,10 @@ def average_study(
     life, stage = open_life(recipe, out, overrides, None, quiet), stage_module("averaging_study")
     settings = {
         "pretrain": stage_config(life.recipe, "pretrain"),
-        "horizons": [each.strip() for each in horizons.split(",")],
+        "horizons": listed(horizons),
         "seeds": seeds,
     }
     chosen = stage.check(settings)
     *_, tokens = life.run(["prepare", "tokenize"])
     made = stage.study(life.folder / "average-study", tokens.path, chosen, life.recipe.seed, life.view)
-    print((made.path / "averaging.json").read_text("utf-8") if as_json else made.path / "averaging.html")
+    show_study(made.path, "averaging", as_json)

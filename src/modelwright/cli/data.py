@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from modelwright.cli.app import LOOK, STATION, AsJson, Out, Overrides, Quiet, RecipeName, app
-from modelwright.cli.lives import open_life
+from modelwright.cli.lives import listed, open_life, show_study
 
 
 @app.command(rich_help_panel=LOOK)
@@ -28,7 +28,7 @@ def study(
 
     stage, life = stage_module("study"), open_life(recipe, out, overrides, None, quiet)
     settings = {
-        "vocab_sizes": [size.strip() for size in sizes.split(",")],
+        "vocab_sizes": listed(sizes),
         "tokenizer": life.recipe.tokenizer,
         "target": life.recipe.model,
         "parallel": parallel,
@@ -36,9 +36,8 @@ def study(
     }
     stage.check(settings)
     (corpus,) = life.run(["prepare"])
-    folder = life.folder / "study"
-    made = stage.study(folder, corpus.path, settings, life.recipe.seed, life.view)
-    print((folder / "study.json").read_text(encoding="utf-8") if as_json else made.path / "study.html")
+    made = stage.study(life.folder / "study", corpus.path, settings, life.recipe.seed, life.view)
+    show_study(made.path, "study", as_json)
 
 
 @app.command(rich_help_panel=STATION)

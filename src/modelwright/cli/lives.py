@@ -52,6 +52,16 @@ def open_life(
     return kind_of_life()(loaded, folder, view, parse_inputs(inputs or ()))
 
 
+def listed(text: str) -> list[str]:
+    """What an option such as "1024, 2048" names."""
+    return [each.strip() for each in text.split(",")]
+
+
+def show_study(folder: Path, name: str, as_json: bool) -> None:
+    """Print what a study found, or where its page is."""
+    print((folder / f"{name}.json").read_text("utf-8") if as_json else folder / f"{name}.html")
+
+
 def _station_command(station: Station) -> Callable[..., None]:
     def command(
         recipe: RecipeName,

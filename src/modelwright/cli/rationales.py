@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from modelwright.cli.app import LOOK, AsJson, Out, Overrides, Quiet, RecipeName, app
-from modelwright.cli.lives import open_life
+from modelwright.cli.lives import listed, open_life, show_study
 
 
 @app.command(rich_help_panel=LOOK)
@@ -28,7 +28,7 @@ def rationale_study(
     life, stage = open_life(recipe, out, overrides, None, quiet), stage_module("rationale_study")
     settings = {
         "finetune": stage_config(life.recipe, "finetune"),
-        "problems": [each.strip() for each in problems.split(",")],
+        "problems": listed(problems),
         "epochs": epochs,
         "seeds": seeds,
         "asked": asked,
@@ -37,4 +37,4 @@ def rationale_study(
     *_, base = life.run(["prepare", "tokenize", "pretrain"])
     folder, seed = life.folder / "rationale-study", life.recipe.seed
     made = stage.study(folder, base.path, chosen, seed, sampler_of, life.view)
-    print((made.path / "rationales.json").read_text("utf-8") if as_json else made.path / "rationales.html")
+    show_study(made.path, "rationales", as_json)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from modelwright.cli.app import LOOK, AsJson, Out, Overrides, Quiet, RecipeName, app
-from modelwright.cli.lives import open_life
+from modelwright.cli.lives import listed, open_life, show_study
 
 
 @app.command(rich_help_panel=LOOK)
@@ -30,7 +30,7 @@ def scale(
     life, stage = open_life(recipe, out, overrides, None, quiet), stage_module("scale")
     settings = {
         "pretrain": stage_config(life.recipe, "pretrain"),
-        "rungs": [rung.strip() for rung in rungs.split(",")],
+        "rungs": listed(rungs),
         "budget": budget,
         "levels": levels,
         "seeds": seeds,
@@ -38,4 +38,4 @@ def scale(
     chosen = stage.check(settings)
     *_, tokens = life.run(["prepare", "tokenize"])
     made = stage.scale(life.folder / "scale", tokens.path, chosen, life.recipe.seed, life.view)
-    print((made.path / "scale.json").read_text(encoding="utf-8") if as_json else made.path / "scale.html")
+    show_study(made.path, "scale", as_json)
