@@ -262,7 +262,7 @@ def test_a_judge_scores_rows_and_its_faults_are_ungraded(
         return said("Thin.\nScore: 2" if "badger" in question else "Right.\nScore: 5")
 
     judge = Script(judges)
-    monkeypatch.setattr(screening, "open_writer", lambda _: judge)
+    monkeypatch.setattr(screening, "open_writer", lambda *_: judge)
     it = {"url": "https://judge.invalid/v1", "model": "j", "licence": "LicenseRef-judge"}
     price = {"prompt": 1e6, "written": 0}
     asked = settings(seeds, judge={"least": 4, "writer": it, "price": price}, price={"written": 1e6})
@@ -277,6 +277,7 @@ def test_a_judge_scores_rows_and_its_faults_are_ungraded(
     assert synthesize.facts(asked).by_source["written by j at https://judge.invalid/v1"].licences
     assert all("LicenseRef-judge" not in row["licence"] for row in rows), "its words are not learned"
     assert len(lines(tmp_path / "run" / "judgements.jsonl")) == 12
+    assert (tmp_path / "run" / "log.txt").read_text().count("a prompt got no judgement") == 1
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def lived(
 ) -> tuple[Artifact, list[dict[str, Any]], list[dict[str, Any]]]:
     """What the station leaves: the artifact, the rows, and what was dropped."""
     if writer is not None and patch is not None:
-        patch.setattr(synthesize, "open_writer", lambda _: writer)
+        patch.setattr(synthesize, "open_writer", lambda *_: writer)
     run = Run(folder, "synthesize", "examples", config, 3)
     try:
         made = synthesize.run(config, run)
@@ -208,6 +208,8 @@ def test_a_fault_is_of_its_prompt_alone_and_is_asked_again(
     made, rows, dropped = lived(tmp_path / "synthesize", config, Script(fails_once), monkeypatch)
     assert len(rows) == 11 and [each["rule"] for each in dropped] == ["no answer"]
     assert "fell asleep" in dropped[0]["reason"] and made.metrics["rows"] == 11
+    log = (tmp_path / "synthesize" / "log.txt").read_text()
+    assert log.count("a prompt got no answer, the first: the server fell asleep") == 1
     (tmp_path / "replaced").mkdir()
     (tmp_path / "synthesize").rename(tmp_path / "replaced" / "synthesize-1")  # what --force does
     script = Script(adds)

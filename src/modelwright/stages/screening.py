@@ -10,7 +10,7 @@ from pydantic import Field
 
 from modelwright.base.errors import ConfigError
 from modelwright.base.run import Run
-from modelwright.base.schema import Conversation, Prompt, Reason, Sampling, Score
+from modelwright.base.schema import Answer, Conversation, Prompt, Reason, Sampling, Score
 from modelwright.base.seams import Writer
 from modelwright.base.seeding import derive
 from modelwright.data.decontaminate.index import Index
@@ -80,12 +80,26 @@ def journal_of(run: Run, name: str, writer: Writer) -> Journal:
     return journal
 
 
+class Failures:
+    """Prompts without an answer, counted apart from answers; why the first has none is said."""
+
+    def __init__(self, run: Run, wanted: str) -> None:
+        self._run, self._wanted, self._count = run, wanted, 0
+
+    def seen(self, answer: Answer) -> dict[str, float]:
+        """One more; what is to be shown beside the bar."""
+        if answer.fault and not self._count:
+            self._run.log(f"a prompt got no {self._wanted}, the first: {answer.fault}")
+        self._count += bool(answer.fault)
+        return {"without_answer": float(self._count)} if self._count else {}
+
+
 class Judging:
     """Asks a judge, with a journal of its own: nothing is asked twice."""
 
     def __init__(self, config: JudgeConfig, run: Run, writer: Writer | None = None) -> None:
         self._config, self._run = config, run
-        self.writer = writer or open_writer(_checked(config.writer))
+        self.writer = writer or open_writer(_checked(config.writer), run.log)
         self.price = config.price
         self.journal = journal_of(run, JUDGEMENTS, self.writer)
 
@@ -97,13 +111,14 @@ class Judging:
             Prompt(conversation=rubric_prompt(self._config, row, seed), sampling=sampling) for row in rows
         ]
         found: dict[int, Score] = {}
+        failures = Failures(self._run, "judgement")
         try:
             with self._run.progress("judgements", len(prompts)) as bar:
                 for place, answer in self.journal.answers(prompts):
                     fault = Score(value=None, reason=f"ungraded: {answer.fault}")
                     whole = answer.finish_reason != "length"
                     found[place] = fault if answer.fault else read_score(answer.text, whole)
-                    bar.advance()
+                    bar.advance(1, **failures.seen(answer))
         finally:
             self.journal.close()
         for place in range(len(rows)):

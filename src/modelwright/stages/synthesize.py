@@ -37,7 +37,15 @@ from modelwright.data.synthesis.spread import reached
 from modelwright.data.synthesis.tasks import prompt_id, tasks_of
 from modelwright.environments.rejection import FEWEST_VOTES, VOTE, VerifyConfig, judged, with_problems
 from modelwright.stages import synthesis_page
-from modelwright.stages.screening import JudgeConfig, Judging, RowsConfig, Screen, check_judge, journal_of
+from modelwright.stages.screening import (
+    Failures,
+    JudgeConfig,
+    Judging,
+    RowsConfig,
+    Screen,
+    check_judge,
+    journal_of,
+)
 from modelwright.stages.synthesis_methods import MethodConfig, keeps_targets, method_of, writes_after
 from modelwright.stages.writing import (
     EngineWriter,
@@ -167,7 +175,7 @@ def run(config: Config, run: Run) -> Artifact:
         run.log(f"prompts without a target to verify by: {bare:,}; their answers will be ungraded")
     brought = provenance_of(task.prompt for task in tasks).stating(statements(config.sources))
     run.brings_in(brought + _authors(config))
-    writer = open_writer(config.writer)
+    writer = open_writer(config.writer, run.log)
     judging = Judging(config.judge, run) if config.judge else None  # refused here, before answers are paid
     index = config.rows.index() if config.rows else None
     method = method_of(config.method, tasks, config.samples, derive(run.seed, "method"), index)
@@ -200,7 +208,7 @@ class Works:
         by = config.writer
         self._terms = Terms(writer_licence(by), by.jurisdiction, by.personal_data)
         self._journal = journal_of(run, ANSWERS, writer)
-        self._funnel = Funnel()
+        self._failures, self._funnel = Failures(run, "answer"), Funnel()
         self._found: list[tuple[_Found, Score]] = []
         self._dropped: list[dict[str, Json]] = []
         self._kept: list[Candidate] = []
@@ -225,7 +233,7 @@ class Works:
         with self._run.progress("answers", len(asks)) as bar:
             for place, answer in self._journal.answers(prompts):
                 answers[place] = answer
-                bar.advance(tokens=float(self._journal.tokens))
+                bar.advance(1, tokens=float(self._journal.tokens), **self._failures.seen(answer))
         found: list[_Found] = []
         self._funnel.came("answered", len(asks))
         for place, (ask, prompt) in enumerate(zip(asks, prompts, strict=True)):

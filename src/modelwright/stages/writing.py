@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -135,10 +135,10 @@ class EngineWriter:
         )
 
 
-def open_writer(config: LocalWriter | EndpointWriter) -> Writer:
-    """Whoever is meant, ready to write."""
+def open_writer(config: LocalWriter | EndpointWriter, tell: Callable[[str], None] = lambda _: None) -> Writer:
+    """Whoever is meant, ready to write. `tell` hears once of an endpoint that does not answer at once."""
     if isinstance(config, EndpointWriter):
-        return Endpoint(config)
+        return Endpoint(config, tell=tell)
     folder = _folder(config)
     device = choose(config.device, config.dtype)
     model, tokenizer = open_model(folder, device)
@@ -147,6 +147,14 @@ def open_writer(config: LocalWriter | EndpointWriter) -> Writer:
     engine = Engine(model, tokenizer, max_slots=config.slots, owns_model=True)
     flops = 2.0 * matmul_parameters(model.config)
     return EngineWriter(engine, tokenizer, writer_name(config), config.slots, flops)
+
+
+def check_writer(config: LocalWriter | EndpointWriter) -> None:
+    """Raises UserError where nobody could write: no model is named or there, a key is missing."""
+    if isinstance(config, EndpointWriter):
+        Endpoint(config)
+    else:
+        _folder(config)
 
 
 def writer_name(config: LocalWriter | EndpointWriter) -> str:

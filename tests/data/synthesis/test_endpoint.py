@@ -95,10 +95,10 @@ def prompts(*texts: str, **sampling: Any) -> list[Prompt]:
     ]
 
 
-def writer(url: str, **settings: Any) -> Endpoint:
+def writer(url: str, *, tell: Callable[[str], None] = lambda _: None, **settings: Any) -> Endpoint:
     few = {"silence": 5.0, "deadline": 5.0, "retries": 2, "key_from": "THE_KEY", "model": "m"}
     config = EndpointConfig.model_validate({"url": url, **few, **settings})
-    return Endpoint(config, {"THE_KEY": f" {KEY}\n"})
+    return Endpoint(config, {"THE_KEY": f" {KEY}\n"}, tell)
 
 
 @pytest.fixture(autouse=True)
@@ -157,8 +157,11 @@ def test_what_may_pass_is_tried_again_and_retry_after_is_heeded(monkeypatch: pyt
         else:
             handler.connection.close()
 
+    told: list[str] = []
     with served(serve) as (url, seen):
-        found = dict(writer(url, concurrency=1).write(prompts("busy", "cut", "fine")))
+        found = dict(writer(url, tell=told.append, concurrency=1).write(prompts("busy", "cut", "fine")))
+    (once,) = told
+    assert "status 429: wait; trying again, 2 times at most" in once
     assert [found[place].text for place in range(3)] == ["ok"] * 3
     assert waited == [7.0, 7.0, None] and len(seen) == 6
 

@@ -152,12 +152,19 @@ class _Outcome:
 class Endpoint:
     """A `Writer` with several requests open at once."""
 
-    def __init__(self, config: EndpointConfig, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        config: EndpointConfig,
+        environment: Mapping[str, str] | None = None,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`tell` hears once why a first request is tried again."""
         if not config.url or not config.model:
             raise ConfigError("an endpoint needs url (https://host/v1) and model (its name there)")
         self._config, self._key = config, read_key(config, environment)
         self._hidden = Hidden(self._key)
         self.name = config.name
+        self._tell, self._is_told = tell, threading.Lock()
 
     def write(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Answer]]:
         """Each answer as it comes; giving the iterator up ends the requests that are open."""
@@ -213,6 +220,8 @@ class Endpoint:
                 fault = self._hidden.shown(str(error))
             is_down = True
             wished = retry_after(reply.headers.get("retry-after", "")) if reply else None
+            if attempt < self._config.retries and self._is_told.acquire(blocking=False):
+                self._tell(f"{self.name}: {fault}; trying again, {self._config.retries} times at most")
             if attempt < self._config.retries and pause(pause_before(attempt, wished)):
                 break
         seconds = time.monotonic() - start
