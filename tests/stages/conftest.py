@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from modelwright.base.artifact import Artifact
 from modelwright.base.config import Config
 from modelwright.base.files import sha256_text
 from modelwright.base.run import Run
@@ -31,3 +34,27 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = tokenize.Config(vocab_size=270)
     work = Run(folder / "tokenize", "tokenize", "tokens", settings, 0, {"corpus": corpus})
     return tokenize.run(settings, work).path
+
+
+@pytest.fixture(scope="session")
+def parent(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A model as a station leaves it."""
+    folder = tmp_path_factory.mktemp("base")
+    (folder / "model").symlink_to(tiny_model("qwen3"))
+    return Run(folder, "pretrain", "base", Config(), 1).finish(["model"])
+
+
+@pytest.fixture(scope="session")
+def teacher(tiny_model: Callable[..., Path]) -> Path:
+    """Of another architecture and other sizes than `parent`, with the same tokenizer."""
+    return tiny_model("llama", hidden_size=48)
+
+
+@pytest.fixture(scope="session")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty conversations of two turns, alike but for a number."""
+    turns = [[("user", f"Say {n}."), ("assistant", f"{n}.")] for n in range(60)]
+    rows = [{"messages": [{"role": role, "content": text} for role, text in each]} for each in turns]
+    path = tmp_path_factory.mktemp("chats") / "chats.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

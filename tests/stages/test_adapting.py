@@ -38,23 +38,6 @@ from modelwright.training.compute import ComputeConfig
 IDS = torch.randint(0, 90, (2, 12), generator=torch.Generator().manual_seed(5))
 
 
-@pytest.fixture(scope="module")
-def parent(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """A model as a station leaves it."""
-    folder = tmp_path_factory.mktemp("base")
-    (folder / "model").symlink_to(tiny_model("qwen3"))
-    return Run(folder, "pretrain", "base", Config(), 1).finish(["model"])
-
-
-@pytest.fixture(scope="module")
-def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("chats") / "chats.jsonl"
-    turns = [[("user", f"Say {n}."), ("assistant", f"{n}.")] for n in range(40)]
-    rows = [{"messages": [{"role": role, "content": text} for role, text in each]} for each in turns]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 def config_of(chats: Path, **settings: Any) -> finetune.Config:
     compute = ComputeConfig(dtype="float32", compile="never")
     few: dict[str, Any] = {"context": 60, "rows": 2, "epochs": 3, "validate_every": 4, "compute": compute}

@@ -53,14 +53,6 @@ def test_conversations_lose_their_first_turns_and_never_the_last_answer() -> Non
     assert not list(shorter(talk(*"ab", system="s")))
 
 
-@pytest.fixture(scope="module")
-def parent(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """A model as a station leaves it."""
-    folder = tmp_path_factory.mktemp("base")
-    (folder / "model").symlink_to(tiny_model("qwen3"))
-    return Run(folder, "pretrain", "base", Config(), 1).finish(["model"])
-
-
 @pytest.fixture
 def chats(tmp_path: Path) -> Path:
     """Short ones, one that fits without its first turns, and one that never fits."""

@@ -29,31 +29,6 @@ from modelwright.training.batches import Example, Grouped, Packed
 from modelwright.training.step_plan import StepPlan
 
 
-@pytest.fixture(scope="module")
-def parent(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """A student as a station leaves it."""
-    folder = tmp_path_factory.mktemp("base")
-    (folder / "model").symlink_to(tiny_model("qwen3"))
-    return Run(folder, "pretrain", "base", Config(), 1).finish(["model"])
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_model: Callable[..., Path]) -> Path:
-    """Of another architecture and other sizes, with the same tokenizer."""
-    return tiny_model("llama", hidden_size=48)
-
-
-@pytest.fixture
-def chats(tmp_path: Path) -> Path:
-    rows = [
-        [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": f"{n}."}]
-        for n in range(24)
-    ]
-    path = tmp_path / "chats.jsonl"
-    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
-    return path
-
-
 class Stopped(Run):
     """A run whose process dies after some steps."""
 

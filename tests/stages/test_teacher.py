@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +19,6 @@ from modelwright.compression.quantize import quantize
 from modelwright.formats.huggingface import load_model, save_model
 from modelwright.model.quantized import Scheme
 from modelwright.stages import finetune
-
-
-@pytest.fixture(scope="module")
-def parent(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """A student as a station leaves it."""
-    folder = tmp_path_factory.mktemp("base")
-    (folder / "model").symlink_to(tiny_model("qwen3"))
-    return Run(folder, "pretrain", "base", Config(), 1).finish(["model"])
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_model: Callable[..., Path]) -> Path:
-    """Of another architecture and other sizes, with the same tokenizer."""
-    return tiny_model("llama", hidden_size=48)
-
-
-@pytest.fixture
-def chats(tmp_path: Path) -> Path:
-    rows = [
-        [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": f"{n}."}]
-        for n in range(60)
-    ]
-    path = tmp_path / "chats.jsonl"
-    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
-    return path
 
 
 def settings_of(chats: Path, teacher: dict[str, Any], **settings: Any) -> finetune.Config:
