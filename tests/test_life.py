@@ -16,7 +16,7 @@ from modelwright.base.config import Config
 from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.progress import PlainView
 from modelwright.base.run import Run
-from modelwright.life import Life, loading, locked
+from modelwright.life import Life, loading, locked, outside, planning
 from modelwright.recipes.recipe import Recipe, load_recipe
 
 INPUTS: dict[str, tuple[str, ...]] = {
@@ -43,6 +43,7 @@ class Stations:
         self.fail_at: str | None = None
         self.empty_handed = False
         self.outside = "one"
+        self.lacking: set[str] = set()
 
     def module(self, verb: str) -> Any:
         class StationConfig(Config):
@@ -65,6 +66,12 @@ class Stations:
         stage = SimpleNamespace(
             Config=StationConfig, INPUTS=INPUTS.get(verb, ()), OPTIONAL=OPTIONAL.get(verb, ()), run=run
         )
+
+        def check(config: StationConfig) -> None:
+            if verb in self.lacking and not Path(str(config.model)).exists():
+                raise UserError(f"{verb} lacks something")
+
+        stage.check = check
         if verb == "prepare":
             stage.sources = lambda config: self.outside
         return stage
@@ -205,6 +212,32 @@ def test_a_missing_input_is_found_before_any_work(tmp_path: Path, stations: Stat
     assert stations.ran == []
 
 
+def test_what_is_missing_outside_is_found_before_any_work(tmp_path: Path, stations: Stations) -> None:
+    stations.lacking = {"evaluate"}
+    with pytest.raises(UserError, match="evaluate lacks something"):
+        live(tmp_path / "run", evaluate={"model": str(tmp_path / "absent")})
+    assert stations.ran == []
+    assert not (tmp_path / "run").exists()
+    recipe = Recipe(name="test", evaluate={"model": str(tmp_path / "absent")})
+    assert planning.lacks(recipe, tmp_path / "run") == "evaluate lacks something"
+
+
+def test_what_an_earlier_station_will_make_is_not_missing(tmp_path: Path, stations: Stations) -> None:
+    folder = tmp_path / "run"
+    stations.lacking = {"evaluate"}
+    live(folder, evaluate={"model": str(folder / "finetune" / "made.txt")})
+    assert stations.ran == list(INPUTS)
+    with pytest.raises(UserError, match="evaluate lacks something"):
+        live(tmp_path / "other", evaluate={"model": str(tmp_path / "other" / "export" / "made.txt")})
+
+
+def test_what_is_finished_needs_nothing_from_outside_any_more(tmp_path: Path, stations: Stations) -> None:
+    live(tmp_path)
+    stations.lacking = {"finetune"}
+    live(tmp_path)
+    assert stations.ran == list(INPUTS)
+
+
 def test_a_failure_before_anything_was_made_leaves_no_folder(tmp_path: Path, stations: Stations) -> None:
     def fail(folder: Path, verb: str) -> None:
         life = Life(Recipe(name="test"), folder, PlainView(quiet=True))
@@ -254,6 +287,7 @@ def test_who_gives_own_texts_is_told_what_the_embedded_corpus_still_teaches(
     monkeypatch.setattr(PlainView, "log", lambda self, text: said.append(text))
     monkeypatch.setattr(Life, "_station", lambda *_: None)
     monkeypatch.setattr(Life, "_check_inputs", lambda *_: None)
+    monkeypatch.setattr(outside, "check", lambda *_, **__: None)
     live(tmp_path, **settings)
     if not teaching:
         assert said == []

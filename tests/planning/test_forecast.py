@@ -79,8 +79,16 @@ def test_what_nobody_looked_at_neither_fits_nor_does_not(capsys: pytest.CaptureF
     found = forecast(on="l4")
     assert {station.fits for station in found.stations if not station.steps} == {None, True}
     assert main(["plan", "tiny", "--on", "l4"]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("export")]
-    assert not line.rstrip().endswith(("yes", "no"))
+    said = capsys.readouterr()
+    (line,) = [line for line in said.out.splitlines() if line.startswith("export")]
+    assert not line.rstrip().endswith(("yes", "no")) and not said.err
+
+
+def test_a_forecast_notes_what_a_run_would_lack_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "tiny", "--set", "evaluate.suites=[aritmetic]"]) == 0
+    said = capsys.readouterr()
+    assert "would be refused now" in said.err and "Did you mean 'arithmetic'" in said.err
+    assert "export" in said.out
 
 
 def test_forecast_against_actual() -> None:

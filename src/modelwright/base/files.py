@@ -17,9 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modelwright.base.errors import DamagedFile
+from modelwright.base.errors import DamagedFile, closest
 
 _TEMPORARY = ".tmp-"
+MANY = 1000
+"""Names beside a missing one that are looked at."""
 
 
 def _temporary_beside(path: Path) -> Path:
@@ -82,6 +84,15 @@ def link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def name_beside(path: Path) -> str:
+    """` Did you mean 'rows.csv'?`: a file or folder beside a missing one that may have been meant, else "".
+    Suffixes do not count: all texts may share them."""
+    beside = list(path.parent.iterdir()) if path.parent.is_dir() else []
+    stems = {other.stem: other.name for other in beside[:MANY] if not other.name.startswith(".")}
+    near = closest(path.stem, stems)
+    return f" Did you mean '{stems[near]}'?" if near else ""
 
 
 def remove_temporaries(folder: Path) -> None:

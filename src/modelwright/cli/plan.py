@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -49,7 +50,7 @@ def plan(
         view.show_model(model, on, context, rows, as_json)
     elif recipe is not None:
         from modelwright.life import planning
-        from modelwright.recipes.recipe import RECIPE_FILE, load_recipe, parse_inputs
+        from modelwright.recipes.recipe import RECIPE_FILE, load_recipe, parse_inputs, run_directory
 
         loaded, folder = load_recipe(recipe, overrides or ()), Path(recipe)
         if (
@@ -61,6 +62,8 @@ def plan(
         ):
             view.show_comparison(folder, *planning.forecast_of(loaded, folder), as_json)
             return
+        if lacks := planning.lacks(loaded, out or run_directory(recipe, loaded)):
+            print(f"note: such a run would be refused now. {lacks}", file=sys.stderr)
         start = parse_inputs(inputs or ()).get("model")
         how = {"on": on, "devices": devices, "price_file": price_file, "probe": probe, "model": start}
         if out is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modelwright.base.artifact import FULL_PRECISION_MODELS, MANIFEST
 from modelwright.base.errors import DamagedFile, UserError
-from modelwright.base.files import canonical_json, read_json, sha256_file, sha256_text
+from modelwright.base.files import canonical_json, name_beside, read_json, sha256_file, sha256_text
 from modelwright.formats.stored import INDEX, WEIGHTS, pickles
 
 # The folder inside an artifact that holds its model, by role; what comes first is taken first.
@@ -31,8 +31,8 @@ def resolve_model(path: Path | str) -> Path:
     path = Path(path).expanduser()
     if not path.exists():
         raise UserError(
-            f"{path} does not exist. Expected a run directory, a stage's folder or a Hugging Face model; what"
-            f" is on the hub is fetched first: {_IMPORT}{path}"
+            f"{path} does not exist.{name_beside(path)} Expected a run directory, a stage's folder or a"
+            f" Hugging Face model; what is on the hub is fetched first: {_IMPORT}{path}"
         )
     if is_model(path):
         return path

@@ -22,7 +22,7 @@ from modelwright.base.policy import Policy, refuse
 from modelwright.base.progress import View
 from modelwright.base.run import Run
 from modelwright.base.seeding import derive
-from modelwright.life import loading, planning
+from modelwright.life import loading, outside, planning
 from modelwright.life.folder import (
     REPLACED,
     STARTED,
@@ -60,6 +60,8 @@ class Life:
         self.begins_with = (IMPORT,) if outside else ()
         self.searches = False
         """Whether a fine-tuning is preceded by a search for its learning rate and rank."""
+        self._waiting: set[str] = set()
+        """Stations whose settings name what an earlier one will make here."""
         self.given = {role: load_given(role, path) for role, path in named.items()}
         self.policy = validate(Policy, recipe.policy, f"section 'policy' of recipe '{recipe.name}'")
 
@@ -85,6 +87,7 @@ class Life:
             check_forgotten(self.folder)
             self._stay_forgotten(configs)
             self._check_inputs(stages)
+            outside.check(configs, self.folder, force=force)
             self._check_policy(stages, configs)
             write_text(self.folder / RECIPE_FILE, self.recipe.to_yaml())
             if note := loading.taught_from_atlas(self.recipe, configs):
@@ -111,6 +114,8 @@ class Life:
         """One station, after the search for its settings where one is wanted."""
         inputs = self._inputs(verb, stage)
         self._allow(verb, inputs.values())
+        if verb in self._waiting:
+            self._allow_facts(verb, stage, config)
         if self.searches and verb == SEARCHED:
             config = self._searched(stage, config, inputs, force)
         title = f"{self._place(verb)}{verb}: {STATION[verb].about}"
@@ -205,13 +210,19 @@ class Life:
     def _check_policy(self, stages: Mapping[str, ModuleType], configs: Mapping[str, Config]) -> None:
         """Refuse before any work what the recipe's policy does not allow: what sources say of themselves,
         and what is there already and will not be made anew."""
+        self._waiting = outside.waiting(configs, self.folder)
         for verb, stage in stages.items():
-            if hasattr(stage, "facts"):
-                refuse(self.policy.breaches(stage.facts(configs[verb])), verb)
+            if verb not in self._waiting:
+                self._allow_facts(verb, stage, configs[verb])
             kept = [(role, folder) for role, folder in self._earlier(verb) if folder.name not in stages]
             there = {role: Artifact.load(folder) for role, folder in kept} | self.given
             for role in used_by(stage):
                 self._allow(verb, select(role, there).values())
+
+    def _allow_facts(self, verb: str, stage: ModuleType, config: Config) -> None:
+        """Refuse what a station's sources say of themselves, where the policy does not allow it."""
+        if hasattr(stage, "facts"):
+            refuse(self.policy.breaches(stage.facts(config)), verb)
 
     def _allow(self, verb: str, inputs: Iterable[Artifact]) -> None:
         """Refuse inputs that learned from what the policy does not allow."""

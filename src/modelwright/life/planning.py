@@ -7,8 +7,10 @@ from typing import Any
 
 from modelwright.base.artifact import MANIFEST, Artifact, Cost
 from modelwright.base.config import trains
+from modelwright.base.errors import UserError
 from modelwright.base.run import Run, machine
 from modelwright.base.world import place
+from modelwright.life import outside
 from modelwright.life.loading import stage_config, stage_module
 from modelwright.recipes.recipe import Recipe
 
@@ -18,6 +20,16 @@ def forecast(recipe: Recipe, **how: Any) -> Any:
     `plan`."""
     configs = {verb: stage_config(recipe, verb) for verb in recipe.stages}
     return stage_module("forecast").plan(recipe.name, configs, **how)
+
+
+def lacks(recipe: Recipe, folder: Path) -> str:
+    """Why a life of the recipe in `folder` would be refused for what is missing outside, else "". A forecast
+    needs none of it: a key or a teacher may be there only where the life is lived."""
+    try:
+        outside.check({verb: stage_config(recipe, verb) for verb in recipe.stages}, folder)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def keep_forecast(recipe: Recipe, folder: Path, **how: Any) -> Any:

@@ -88,6 +88,17 @@ class Seen:
     flops: float = 0.0
 
 
+def check(config: Config) -> None:
+    """Raises UserError where a suite is unknown, or a file of questions cannot be asked."""
+    tasks_of(config)
+
+
+def tasks_of(config: Config) -> dict[str, Task]:
+    """The suites, those of one's own files last."""
+    known = select(config.suites) if config.suites or not config.questions else {}
+    return with_own(known, config.questions)
+
+
 def sources(config: Config) -> str:
     """A mark of what one's own files hold now: when it changes, the stage runs anew."""
     return mark(config.questions)
@@ -98,7 +109,7 @@ def run(config: Config, run: Run) -> Artifact:
     models = {role: made for role, made in run.inputs.items() if role != "tokens"}
     if not models:
         raise UserError("evaluate was given no model. Run 'pretrain' first, or name one with --input.")
-    tasks = with_own(select(config.suites) if config.suites or not config.questions else {}, config.questions)
+    tasks = tasks_of(config)
     problems = {
         name: task.problems(derive(run.seed, "problems", name), config.limit) for name, task in tasks.items()
     }

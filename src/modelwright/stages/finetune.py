@@ -16,6 +16,7 @@ from modelwright.base.schema import Conversation
 from modelwright.base.seams import Objective
 from modelwright.data.sources import mark, stated
 from modelwright.data.split import SIDES
+from modelwright.environments.task import select
 from modelwright.model.flops import training_flops_per_token
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
@@ -70,6 +71,12 @@ class Config(LoopConfig, ConversationView, Trainable):
         if self.new_tokens and self.freeze.embeddings:
             raise ValueError("freeze.embeddings keeps new tokens from learning: leave one of the two out")
         return self
+
+
+def check(config: Config) -> None:
+    """Raises UserError where a suite that is to be asked is unknown."""
+    if config.forgetting:
+        select(config.forgetting.suites)
 
 
 def sources(config: Config) -> str:

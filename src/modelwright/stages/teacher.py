@@ -8,6 +8,7 @@ from pydantic import Field
 
 from modelwright.base.device import Device
 from modelwright.base.errors import ConfigError, UserError
+from modelwright.base.files import name_beside
 from modelwright.base.policy import stated_facts
 from modelwright.base.provenance import Provenance, personal_data_flag
 from modelwright.base.run import Run
@@ -47,7 +48,10 @@ def facts(config: TeacherConfig) -> Provenance:
 def mark(config: TeacherConfig) -> str:
     """Changes when the teacher's files do."""
     if not config.model.is_dir():
-        raise UserError(f"teacher.model is {config.model}, and there is no such folder: expected a model's")
+        raise UserError(
+            f"teacher.model is {config.model}, and there is no such folder: expected a model's."
+            f"{name_beside(config.model)}"
+        )
     return files_mark(config.model)
 
 

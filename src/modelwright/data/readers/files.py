@@ -9,15 +9,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from modelwright.base.errors import UserError, closest
+from modelwright.base.errors import UserError
+from modelwright.base.files import name_beside
 from modelwright.base.schema import Reason
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.git import tracked_files
 from modelwright.data.readers.source import Format, Source, format_of, suffixes_known
 from modelwright.data.readers.storage import file_system, is_remote, readable
-
-MANY = 1000
-"""Names beside a missing one that are looked at."""
 
 LINKED_TWICE = "symbolic link to what is read already"
 
@@ -90,7 +88,7 @@ def _local(source: Source, faults: Faults) -> tuple[str, Iterable[str]]:
     if path.is_dir():
         return str(path), Walk(faults).below(str(path))
     if not glob.has_magic(source.path):
-        raise UserError(f"source '{source.path}': no such file or folder.{_name_beside(path)}")
+        raise UserError(f"source '{source.path}': no such file or folder.{name_beside(path)}")
     parts = path.parts
     fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     base = str(Path(*parts[:fixed]))
@@ -159,11 +157,3 @@ def _matching(base: str, pattern: tuple[str, ...]) -> Iterator[str]:
                 yield from _matching(os.path.join(base, name), rest)
     elif os.path.exists(path := os.path.join(base, piece)):
         yield from _matching(path, rest)
-
-
-def _name_beside(path: Path) -> str:
-    """A file or folder that may have been meant. Suffixes do not count: all texts may share them."""
-    beside = list(path.parent.iterdir()) if path.parent.is_dir() else []
-    stems = {other.stem: other.name for other in beside[:MANY] if not other.name.startswith(".")}
-    near = closest(path.stem, stems)
-    return f" Did you mean '{stems[near]}'?" if near else ""
