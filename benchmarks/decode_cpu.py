@@ -239,11 +239,11 @@ def read_all(case: Case) -> dict[str, float]:
     return {str(size): read_bandwidth(size) for size in (*sizes, MEMORY)}
 
 
-def measure(key: str, case: Case) -> tuple[list[Row], dict[str, Any]]:
+def measure(title: str, key: str, case: Case) -> tuple[list[Row], dict[str, Any]]:
     """All sides of a case, in turns: the rows that are judged, and every side's medians."""
     here = [name for name in case.sides if name not in LLAMA_CPP or find_spec("llama_cpp")]
     found = interleave({name: [sys.executable, __file__, "--side", key, name] for name in here}, case.rounds)
-    rows = [row for wanted in case.rows if (row := judge(key, found, *wanted))]
+    rows = [row for wanted in case.rows if (row := judge(title, found, *wanted))]
     medians = {
         name: {figure: statistics.median(turn[figure] for turn in turns) for figure in turns[0]}
         for name, turns in found.items()
@@ -262,7 +262,7 @@ def measure(key: str, case: Case) -> tuple[list[Row], dict[str, Any]]:
 
 
 def judge(
-    key: str, found: Mapping[str, list[Any]], figure: str, ours: str, peers: str, bar: float | None
+    title: str, found: Mapping[str, list[Any]], figure: str, ours: str, peers: str, bar: float | None
 ) -> Row | None:
     """Ours beside the fastest of the peers whose names begin so; None where there are none."""
     rates = {name: [turn[figure] for turn in found[name]] for name in found if name.startswith(peers)}
@@ -270,7 +270,7 @@ def judge(
         return None
     peer = max(rates, key=lambda name: statistics.median(rates[name]))
     mine = [turn[figure] for turn in found[ours]]
-    return compare(f"{key}: {figure}, {ours}", "tokens/s", mine, rates[peer], peer, bar)
+    return compare(f"{title}: {figure}, {ours}", "tokens/s", mine, rates[peer], peer, bar)
 
 
 def share(figures: Mapping[str, float], reads: Mapping[str, float]) -> float:
@@ -285,19 +285,23 @@ def packages() -> list[str]:
 
 
 def main(keys: Sequence[str]) -> None:
-    """Measure these cases, and publish them with what the result file has of the others."""
-    file = RESULTS / "decode_cpu.json"
+    """Measure these cases, and publish them with what the result file has of others and of other machines."""
+    file, here = RESULTS / "decode_cpu.json", machine()["processor"]
     before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": [], "cases": {}}
-    rows = [Row(**row) for row in before["rows"] if row["name"].partition(":")[0] not in keys]
-    # Cases may be of several machines; older results say theirs for all.
-    theirs = {name: before.get(name) for name in ("hardware", "versions")}
-    cases = {key: {**theirs, **case} for key, case in before["cases"].items()}
+    cases, rows = before["cases"], [Row(**row) for row in before["rows"]]
     for key in keys:
-        found, cases[key] = measure(key, CASES[key])
-        rows += found
-        print(json.dumps(cases[key], indent=2))
-    rows.sort(key=lambda row: list(CASES).index(row.name.partition(":")[0]))
+        name = f"{key}, {here}"
+        found, cases[name] = measure(name, key, CASES[key])
+        rows = [row for row in rows if row.name.partition(":")[0] != name] + found
+        print(json.dumps(cases[name], indent=2))
+    rows.sort(key=lambda row: place_of(row.name.partition(":")[0]))
     publish("decode_cpu", rows, packages(), " ".join((__doc__ or "").split()), {"cases": cases})
+
+
+def place_of(name: str) -> tuple[str, int]:
+    """Where a case stands: one machine after the other, each in the order of `CASES`."""
+    key = max((key for key in CASES if name.startswith(key)), key=len)
+    return name.removeprefix(key), list(CASES).index(key)
 
 
 if __name__ == "__main__":

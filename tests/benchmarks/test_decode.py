@@ -92,19 +92,30 @@ def test_cases_of_another_day_stay_in_the_result(tmp_path, monkeypatch):
     monkeypatch.setattr(decode, "CASES", {"a": None, "b": None})
 
     def measured(value):
-        def measure(key, case):
-            return [record.compare(f"{key}: x", "tokens/s", [value], [1.0], "peer", None)], {"value": value}
+        def measure(title, key, case):
+            return [record.compare(f"{title}: x", "tokens/s", [value], [1.0], "peer", None)], {"value": value}
 
         return measure
 
     monkeypatch.setattr(decode, "measure", measured(2.0))
-    decode.main(["a", "b"])
+    for processor in ("one", "other"):
+        monkeypatch.setattr(decode, "machine", lambda: {"processor": processor})  # noqa: B023
+        decode.main(["a", "b"])
     monkeypatch.setattr(decode, "measure", measured(3.0))
     decode.main(["a"])
     found = json.loads((tmp_path / "decode_cpu.json").read_text())
-    assert [(row["name"], row["ratio"]) for row in found["rows"]] == [("a: x", 3.0), ("b: x", 2.0)]
-    kept = {"hardware": found["hardware"], "versions": found["versions"], "value": 2.0}
-    assert found["cases"] == {"a": {"value": 3.0}, "b": kept}, "each case says of which machine it is"
+    assert [(row["name"], row["ratio"]) for row in found["rows"]] == [
+        ("a, one: x", 2.0),
+        ("b, one: x", 2.0),
+        ("a, other: x", 3.0),
+        ("b, other: x", 2.0),
+    ]
+    assert found["cases"] == {
+        "a, one": {"value": 2.0},
+        "b, one": {"value": 2.0},
+        "a, other": {"value": 3.0},
+        "b, other": {"value": 2.0},
+    }
 
 
 def test_the_same_weights_are_in_every_file(tiny):
