@@ -19,6 +19,7 @@ from modelwright.planning.forecast import Forecast
 from modelwright.recipes.recipe import load_recipe
 from modelwright.stages import finetune
 from modelwright.stages import forecast as stage
+from modelwright.stages.forecast_rows import mean_padded
 from modelwright.tokenizer.bpe import BPETokenizer
 
 SETTINGS = {"pretrain.tokens": 4000, "data.atlas_size_bytes": 100_000}
@@ -104,4 +105,4 @@ def test_steps_of_grouped_conversations_are_foretold(tiny_tokenizer: Path) -> No
 
 @pytest.mark.parametrize(("share", "mean"), [(1.0, 64), (0.5, 48), (0.25, 48), (1e-9, 48)])
 def test_rows_of_like_length_share_a_batch_and_its_padding(share: float, mean: float) -> None:
-    assert stage._mean_padded([10, 20, 40, 40], share) == mean
+    assert mean_padded([10, 20, 40, 40], share) == mean

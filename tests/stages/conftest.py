@@ -17,6 +17,8 @@ from modelwright.base.schema import Document
 from modelwright.data.corpus import write_corpus
 from modelwright.stages import tokenize
 
+PROBLEMS = [(f"What is {n} plus {n + 1}?", 2 * n + 1) for n in range(12)]
+
 
 @pytest.fixture(scope="session")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -56,5 +58,14 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
     turns = [[("user", f"Say {n}."), ("assistant", f"{n}.")] for n in range(60)]
     rows = [{"messages": [{"role": role, "content": text} for role, text in each]} for each in turns]
     path = tmp_path_factory.mktemp("chats") / "chats.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def problems(tmp_path: Path) -> Path:
+    """Rows as GSM8K has them."""
+    path = tmp_path / "problems.jsonl"
+    rows = [{"question": asked, "answer": f"I add.\n#### {right}"} for asked, right in PROBLEMS]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.server.running import running
+from tests.stages.conftest import PROBLEMS
 
 from modelwright.base.artifact import Artifact
 from modelwright.base.errors import ConfigError, UserError
@@ -18,17 +19,6 @@ from modelwright.base.seams import Writer
 from modelwright.inference.engine import Engine
 from modelwright.stages import synthesize
 from modelwright.stages.writing import LocalWriter, open_writer
-
-PROBLEMS = [(f"What is {n} plus {n + 1}?", 2 * n + 1) for n in range(12)]
-
-
-@pytest.fixture
-def problems(tmp_path: Path) -> Path:
-    """Rows as GSM8K has them."""
-    path = tmp_path / "problems.jsonl"
-    rows = [{"question": asked, "answer": f"I add.\n#### {right}"} for asked, right in PROBLEMS]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 class Script:

@@ -61,6 +61,8 @@ class Cost(Config):
     peak_memory_bytes: int = 0
     energy_wh: float = 0.0
     """Metered where the machine lets us, else seconds times an assumed power; `environment` says which."""
+    paid: float = 0.0
+    """For tokens that others were asked for, in the currency that the settings name."""
 
 
 class Manifest(Config):

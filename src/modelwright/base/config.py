@@ -170,3 +170,8 @@ def _item(choices: Sequence[Any]) -> Any:
 def trains(config: Config) -> bool:
     """Whether these are the settings of a station that trains: they say how weights are changed."""
     return hasattr(config, "optimizer")
+
+
+def writes(config: Config) -> bool:
+    """Whether these are the settings of a station in which a model writes rows: they say who does."""
+    return hasattr(config, "writer")

@@ -159,17 +159,16 @@ class Run:
         metrics: Mapping[str, Any] | None = None,
         tokens: int = 0,
         flops: float = 0.0,
+        paid: float = 0.0,
     ) -> Artifact:
         """Hash what was made and write the manifest; from here on the stage is done."""
         self.timing(0)
-        manifest = self._manifest(files, metrics, tokens, flops)
+        manifest = self._manifest(files, metrics, self._cost(tokens, flops, paid))
         write_json(self.dir / MANIFEST, manifest.model_dump(mode="json"))
         self.close()
         return Artifact(self.dir, manifest)
 
-    def _manifest(
-        self, files: Iterable[str], metrics: Mapping[str, Any] | None, tokens: int, flops: float
-    ) -> Manifest:
+    def _manifest(self, files: Iterable[str], metrics: Mapping[str, Any] | None, cost: Cost) -> Manifest:
         provenance = self._inherited() + self._sources
         described = describe_files(self.dir, files)
         parents = self.parents()
@@ -187,7 +186,7 @@ class Run:
             files=described,
             metrics=dict(metrics or {}),
             environment=machine() | self._environment,
-            cost=self._cost(tokens, flops),
+            cost=cost,
             provenance=provenance,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -207,7 +206,7 @@ class Run:
             known |= artifact.manifest.provenance
         return known
 
-    def _cost(self, tokens: int, flops: float) -> Cost:
+    def _cost(self, tokens: int, flops: float, paid: float) -> Cost:
         watts = ASSUMED_WATTS_PER_CPU * (os.cpu_count() or 1)
         metered, watched = (self._watch.energy_wh, self._watch.seconds) if self._watch else (0.0, 0.0)
         return Cost(
@@ -216,6 +215,7 @@ class Run:
             flops=flops,
             peak_memory_bytes=peak_resident_bytes(),
             energy_wh=metered + max(0.0, self.seconds - watched) * watts / 3600,
+            paid=paid,
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from modelwright.base.artifact import MANIFEST, Artifact, Cost
-from modelwright.base.config import trains
+from modelwright.base.config import Config, trains, writes
 from modelwright.base.errors import UserError
 from modelwright.base.run import Run, machine
 from modelwright.base.world import place
@@ -39,9 +39,9 @@ def keep_forecast(recipe: Recipe, folder: Path, **how: Any) -> Any:
 
 
 def foretell(recipe: Recipe, folder: Path, run: Run) -> None:
-    """Keep the forecast of a recipe before a station of it trains, and say the station's. One that cannot be
-    made costs a line of the log and never the run."""
-    if run.stage not in recipe.stages or not trains(run.config) or not run.keeps:
+    """Keep the forecast of a recipe before a station of it trains or writes, and say the station's. One that
+    cannot be made costs a line of the log and never the run."""
+    if run.stage not in recipe.stages or not _is_foretold(run.config) or not run.keeps:
         return
     devices = place().size if machine().get("gpu") else 1  # processes on a CPU share the one there is
     given = run.inputs.get("model")
@@ -53,14 +53,19 @@ def foretell(recipe: Recipe, folder: Path, run: Run) -> None:
 
 
 def outcome(recipe: Recipe, folder: Path, verb: str) -> str:
-    """A line on what a station that trains took, where it was forecast before; else ""."""
-    if verb not in recipe.stages or not trains(stage_config(recipe, verb)):
+    """A line on what a station that trains or writes took, where it was forecast before; else ""."""
+    if verb not in recipe.stages or not _is_foretold(stage_config(recipe, verb)):
         return ""
     try:
         made, before, costs = forecast_of(recipe, folder)
         return stage_module("forecast").after(made, verb, costs) if before else ""
     except Exception as error:
         return f"no comparison with the forecast: {type(error).__name__}: {error}"
+
+
+def _is_foretold(config: Config) -> bool:
+    """Of the others there is only a rough throughput."""
+    return trains(config) or writes(config)
 
 
 def forecast_of(recipe: Recipe, folder: Path) -> tuple[Any, bool, dict[str, Cost]]:

@@ -71,11 +71,13 @@ class Duration:
     """Share of the machine's matmul rate in forward and backward."""
     source: str
     """How it was found: "table", "assumption" or "rehearsal"."""
+    writing: float = 0.0
+    """Answers of the model's own, at most."""
 
     @property
     def total(self) -> float:
         """Seconds."""
-        return self.steps + self.measuring + self.checkpoints + self.start
+        return self.steps + self.measuring + self.checkpoints + self.start + self.writing
 
 
 def efficiency(machine: Machine, width: int, dtype: str) -> float:
@@ -114,6 +116,14 @@ def teacher_seconds(training: Training, machine: Machine, devices: int = 1) -> f
     shape = training.teacher.shape
     flops = shape.forward_flops(training.batch.context) * training.step_tokens / devices
     return flops / (machine.rate(training.dtype) * efficiency(machine, shape.hidden, training.dtype))
+
+
+def own_seconds(shape: Shape, training: Training, machine: Machine) -> float:
+    """What the answers take, over the whole training, that a model writes itself."""
+    if training.own is None:
+        return 0.0
+    weights = float(training.batch.bytes * shape.parameters)
+    return training.own.seconds(shape, machine, training.dtype, weights)
 
 
 def update_seconds(shape: Shape, training: Training, machine: Machine) -> float:
@@ -167,4 +177,5 @@ def forecast_duration(
         start=START + FP32 * shape.parameters / 1e9 + work.reading,
         efficiency=share,
         source="rehearsal" if rehearsed is not None else "table" if machine.kind == "cpu" else "assumption",
+        writing=own_seconds(shape, training, machine),
     )

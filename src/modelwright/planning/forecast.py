@@ -13,6 +13,7 @@ from modelwright.planning.machines import Machine, Prices
 from modelwright.planning.memory import Memory, Training, training_memory
 from modelwright.planning.remedies import remedies
 from modelwright.planning.shape import Shape
+from modelwright.planning.writing import Writing
 
 FILE = "plan.json"
 """In a run directory: what was forecast before it ran."""
@@ -45,6 +46,14 @@ class StationForecast(Config):
     """What would make it fit, in order."""
     energy_wh: float = 0.0
     money: float = 0.0
+    """For machines or electricity, and what is paid for tokens where that is in the same currency."""
+    paid: float = 0.0
+    """For tokens, in `paid_in`."""
+    paid_in: str = ""
+    notes: tuple[str, ...] = ()
+    """What the figures rest on."""
+    at_most: bool = False
+    """Whether tokens, time and money are upper bounds: a model writes as much as it likes."""
 
 
 class Forecast(Config):
@@ -95,6 +104,14 @@ class Compared:
     peak_memory: float
     inherited: bool
     """The process had been that large before: an earlier station of the same run set the peak."""
+    at_most: bool = False
+    """Whether the forecast is an upper bound."""
+    forecast_tokens: int = 0
+    tokens: int = 0
+    forecast_paid: float = 0.0
+    paid: float = 0.0
+    """For tokens, in `paid_in`."""
+    paid_in: str = ""
 
     @property
     def seconds_ratio(self) -> float:
@@ -124,7 +141,7 @@ def training_station(
     # A rehearsal reads no data, so it may hold less than a station; what it holds beyond the formula is real.
     peak = max(memory.total, rehearsed.peak_memory) if rehearsed else memory.total
     tokens = round(work.steps * training.step_tokens * work.share)
-    energy = energy_wh(machine, duration.total, devices)
+    energy, own = energy_wh(machine, duration.total, devices), training.own
     return StationForecast(
         station=station,
         about=_about(duration, rehearsed),
@@ -132,7 +149,7 @@ def training_station(
         active_parameters=shape.active_parameters,
         steps=work.steps,
         tokens=tokens,
-        flops=_flops_per_token(shape, training) * tokens,
+        flops=_flops_per_token(shape, training) * tokens + (own.flops(shape) if own else 0.0),
         seconds=duration.total,
         efficiency=duration.efficiency,
         memory=_measured_parts(memory, peak) if rehearsed else memory.parts,
@@ -146,6 +163,14 @@ def training_station(
         ),
         energy_wh=energy,
         money=prices.of(machine.name, duration.total, devices, energy),
+        notes=(_own_note(own, duration),) if own else (),
+    )
+
+
+def _own_note(own: Writing, duration: Duration) -> str:
+    return (
+        f"the model writes about {own.answers:,.0f} answers of at most {own.answer:,.0f} tokens itself:"
+        f" {own.written:,} tokens and {duration.writing:,.0f} s at most, less where answers end earlier"
     )
 
 
@@ -214,6 +239,19 @@ def compare(forecast: Forecast, costs: Mapping[str, Cost]) -> list[Compared]:
                 largest,
                 float(cost.peak_memory_bytes),
                 inherited,
+                station.at_most,
+                station.tokens,
+                cost.tokens,
+                station.paid,
+                cost.paid,
+                station.paid_in,
             )
         )
     return found
+
+
+def spent(row: Compared) -> str:
+    """Tokens and money beside what was forecast of them, in words."""
+    said = f"{row.tokens:,} tokens written, forecast at most {row.forecast_tokens:,}"
+    money = f"; {row.paid:.4g} {row.paid_in} paid, forecast at most {row.forecast_paid:.4g}"
+    return said + (money if row.paid or row.forecast_paid else "")

@@ -31,6 +31,7 @@ from modelwright.planning.activations import (
 from modelwright.planning.adapted import Frozen
 from modelwright.planning.shape import Shape
 from modelwright.planning.taught import Teacher
+from modelwright.planning.writing import Writing
 
 MIB = 2**20
 CPU_BASE = 373 * MIB
@@ -74,6 +75,8 @@ class Training:
     """An adapter is trained beside a frozen model. None: all weights are trained."""
     teacher: Teacher | None = None
     """A frozen model whose probabilities are learned. None: the tokens alone are."""
+    own: Writing | None = None
+    """What the model writes itself, for its teacher. None: nothing."""
 
     def trained(self, shape: Shape) -> int:
         """Parameters that have a gradient."""
@@ -103,6 +106,8 @@ class Memory:
     """The process before there is a model."""
     teacher: float
     """A frozen model that is learned from."""
+    answers: float
+    """The cache of what the model writes itself, and the weights that compiled steps hold for that."""
     peak: str
     """Which of the heights is the highest: "loss", "backward" or "update"."""
 
@@ -129,6 +134,7 @@ class Memory:
         always = {"weights": self.weights, "optimizer": self.optimizer, "averages": self.averages}
         rest = {"allocator": self.overhead, "process": self.base}
         always |= {"teacher": self.teacher} if self.teacher else {}
+        always |= {"own answers": self.answers} if self.answers else {}
         return {**always, **{name: moving[name] for name in there}, **rest}
 
 
@@ -179,6 +185,16 @@ def matrix_groups(shape: Shape) -> list[tuple[int, int, int]]:
     return [(count, *side) for side, count in sides.items() if count]
 
 
+def own_bytes(shape: Shape, training: Training) -> float:
+    """What stays in memory once a model has written answers of its own: keys and values, and on a CPU a copy
+    of the weights for compiled steps."""
+    own, product = training.own, training.batch.bytes
+    if own is None:
+        return 0.0
+    copied = product * shape.parameters if own.compiled and training.kind == "cpu" else 0.0
+    return own.cache_bytes(shape, product) + copied
+
+
 def training_memory(shape: Shape, training: Training) -> Memory:
     """Memory of one process. Of several that hold the model together, each has its part of the weights,
     gradients and state, a block of gathered weights, and its rows."""
@@ -210,7 +226,8 @@ def training_memory(shape: Shape, training: Training) -> Memory:
         "update": gradients + update,
     }
     peak = max(heights, key=lambda name: heights[name])
-    always = weights + averages + state + taught
+    answers = own_bytes(shape, training)
+    always = weights + averages + state + taught + answers
     return Memory(
         weights=weights,
         gradients=gradients,
@@ -220,6 +237,7 @@ def training_memory(shape: Shape, training: Training) -> Memory:
         loss=loss if peak == "loss" else last,
         workspace=update,
         teacher=taught,
+        answers=answers,
         overhead=_overhead(heights, always, training.kind),
         base=CPU_BASE if training.kind == "cpu" else CUDA_BASE,
         peak=peak,

@@ -2,7 +2,7 @@
 
 It has no gradient and keeps nothing for one, so it costs a third of what its size would cost in training. The
 loss judges a chunk of both models' logits at a time (kernels/paired_logits.py), in several fp32 copies.
-What a student writes by itself (`on_policy`) is not counted.
+What a student writes by itself (`on_policy`) is counted in `writing`.
 """
 
 from __future__ import annotations

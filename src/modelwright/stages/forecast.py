@@ -6,20 +6,18 @@ Settings are read as they are: any station with rows, a context and an optimizer
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from modelwright.base.artifact import Cost
-from modelwright.base.config import Config, trains, validate
+from modelwright.base.config import Config, trains, validate, writes
 from modelwright.base.device import bf16_is_faster
 from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.files import canonical_json, read_json, sha256_text, write_json
-from modelwright.base.schema import Preference
 from modelwright.data.conversations.sides import conversations_from, preferences_from
-from modelwright.data.readers.faults import Faults
 from modelwright.evaluation.page import duration, size
 from modelwright.kernels import amx
 from modelwright.planning.activations import Batch
@@ -32,6 +30,7 @@ from modelwright.planning.forecast import (
     StationForecast,
     compare,
     other_station,
+    spent,
     training_station,
 )
 from modelwright.planning.machines import Machine, Prices, find_machine, load_prices
@@ -39,6 +38,15 @@ from modelwright.planning.memory import CPU_BASE, Training
 from modelwright.planning.shape import Shape, find_shape
 from modelwright.planning.taught import Teacher
 from modelwright.stages import rehearsal
+from modelwright.stages.forecast_rows import (
+    how_many,
+    mean_padded,
+    padded,
+    pair_lengths,
+    sampled_conversations,
+    tokens_of,
+)
+from modelwright.stages.forecast_writing import own_answers, synthesis
 
 BYTES_PER_SECOND = {"prepare": 5.5e5, "tokenize": 2.5e6}
 """Text through a station on two cores (prepare: one timing of atlas, 1.5 MB; tokenize: an estimate)."""
@@ -54,12 +62,6 @@ COPIES = {"import": 2.0, "evaluate": 4.0, "compress": 8.0, "export": 8.0}
 """Bytes a parameter that a station holds at its highest; of others three copies in fp32."""
 START = 2.0
 """Seconds that any station takes to open its inputs and to hash what it made."""
-SAMPLE = 300
-"""Conversations and pairs that are read to know how long the others are."""
-BYTES_PER_TOKEN = 3.6
-"""Of a vocabulary of some thousands on its own text."""
-TURN_TOKENS = 5
-"""What the chat template adds to a message."""
 EXAMPLES_PER_SECOND = 2500
 """Conversations or pairs that are read, laid out by the chat template and tokenized, on one core: 0.32 and
 0.43 ms each, measured on those of the embedded corpus."""
@@ -67,8 +69,6 @@ ATLAS_SECONDS = 1.0
 """About what the embedded corpus takes to think out its questions, once a process (measured on one core)."""
 FILL = 0.93
 """Share of a packed row that holds text."""
-PAD_MULTIPLE = 32
-"""Rows of pairs are padded to a multiple of this (training/batches.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,8 @@ def forecast(
                     f"'{verb}' starts from a model that this recipe does not make: add --input model=FOLDER"
                 )
             found = _trained(verb, config, shape, setting)
+        elif writes(config):
+            found = synthesis(verb, config, setting.machine, setting.prices)
         else:
             found = _other(verb, config, shape, text, setting)
         settings = sha256_text(canonical_json([settings, verb, configs[verb].model_dump(mode="json")]))
@@ -158,8 +160,9 @@ def keep(made: Forecast, folder: Path) -> Forecast:
 def before(made: Forecast, verb: str) -> str:
     """What a station will need, in words: "12 min 5 s, 1.4 GB"."""
     said = next(station for station in made.stations if station.station == verb)
-    too_much = "" if said.fits else f", more than this machine has ({size(made.machine_memory)})"
-    return f"{duration(said.seconds)}, {size(said.peak_memory)}{too_much}"
+    too_much = f", more than this machine has ({size(made.machine_memory)})" if said.fits is False else ""
+    needs = f"{'at most about ' if said.at_most else ''}{duration(said.seconds)}, {size(said.peak_memory)}"
+    return "; ".join((f"{needs}{too_much}", *said.notes))
 
 
 def after(made: Forecast, verb: str, costs: Mapping[str, Cost]) -> str:
@@ -167,9 +170,10 @@ def after(made: Forecast, verb: str, costs: Mapping[str, Cost]) -> str:
     the peak of memory is the process's, so it is the station's only where none before it was larger."""
     row = next(row for row in compare(made, costs) if row.station == verb)
     memory = f"; {size(row.peak_memory)}, forecast {size(row.forecast_memory)}"
+    most = " at most" if row.at_most else ""
     return (
-        f"took {duration(row.seconds)}, forecast {duration(row.forecast_seconds)}"
-        f"{'' if row.inherited else memory}"
+        f"took {duration(row.seconds)}, forecast{most} {duration(row.forecast_seconds)}"
+        f"{'' if row.inherited else memory}{'; ' + spent(row) if row.at_most else ''}"
     )
 
 
@@ -221,10 +225,10 @@ def _tuning(config: Any) -> tuple[Training, Work]:
     """Fine-tuning packs conversations into rows, or pads those of like length; alignment lays pairs side by
     side."""
     if hasattr(config, "pairs"):
-        lengths = sorted(_pair_lengths(config.sources, config.pairs))
-        pairs = _count(config.sources, config.pairs, preferences_from)
-        rows, usual = 2 * config.rows, _mean_padded(lengths, config.rows / pairs)
-        batch = Batch(rows=rows, context=min(config.context, _padded(lengths[-1])), masked=False)
+        lengths = sorted(pair_lengths(config.sources, config.pairs))
+        pairs = how_many(config.sources, config.pairs, preferences_from)
+        rows, usual = 2 * config.rows, mean_padded(lengths, config.rows / pairs)
+        batch = Batch(rows=rows, context=min(config.context, padded(lengths[-1])), masked=False)
         micro = -int(-pairs * config.epochs // config.rows)
         steps = -(-micro // config.accumulation)
         held_out = round(2 * config.validation_pairs * usual * (_measurements(steps, config) + 1))
@@ -237,18 +241,20 @@ def _tuning(config: Any) -> tuple[Training, Work]:
             checkpoints=_checkpoints(steps, config),
             reading=pairs / EXAMPLES_PER_SECOND,
         )
-    lengths = _conversation_lengths(config.sources, config.conversations)
-    count = _count(config.sources, config.conversations, partial(conversations_from, answered=False))
+    sample = sampled_conversations(config.sources, config.conversations)
+    lengths = [tokens_of(each.messages) for each in sample]
+    count = how_many(config.sources, config.conversations, partial(conversations_from, answered=False))
     packed, mean = config.batching == "packed", sum(lengths) / len(lengths)
-    padded = min(config.context, _mean_padded(sorted(map(round, lengths)), config.rows / count))
-    each = mean / FILL if packed else padded
+    longest = min(config.context, mean_padded(sorted(map(round, lengths)), config.rows / count))
+    each = mean / FILL if packed else longest
     usual = config.context if packed else each
     micro = max(1, round(count * config.epochs * each / (config.rows * usual)))
     steps = -(-micro // config.accumulation)
     held_out = round(config.validation_conversations * each)
     atlas = any(source.is_atlas for source in config.sources)
     batch = Batch(rows=config.rows, context=config.context, masked=packed)
-    training = Training(batch=batch, supervised=0.5)
+    own = own_answers(config, sample, count * config.epochs, micro)
+    training = Training(batch=batch, supervised=0.5, own=own)
     return training, Work(
         steps=steps,
         share=usual / config.context,
@@ -308,48 +314,6 @@ def _measurements(steps: int, config: Any) -> int:
 
 def _checkpoints(steps: int, config: Any) -> int:
     return max(1, -(-steps // config.checkpoint_every))
-
-
-def _conversation_lengths(sources: Sequence[Any], count: int) -> list[float]:
-    found = conversations_from(sources, 0, min(count, SAMPLE), "train", Faults("skip"), answered=False)
-    if not found:
-        raise UserError("the sources hold no conversation: nothing can be planned")
-    return [
-        sum(len(m.content.encode()) / BYTES_PER_TOKEN + TURN_TOKENS for m in each.messages) for each in found
-    ]
-
-
-def _pair_lengths(sources: Sequence[Any], count: int) -> list[int]:
-    found: list[Preference] = preferences_from(sources, 0, min(count, SAMPLE), "train", Faults("skip"))
-    if not found:
-        raise UserError("the sources hold no preference pair: nothing can be planned")
-
-    def length(pair: Preference) -> int:
-        answer = max(len(pair.chosen.encode()), len(pair.rejected.encode())) / BYTES_PER_TOKEN + TURN_TOKENS
-        return round(
-            sum(len(m.content.encode()) / BYTES_PER_TOKEN + TURN_TOKENS for m in pair.prompt) + answer
-        )
-
-    return [length(pair) for pair in found]
-
-
-def _count(sources: Sequence[Any], wanted: int, read: Any) -> int:
-    """How many there will be: of a source that ends within the sample, what it holds, else what is wanted."""
-    sample = min(wanted, SAMPLE)
-    counts = [len(read((source,), 0, sample, "train", Faults("skip"))) for source in sources]
-    return sum(wanted if count >= sample else count for count in counts)
-
-
-def _padded(length: int) -> int:
-    return -(-length // PAD_MULTIPLE) * PAD_MULTIPLE
-
-
-def _mean_padded(lengths: Sequence[int], share: float) -> float:
-    """Tokens of a row, on average, where rows of like length share a micro-batch and are padded to its
-    longest. `lengths` are a sample, sorted; a micro-batch holds this share of all."""
-    size = max(1, round(share * len(lengths)))
-    batches = [lengths[at : at + size] for at in range(0, len(lengths), size)]
-    return sum(len(batch) * _padded(batch[-1]) for batch in batches) / len(lengths)
 
 
 def _text_bytes(configs: Mapping[str, Any]) -> float:

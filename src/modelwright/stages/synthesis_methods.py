@@ -27,7 +27,7 @@ def writes_after(config: MethodConfig) -> bool:
     of their own, and so may be trained on: of what `finetune` holds out nothing must be shown. Where a
     request is answered as it is, the same hash holds its row out again; personas only keep away from
     requests."""
-    return isinstance(config, GrowConfig | RewriteConfig)
+    return config.shows_requests
 
 
 def keeps_targets(config: MethodConfig) -> bool:

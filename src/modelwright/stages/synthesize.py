@@ -380,5 +380,5 @@ class Works:
         write_text(run.dir / PAGE, synthesis_page.render(self._funnel, metrics))
         run.log(f"what was taken out, with texts of each reason: {run.dir / PAGE}")
         flops = self._writer.flops_per_token if isinstance(self._writer, EngineWriter) else 0.0
-        tokens = journal.prompt_tokens + journal.tokens
-        return run.finish([EXAMPLES, DROPPED, PAGE, "metrics.jsonl"], metrics, journal.tokens, flops * tokens)
+        flops *= journal.prompt_tokens + journal.tokens
+        return run.finish([EXAMPLES, DROPPED, PAGE, "metrics.jsonl"], metrics, journal.tokens, flops, money)

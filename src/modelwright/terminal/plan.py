@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from modelwright.base.artifact import Cost
-from modelwright.planning.forecast import Forecast, StationForecast, compare
+from modelwright.planning.forecast import Forecast, StationForecast, compare, spent
 from modelwright.planning.machines import GIB, Machine, find_machine
 from modelwright.planning.remedies import tuning_ways
 from modelwright.planning.serving import FORMATS, cache_bytes, running_memory, tokens_per_second
@@ -22,7 +22,7 @@ from modelwright.planning.tuning import METHODS, TuningBatch, tuning_memory
 from modelwright.terminal.printable import printable
 from modelwright.terminal.runs import duration
 
-PART_NAMES = {"loss": "loss and logits", "process": "process or context"}
+PART_NAMES = {"cache": "keys and values", "loss": "loss and logits", "process": "process or context"}
 BARS = (0.10, 0.20)
 """What a forecast of memory, and of time, should be within."""
 
@@ -53,10 +53,13 @@ def show_forecast(forecast: Forecast, as_json: bool = False) -> None:
     )
     console.print(_stations(forecast))
     trained = [station for station in forecast.stations if station.steps]
-    if trained:
-        console.print(_memory_parts(trained))
+    if counted := [station for station in forecast.stations if station.steps or station.at_most]:
+        console.print(_memory_parts(counted))
     for station in trained:
         _say_remedies(console, station)
+    for station in forecast.stations:
+        for note in station.notes:
+            console.print(f"[dim]{station.station}: {printable(note)}[/]", soft_wrap=True)
     console.print(
         "[dim]rate: of this machine's matrix products, in forward and backward.[/]"
     ) if trained else None
@@ -86,10 +89,10 @@ def _stations(forecast: Forecast) -> Table:
         size = count(one.parameters) + (active if one.active_parameters < one.parameters else "")
         table.add_row(
             one.station,
-            size if trains else "",
+            size if one.parameters else "",
             f"{one.steps:,}" if trains else "",
-            count(one.tokens) if trains else "",
-            f"{one.flops:.2g}" if trains else "",
+            count(one.tokens) if one.tokens else "",
+            f"{one.flops:.2g}" if one.flops else "",
             duration(one.seconds),
             f"{one.efficiency:.0%}" if trains else "",
             gib(one.peak_memory),
@@ -143,6 +146,9 @@ def show_comparison(
             "(as before)" if row.inherited else _ratio(row.memory_ratio, BARS[0]),
         )
     console.print(table)
+    for row in rows:
+        if row.at_most:
+            console.print(f"{row.station}: {spent(row)}; its time is an upper bound too", soft_wrap=True)
     console.print("Stations of one run share a process: memory is the largest so far, in both columns.")
 
 

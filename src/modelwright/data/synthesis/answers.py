@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from modelwright.base.config import Config
 from modelwright.base.schema import Answer, Conversation, Message, Reason
-from modelwright.data.synthesis.method import Ask, Candidate
+from modelwright.data.synthesis.method import Ask, Candidate, Most
 from modelwright.data.synthesis.tasks import Task
 
 EMPTY, CUT = "empty answer", "cut short"
@@ -23,8 +23,14 @@ class AnswersConfig(Config):
     """The teacher answers each prompt of the sources in its own way."""
 
     kind: Literal["answers"] = "answers"
+    shows_requests: ClassVar[bool] = False
     system: str = ""
     """What the teacher is told as the system, before the prompt; the rows do not hold it."""
+
+    def most(self, prompts: int, letters: float, samples: int) -> Most:
+        """Of so many prompts with so many letters each."""
+        answers = prompts * samples
+        return Most(answers, answers * (letters + len(self.system)), answers)
 
 
 Read = Callable[[Task, Answer], Iterable[Candidate | Reason]]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -24,7 +24,7 @@ from modelwright.base.seeding import derive
 from modelwright.data.conversations.sides import opening
 from modelwright.data.decontaminate.index import Index
 from modelwright.data.synthesis.lists import listed
-from modelwright.data.synthesis.method import Ask, Candidate
+from modelwright.data.synthesis.method import Ask, Candidate, Most, letters_of
 from modelwright.data.synthesis.quoting import NEVER_AN_ORDER, quoted
 from modelwright.data.synthesis.requests import RequestRules, Requests
 from modelwright.data.synthesis.taken import ANSWERING, Taken, joint_origin
@@ -42,6 +42,7 @@ class GrowConfig(Config):
     """The writer thinks of new requests after the manner of the sources', and answers them."""
 
     kind: Literal["grow"] = "grow"
+    shows_requests: ClassVar[bool] = True
     wanted: int = Field(default=100, ge=1)
     """New requests; each gets `samples` answers."""
     at_most: int | None = Field(default=None, ge=1)
@@ -60,6 +61,14 @@ class GrowConfig(Config):
     def most_prompts(self) -> int:
         """How many prompts are asked at most."""
         return self.at_most or 4 * -(-self.wanted // self.asked_for)
+
+    def most(self, prompts: int, letters: float, samples: int) -> Most:
+        """Of so many seed tasks with so many letters each."""
+        seed = "x" * min(round(letters), MAX_SHOWN_CHARACTERS)
+        seeds, grown = ([seed] * count for count in (min(self.shown_seeds, prompts), self.shown_grown))
+        asked, rows = self.most_prompts(), self.wanted * samples
+        prompt = letters_of(growth_prompt(self, seeds, grown, 0, 0).prompt)
+        return Most(asked + rows, asked * prompt + rows * letters, rows)
 
 
 class Shown(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from modelwright.base.schema import Answer, Conversation, Json, Problem, Reason, Sampling
 
@@ -47,6 +47,22 @@ class Candidate:
     """What a verifier holds `says` against; None where nobody knows the right answer."""
     coordinates: Mapping[str, Json] = field(default_factory=dict[str, Json])
     """The method's own words on how the row came about, for its record."""
+
+
+class Most(NamedTuple):
+    """What a method asks at most, as its settings say it before anything was asked."""
+
+    answers: int
+    """Asks of all rounds."""
+    letters: float
+    """Of all their prompts together, about: what is not written yet counts as long as what is there."""
+    rows: int
+    """Rows that could come of it."""
+
+
+def letters_of(prompt: Conversation) -> int:
+    """Letters of all that a prompt says."""
+    return sum(len(message.content) for message in prompt.messages)
 
 
 class Method(Protocol):

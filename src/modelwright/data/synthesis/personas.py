@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -18,7 +18,7 @@ from modelwright.base.policy import NO_JURISDICTION
 from modelwright.base.schema import Answer, Conversation, Message, Reason
 from modelwright.data.conversations.sides import opening
 from modelwright.data.decontaminate.index import Index
-from modelwright.data.synthesis.method import Ask, Candidate
+from modelwright.data.synthesis.method import Ask, Candidate, Most, letters_of
 from modelwright.data.synthesis.requests import RequestRules, Requests, read_request
 from modelwright.data.synthesis.spread import Cell, Grid
 from modelwright.data.synthesis.taken import ANSWERING, Taken
@@ -72,6 +72,7 @@ class PersonasConfig(Config):
     """The writer thinks of requests of many people, and answers them; the axes of the grid."""
 
     kind: Literal["personas"] = "personas"
+    shows_requests: ClassVar[bool] = False
     wanted: int = Field(default=100, ge=1)
     """New requests; each gets `samples` answers."""
     tries: int = Field(default=2, ge=1)
@@ -99,6 +100,12 @@ class PersonasConfig(Config):
     def axes(self) -> dict[str, tuple[str, ...]]:
         """Name of the axis -> its values."""
         return {"persona": self.personas, "topic": self.topics, "level": tuple(self.levels)}
+
+    def most(self, prompts: int, letters: float, samples: int) -> Most:
+        """Whatever the sources hold: their requests, of so many letters, say how long new ones may be."""
+        asked, rows = self.wanted * self.tries, self.wanted * samples
+        prompt = letters_of(persona_prompt(self, Grid(self.axes(), 0).cell(0)))
+        return Most(asked + rows, asked * prompt + rows * letters, rows)
 
 
 def persona_prompt(config: PersonasConfig, cell: Cell) -> Conversation:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import field_validator
 
 from modelwright.base.config import Config
 from modelwright.base.schema import Answer, Reason
 from modelwright.data.synthesis.answers import candidate, instructed
-from modelwright.data.synthesis.method import Candidate
+from modelwright.data.synthesis.method import Candidate, Most
 from modelwright.data.synthesis.tasks import Task
 
 NO_FINAL, NO_RATIONALE = "no final answer", "no rationale"
@@ -36,6 +36,7 @@ class RationalesConfig(Config):
     """The teacher reasons before it answers."""
 
     kind: Literal["rationales"] = "rationales"
+    shows_requests: ClassVar[bool] = False
     asked: str = ASKED
     """What the teacher is told as the system."""
     marker: str = "Answer:"
@@ -53,6 +54,12 @@ class RationalesConfig(Config):
         if not value.strip():
             raise ValueError("expected words that begin the final answer, e.g. 'Answer:'")
         return value.strip()
+
+    def most(self, prompts: int, letters: float, samples: int) -> Most:
+        """Of so many prompts with so many letters each."""
+        answers = prompts * samples
+        rows = answers * (2 if self.learn == "both" else 1)
+        return Most(answers, answers * (letters + len(self.asked)), rows)
 
 
 class Parsed(NamedTuple):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,7 +21,7 @@ from modelwright.base.config import Config
 from modelwright.base.errors import UserError
 from modelwright.base.schema import Answer, Conversation, Message, Reason
 from modelwright.data.decontaminate.index import Index
-from modelwright.data.synthesis.method import Ask, Candidate
+from modelwright.data.synthesis.method import Ask, Candidate, Most, letters_of
 from modelwright.data.synthesis.novelty import rouge_l, words_of
 from modelwright.data.synthesis.quoting import NEVER_AN_ORDER, quoted
 from modelwright.data.synthesis.requests import RequestRules, Requests, read_request
@@ -51,6 +51,7 @@ class RewriteConfig(Config):
     """The writer rewrites the sources' requests, and answers what came of them."""
 
     kind: Literal["rewrite"] = "rewrite"
+    shows_requests: ClassVar[bool] = True
     ways: tuple[Way, ...] = Field(
         default=("constrain", "deepen", "concretize", "reason", "broaden"), min_length=1
     )
@@ -63,6 +64,13 @@ class RewriteConfig(Config):
     """How many words a generation may add. 10 to 20 are asked for; much more is another text."""
     requests: RequestRules = RequestRules(novelty=0.95)
     """What a request must be like to be answered."""
+
+    def most(self, prompts: int, letters: float, samples: int) -> Most:
+        """Of so many requests with so many letters each."""
+        asked = prompts * self.generations
+        request = "x" * round(letters)
+        prompt = max(letters_of(rewriting_prompt(request, way, 0)) for way in self.ways)
+        return Most(asked * (1 + samples), asked * (prompt + samples * letters), asked * samples)
 
 
 def rewriting_prompt(request: str, way: Way, seed: int) -> Conversation:

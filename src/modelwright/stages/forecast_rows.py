@@ -1,0 +1,73 @@
+"""How many rows there will be, and how long they are, for a forecast: from a sample, without a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from modelwright.base.errors import UserError
+from modelwright.base.schema import Conversation, Message, Preference
+from modelwright.data.conversations.sides import conversations_from, preferences_from
+from modelwright.data.readers.faults import Faults
+from modelwright.data.synthesis.tasks import last_question
+
+SAMPLE = 300
+"""Conversations and pairs that are read to know how long the others are."""
+BYTES_PER_TOKEN = 3.6
+"""Of a vocabulary of some thousands on its own text."""
+TURN_TOKENS = 5
+"""What the chat template adds to a message."""
+PAD_MULTIPLE = 32
+"""Rows of pairs are padded to a multiple of this (training/batches.py)."""
+
+
+def tokens_of(messages: Sequence[Message]) -> float:
+    """About, of turns in the chat template."""
+    return sum(len(each.content.encode()) / BYTES_PER_TOKEN + TURN_TOKENS for each in messages)
+
+
+def sampled_conversations(sources: Sequence[Any], count: int) -> list[Conversation]:
+    """A sample of those that are learned from. Raises UserError where there is none."""
+    found = conversations_from(sources, 0, min(count, SAMPLE), "train", Faults("skip"), answered=False)
+    if not found:
+        raise UserError("the sources hold no conversation: nothing can be planned")
+    return found
+
+
+def mean_prompt(conversations: Sequence[Conversation]) -> float:
+    """Tokens before the last answer, on average."""
+    prompts = [last_question(each)[0].messages for each in conversations]
+    return sum(map(tokens_of, prompts)) / len(prompts)
+
+
+def pair_lengths(sources: Sequence[Any], count: int) -> list[int]:
+    """Tokens of a sample of pairs: the prompt with the longer answer."""
+    found: list[Preference] = preferences_from(sources, 0, min(count, SAMPLE), "train", Faults("skip"))
+    if not found:
+        raise UserError("the sources hold no preference pair: nothing can be planned")
+
+    def length(pair: Preference) -> int:
+        answer = max(len(pair.chosen.encode()), len(pair.rejected.encode())) / BYTES_PER_TOKEN + TURN_TOKENS
+        return round(tokens_of(pair.prompt) + answer)
+
+    return [length(pair) for pair in found]
+
+
+def how_many(sources: Sequence[Any], wanted: int, read: Any) -> int:
+    """Of a source that ends within the sample, what it holds, else what is wanted."""
+    sample = min(wanted, SAMPLE)
+    counts = [len(read((source,), 0, sample, "train", Faults("skip"))) for source in sources]
+    return sum(wanted if count >= sample else count for count in counts)
+
+
+def padded(length: int) -> int:
+    """To a multiple, as rows are."""
+    return -(-length // PAD_MULTIPLE) * PAD_MULTIPLE
+
+
+def mean_padded(lengths: Sequence[int], share: float) -> float:
+    """Tokens of a row, on average, where rows of like length share a micro-batch and are padded to its
+    longest. `lengths` are a sample, sorted; a micro-batch holds this share of all."""
+    size = max(1, round(share * len(lengths)))
+    batches = [lengths[at : at + size] for at in range(0, len(lengths), size)]
+    return sum(len(batch) * padded(batch[-1]) for batch in batches) / len(lengths)
