@@ -27,7 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback
 from modelwright.base.device import keep_freed_memory
 from modelwright.base.run import Run
 from modelwright.base.schema import Batch
-from modelwright.kernels import amx
+from modelwright.kernels import tiles
 from modelwright.model.config import ModelChoice, ModelConfig
 from modelwright.model.flops import training_flops_per_token
 from modelwright.model.init import initialize
@@ -111,7 +111,7 @@ def run_ours(
     device = resolve(compute)
     model = Transformer(case.shape, device.dtype)
     initialize(model, 0)
-    own = amx.serves(device.name, device.dtype)
+    own = tiles.serves(device.name, device.dtype)
     compile_blocks(model.model.layers, compute, device, LONG_RUN, lambda _: None, own_are_faster=own)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), "pretrain", "base", config, seed=0)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.autograd.graph import saved_tensors_hooks
 
 from modelwright.base.schema import Batch as Tokens
-from modelwright.kernels import amx, native
+from modelwright.kernels import native, tiles
 from modelwright.model.config import ModelConfig
 from modelwright.model.transformer import Transformer
 from modelwright.planning.activations import Batch, kept_bytes
@@ -58,12 +58,12 @@ def test_what_autograd_keeps(architecture: Any, dtype: torch.dtype, length: int,
     assert kept_bytes(Shape.of(config), batch) == pytest.approx(expected, rel=0.01)
 
 
-@pytest.mark.skipif(amx.library() is None, reason="this processor has no matrix units (AMX)")
+@pytest.mark.skipif(tiles.library() is None, reason="this processor has neither AVX512-BF16 nor AMX")
 @pytest.mark.parametrize(("length", "masked"), [(64, True), (640, True), (64, False)])
-def test_what_autograd_keeps_where_there_are_matrix_units(length: int, masked: bool) -> None:
+def test_what_autograd_keeps_of_tiled_attention(length: int, masked: bool) -> None:
     config = network(architecture="llama", head_dim=32)
     expected = saved_bytes(config, 2, length, torch.bfloat16, masked)
-    batch = Batch(rows=2, context=length, masked=masked, matrix_units=True)
+    batch = Batch(rows=2, context=length, masked=masked, tiled_attention=True)
     assert kept_bytes(Shape.of(config), batch) == pytest.approx(expected, rel=0.01)
 
 

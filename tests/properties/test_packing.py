@@ -1,8 +1,8 @@
 """Documents in one row do not know of each other, whatever computes attention and whatever the model is.
 
 `paths` are all the ways that this machine has: the explicit softmax with its own gradient (short rows on a
-CPU), torch's fused attention with an added mask (long rows), FlexAttention by blocks, and matrix units in
-bf16.
+CPU), torch's fused attention with an added mask (long rows), FlexAttention by blocks, and tiles of bf16
+where the processor multiplies them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from modelwright.base.schema import Batch
 from modelwright.formats.huggingface import load_model
-from modelwright.kernels import amx, attention, flex
+from modelwright.kernels import attention, flex, tiles
 from modelwright.model.adaptation import AdapterConfig, adapt, changed_layers
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
@@ -43,12 +43,12 @@ FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
     ),
 }
 ALL = [*FAMILIES, "lora", "dora"]
-PATHS = ["explicit", "fused", "flex", "amx"]
+PATHS = ["explicit", "fused", "flex", "tiles"]
 
 
 @pytest.fixture(scope="module")
 def models(tiny_model: Callable[..., Path]) -> dict[str, Transformer]:
-    """Heads of 32, so that matrix units can serve."""
+    """Heads of 32, so that tiles can serve."""
     sizes = {"head_dim": 32, "num_attention_heads": 4, "num_key_value_heads": 2}
     made = {name: load_model(tiny_model(kind, **sizes, **more)) for name, (kind, more) in FAMILIES.items()}
     for kind in ("lora", "dora"):
@@ -61,12 +61,12 @@ def models(tiny_model: Callable[..., Path]) -> dict[str, Transformer]:
 
 def take(path: str, model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a model compute attention in one of the ways."""
-    dtype = torch.bfloat16 if path == "amx" else torch.float32
+    dtype = torch.bfloat16 if path == "tiles" else torch.float32
     monkeypatch.setattr(model, "compute_dtype", dtype)
-    if path == "amx" and not amx.serves("cpu", dtype):
-        pytest.skip("no matrix units here")
-    if path != "amx":
-        monkeypatch.setattr(attention.amx_attention, "usable", lambda *given: False)
+    if path == "tiles" and not tiles.serves("cpu", dtype):
+        pytest.skip("neither AVX512-BF16 nor AMX here")
+    if path != "tiles":
+        monkeypatch.setattr(attention.tile_attention, "usable", lambda *given: False)
     if path == "fused":
         monkeypatch.setattr(attention, "EXPLICIT_MAX_LENGTH", 0)
     if path == "flex":
@@ -104,7 +104,7 @@ def test_packed_loss_is_that_of_the_documents_alone(
             together = total(model, [packed[index] for index in range(len(packed))])
             alone = total(model, [padded([example], 0) for example in made])
         assert together[1] == alone[1]
-        assert together[0] == pytest.approx(alone[0], rel=3e-3 if path == "amx" else 1e-5)
+        assert together[0] == pytest.approx(alone[0], rel=3e-3 if path == "tiles" else 1e-5)
 
     check()
 

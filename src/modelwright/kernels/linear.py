@@ -3,7 +3,7 @@
 A weight's gradient is a product over all tokens, d_y^T x. The library that multiplies on CPUs with matrix
 units takes its left side by rows, and turns it around block by block, again and again: with 4096 rows, 256
 and 768 columns such products ran at half the speed of the others (380 against 720 GFLOP/s on two Sapphire
-Rapids cores). Here the smaller of the two sides is turned around once (`amx.cpp`), which gives the gradient
+Rapids cores). Here the smaller of the two sides is turned around once (`tiles.cpp`), which gives the gradient
 or its transpose; turning that is part of making it fp32. Layers that share their input share its turning too,
 and the gradient of the input is summed by the products themselves.
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from modelwright.kernels import amx, native
+from modelwright.kernels import native, tiles
 
 
 def usable(x: Tensor, *weights: Tensor) -> bool:
@@ -24,7 +24,7 @@ def usable(x: Tensor, *weights: Tensor) -> bool:
     if x.dtype != torch.bfloat16 or not torch.is_grad_enabled() or not native.plain(x, *weights):
         return False
     learn = all(weight.requires_grad and weight.dtype == torch.float32 for weight in weights)
-    return learn and amx.library() is not None
+    return learn and tiles.has_unit()
 
 
 def linears(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
@@ -35,8 +35,8 @@ def linears(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
 def add_weight_gradient(total: Tensor, slope: Tensor, x: Tensor) -> None:
     """total (out, in), fp32, += slope^T x from (N, out) and (N, in), by whichever way is quicker here."""
     narrow = x.dtype == torch.bfloat16 and slope.shape[1] >= x.shape[1]
-    if narrow and total.is_contiguous() and native.plain(slope, x, total) and amx.library() is not None:
-        amx.turned_wide(amx.turned(x.contiguous()) @ slope, total)
+    if narrow and total.is_contiguous() and native.plain(slope, x, total) and tiles.has_unit():
+        tiles.turned_wide(tiles.turned(x.contiguous()) @ slope, total)
     else:
         total += slope.T @ x
 
@@ -44,8 +44,8 @@ def add_weight_gradient(total: Tensor, slope: Tensor, x: Tensor) -> None:
 def weight_gradient(slope: Tensor, x: Tensor, x_turned: Tensor | None = None) -> Tensor:
     """slope^T x in fp32, (out, in), from (N, out) and (N, in) in bf16; `x_turned` is (in, N)."""
     if slope.shape[1] < x.shape[1]:
-        return (amx.turned(slope) @ x).float()
-    return amx.turned_wide((amx.turned(x) if x_turned is None else x_turned) @ slope)
+        return (tiles.turned(slope) @ x).float()
+    return tiles.turned_wide((tiles.turned(x) if x_turned is None else x_turned) @ slope)
 
 
 class _Linears(torch.autograd.Function):
@@ -61,7 +61,7 @@ class _Linears(torch.autograd.Function):
         x, *weights = ctx.saved_tensors
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         slopes = [slope.reshape(-1, slope.shape[-1]).contiguous() for slope in upstream]
-        turned = amx.turned(rows) if any(slope.shape[1] >= rows.shape[1] for slope in slopes) else None
+        turned = tiles.turned(rows) if any(slope.shape[1] >= rows.shape[1] for slope in slopes) else None
         d_weights = [weight_gradient(slope, rows, turned) for slope in slopes]
         if not ctx.needs_input_grad[0]:
             return None, *d_weights

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from modelwright.kernels import amx, native
+from modelwright.kernels import native, tiles
 from modelwright.kernels.linear import weight_gradient
 
 MakeWeight = Callable[[], Tensor]
@@ -106,6 +106,6 @@ def _cast(
 
 def _over_rows(left: Tensor, right: Tensor) -> Tensor:
     """left^T right in fp32, (m, n), from dense (N, m) and (N, n)."""
-    if left.dtype == torch.bfloat16 and native.plain(left, right) and amx.library() is not None:
+    if left.dtype == torch.bfloat16 and native.plain(left, right) and tiles.has_unit():
         return weight_gradient(left, right)
     return (left.T @ right).float()

@@ -7,7 +7,7 @@ all query and key heads, a bytes of an activation):
     a (2 D + 2 D + q + k + k + q + 3 F)   residual stream twice, both normalised inputs; q, k, v as attention
                                           takes them and its mix; gate, up and their product
     + a (q + k) with QK-norm              queries and keys before it
-    + a heads T with explicit attention   probabilities (on a CPU without matrix units, up to 512 tokens)
+    + a heads T with explicit attention   probabilities (on a CPU without tiled attention, up to 512)
     + 4 (2 + heads + kv_heads)            fp32 scales of the norms, the heads' ones with QK-norm
 
 and once: weights cast to bf16, each kept until its gradient is made. The fused loss keeps the gradient of
@@ -19,9 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from modelwright.kernels.amx_attention import MAX_HEAD
 from modelwright.kernels.attention import EXPLICIT_MAX_LENGTH
 from modelwright.kernels.cross_entropy import CHUNK, FUSED_CHUNK
+from modelwright.kernels.tile_attention import MAX_HEAD
 from modelwright.planning.shape import Shape
 
 Checkpointing = Literal["none", "full", "selective"]
@@ -42,23 +42,23 @@ class Batch:
     """The C++ row kernels are in use (a CPU with GCC)."""
     explicit_attention: bool = True
     """A CPU that may hold (T, T) probabilities of short contexts."""
-    matrix_units: bool = False
-    """A CPU whose attention in bf16 holds none (kernels/amx_attention.py)."""
+    tiled_attention: bool = False
+    """A CPU whose attention in bf16 holds none (kernels/tile_attention.py): with AVX512-BF16 or AMX."""
 
     @property
     def tokens(self) -> int:
         """In the micro-batch."""
         return self.rows * self.context
 
-    def uses_units(self, shape: Shape) -> bool:
-        """Whether attention goes through matrix units."""
+    def uses_tiles(self, shape: Shape) -> bool:
+        """Whether attention goes through kernels/tile_attention.py."""
         fits = shape.head_dim % 32 == 0 and shape.head_dim <= MAX_HEAD
-        return self.matrix_units and self.bytes == 2 and fits
+        return self.tiled_attention and self.bytes == 2 and fits
 
     def holds_probabilities(self, shape: Shape) -> bool:
         """Whether attention is written out (kernels/attention.py)."""
         short = self.masked and self.context <= EXPLICIT_MAX_LENGTH
-        return self.explicit_attention and short and not self.uses_units(shape)
+        return self.explicit_attention and short and not self.uses_tiles(shape)
 
 
 def layer_bytes(shape: Shape, batch: Batch) -> float:
@@ -77,7 +77,7 @@ def _attention(shape: Shape, batch: Batch) -> float:
     q, k, a = shape.q_size, shape.kv_size, batch.bytes
     if batch.holds_probabilities(shape):
         return a * (q + 2 * k + q + shape.heads * batch.context)
-    if batch.uses_units(shape):  # the mix as the projection takes it, and a log-sum per head
+    if batch.uses_tiles(shape):  # the mix as the projection takes it, and a log-sum per head
         return a * (q + 2 * k + q) + FP32 * shape.heads
     # The fused kernel gets keys and values repeated for every head, and keeps its mix, which is then laid out
     # anew for the projection, and a log-sum per head.

@@ -19,7 +19,7 @@ from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.files import canonical_json, read_json, sha256_text, write_json
 from modelwright.data.conversations.sides import conversations_from, preferences_from
 from modelwright.evaluation.page import duration, size
-from modelwright.kernels import amx
+from modelwright.kernels import tiles
 from modelwright.planning.activations import Batch
 from modelwright.planning.adapted import Frozen
 from modelwright.planning.duration import Work
@@ -278,7 +278,7 @@ def _on(training: Training, config: Any, setting: Setting) -> Training:
         bytes=2 if wanted == "bfloat16" else 4,
         compiled_kernels=own,
         explicit_attention=here,
-        matrix_units=own and amx.library() is not None,
+        tiled_attention=own and tiles.library() is not None,
     )
     return replace(
         training,

@@ -13,7 +13,7 @@ from modelwright.base.run import Run
 from modelwright.base.seams import Objective
 from modelwright.base.world import join
 from modelwright.formats.huggingface import save_model
-from modelwright.kernels import amx, native
+from modelwright.kernels import native, tiles
 from modelwright.model.sharding import tensor_plan
 from modelwright.model.transformer import Transformer
 from modelwright.planning.machines import peak_rate
@@ -63,8 +63,9 @@ def train_model(
     """Run the loop on a model that all processes hold; the log says what computes it. `flops` of the whole
     training decide whether compiling pays, those of a token what MFU is."""
     run.computes_with("row kernels", native.describe(device.name, device.dtype))
-    if amx.serves(device.name, device.dtype):
-        run.computes_with("attention", "compiled C++ on matrix units, where heads are multiples of 32")
+    if tiles.serves(device.name, device.dtype):
+        by = "matrix units" if tiles.has_unit() else "AVX512-BF16"
+        run.computes_with("attention", f"compiled C++ on {by}, where heads are multiples of 32")
     alone = spread.world.size == 1
     make_fast(model, compute, device, run.log, flops=flops, accumulation=config.accumulation, alone=alone)
     return train(
@@ -101,7 +102,7 @@ def make_fast(
         model.keep_copies()
         log("matrices inside the blocks are cast once a step")
     parts = [*model.model.layers, *([model.model.norm] if one_gpu else [])]  # a CPU has a kernel for the norm
-    own_are_faster = amx.serves(device.name, device.dtype)
+    own_are_faster = tiles.serves(device.name, device.dtype)
     compile_blocks(parts, compute, device, flops, log, own_are_faster=own_are_faster)
 
 

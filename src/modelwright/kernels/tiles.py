@@ -1,7 +1,6 @@
-"""The functions of `amx.cpp`, for CPUs with matrix units (Intel AMX).
+"""The functions of `tiles.cpp`, for CPUs that multiply bf16 (AVX512-BF16) or tiles of it (Intel AMX).
 
-`library` is None where they cannot be built or the processor has no such units: callers take their plain
-path.
+`library` is None where they cannot be built or the processor has neither: callers take their plain path.
 """
 
 from __future__ import annotations
@@ -16,10 +15,11 @@ from torch import Tensor
 
 from modelwright.base.native import find
 
-SOURCE = Path(__file__).with_name("amx.cpp")
+SOURCE = Path(__file__).with_name("tiles.cpp")
 
 _SIGNATURES = {
-    "allowed": ">n",
+    "prepare": "n>n",
+    "has_unit": ">n",
     "attention": "pppppppiiiiiifn",
     "attention_backward": "pppppppppppiiiiiifn",
     "turned": "ppiin",
@@ -32,7 +32,13 @@ _SIGNATURES = {
 def library() -> ctypes.CDLL | None:
     """The functions, if this machine can have them. Asks the system for the matrix unit, once a process."""
     found = find(SOURCE, _SIGNATURES, ("-fopenmp",))
-    return found if found and found.allowed() else None
+    return found if found and found.prepare(1) else None
+
+
+def has_unit() -> bool:
+    """Whether products go through a matrix unit here (AMX)."""
+    found = library()
+    return found is not None and bool(found.has_unit())
 
 
 def serves(device: str, dtype: torch.dtype) -> bool:

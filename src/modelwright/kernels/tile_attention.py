@@ -1,6 +1,6 @@
-"""Attention on CPUs with matrix units: `amx.cpp` on tensors, with its gradient.
+"""Attention on CPUs that multiply bf16: `tiles.cpp` on tensors, with its gradient.
 
-Only where it can be built and the processor has such units (Intel AMX), for bf16, fresh keys (as many as
+Only where it can be built and the processor has AVX512-BF16 or Intel AMX, for bf16, fresh keys (as many as
 queries) and heads of a multiple of 32. Callers take `explicit` or torch's fused attention elsewhere
 (kernels/attention.py); results agree within the rounding of bf16, and these are the nearer ones to fp32.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from modelwright.kernels import amx, native
+from modelwright.kernels import native, tiles
 
 MAX_HEAD = 256
 
@@ -30,7 +30,7 @@ def usable(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
     if q.shape[0] * kv_heads < torch.get_num_threads():  # one thread a head: the others would wait
         return False
     same = k.shape == v.shape == (q.shape[0], kv_heads, *q.shape[2:]) and q.shape[1] % kv_heads == 0
-    return same and size % 32 == 0 and size <= MAX_HEAD and amx.library() is not None
+    return same and size % 32 == 0 and size <= MAX_HEAD and tiles.library() is not None
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -73,4 +73,4 @@ def _call(name: str, tensors: tuple[Tensor | None, ...], strided: tuple[Tensor, 
     batch, heads, length, size = q.shape
     apart = 0 if bias is None or bias.shape[0] == 1 else length * length
     sizes = (batch, heads, k.shape[1], length, size, apart)
-    amx.call(name, *tensors, (ctypes.c_int64 * len(strides))(*strides), *sizes, size**-0.5)
+    tiles.call(name, *tensors, (ctypes.c_int64 * len(strides))(*strides), *sizes, size**-0.5)

@@ -1,4 +1,5 @@
-// For CPUs with matrix units (Intel AMX): attention, and matrices that are turned around before a product.
+// For CPUs that multiply pairs of bf16 (AVX512-BF16) or whole tiles of them (Intel AMX): attention, and matrices that
+// are turned around before a product.
 //
 // Attention goes the way of FlashAttention-2 (arXiv 2307.08691), without the (T, T) scores in memory: the forward
 // pass keeps one number for each query, the log of its softmax's denominator, and the backward pass makes the
@@ -6,6 +7,8 @@
 // which is most of them where short documents are packed. Scores and sums are fp32; probabilities and the gradients
 // of scores are rounded to bf16 for the products they go into. A key/value head is done by one thread, in a fixed
 // order: the result does not depend on the threads.
+//
+// Products go through the matrix unit where there is one, and else pair by pair through vectors; nothing else differs.
 //
 // Words used here. A tile is 16 rows x 32 bf16, what one load of the matrix unit takes. A panel is 32 rows of a
 // matrix, as pairs of tiles, one pair for each 32 of the reduced axis. `product` multiplies a left panel by a right
@@ -15,11 +18,14 @@
 #include <cmath>
 #include <cstdint>
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 
 #include <immintrin.h>
+#if defined(__AMX_BF16__) && defined(__linux__)
+#define MATRIX_UNIT 1
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
 
 #include <algorithm>
 #include <cstring>
@@ -124,6 +130,40 @@ void pack(const Matrix& m, Side side, bf16* out) {
 
 // ---- products --------------------------------------------------------------------------------------------------
 
+bool matrix_unit = false;
+
+// R rows of the product below: a pair of each row meets 16 columns of the right panel in one operation. With 8 rows
+// there are 16 sums, enough for none to wait for the one before it.
+template <int R>
+inline void some_rows(const bf16* left, const bf16* right, int64_t steps, float* c, bool add) {
+    __m512 sums[R][2];
+    for (int r = 0; r < R; ++r)
+        for (int half = 0; half < 2; ++half)
+            sums[r][half] = add ? _mm512_load_ps(c + r * PANEL + half * 16) : _mm512_setzero_ps();
+    for (; steps > 0; --steps, left += PAIR, right += PAIR)
+        for (int64_t pair = 0; pair < 16; ++pair) {
+            const __m512bh low = (__m512bh)_mm512_load_si512(right + pair * 32);
+            const __m512bh high = (__m512bh)_mm512_load_si512(right + TILE + pair * 32);
+            for (int r = 0; r < R; ++r) {
+                int32_t both;
+                std::memcpy(&both, left + r * 32 + 2 * pair, sizeof(both));
+                const __m512bh x = (__m512bh)_mm512_set1_epi32(both);
+                sums[r][0] = _mm512_dpbf16_ps(sums[r][0], x, low);
+                sums[r][1] = _mm512_dpbf16_ps(sums[r][1], x, high);
+            }
+        }
+    for (int r = 0; r < R; ++r)
+        for (int half = 0; half < 2; ++half) _mm512_store_ps(c + r * PANEL + half * 16, sums[r][half]);
+}
+
+inline void product_on_vectors(const bf16* left, const bf16* right, int64_t steps, float* c, bool add) {
+    constexpr int GROUP = 8;
+    for (int64_t row = 0; row < PANEL; row += GROUP)
+        some_rows<GROUP>(left + (row / 16) * TILE + (row % 16) * 32, right, steps, c + row * PANEL, add);
+}
+
+#ifdef MATRIX_UNIT
+
 struct __attribute__((packed)) TileShapes {
     uint8_t palette = 1, start = 0, unused[14] = {};
     uint16_t bytes[16] = {};
@@ -131,14 +171,18 @@ struct __attribute__((packed)) TileShapes {
 };
 
 void use_tiles() {
+    if (!matrix_unit) return;
     TileShapes shapes;
     for (int i = 0; i < 8; ++i) shapes.bytes[i] = 64, shapes.rows[i] = 16;
     __asm__ volatile("" ::"m"(shapes) : "memory");  // the next call is not said to read all of it
     _tile_loadconfig(&shapes);
 }
 
-// c (32 x 32, fp32) = or += the product of a left and a right panel over `steps` pairs of tiles.
-inline void product(const bf16* left, const bf16* right, int64_t steps, float* c, bool add = false) {
+void release_tiles() {
+    if (matrix_unit) _tile_release();
+}
+
+inline void product_on_unit(const bf16* left, const bf16* right, int64_t steps, float* c, bool add) {
     __asm__ volatile("" ::: "memory");  // loads of tiles are not said to read memory
     if (add) {
         _tile_loadd(0, c, 128);
@@ -165,6 +209,21 @@ inline void product(const bf16* left, const bf16* right, int64_t steps, float* c
     _tile_stored(1, c + 16, 128);
     _tile_stored(2, c + 512, 128);
     _tile_stored(3, c + 528, 128);
+}
+
+#else
+
+void use_tiles() {}
+void release_tiles() {}
+
+#endif
+
+// c (32 x 32, fp32) = or += the product of a left and a right panel over `steps` pairs of tiles.
+inline void product(const bf16* left, const bf16* right, int64_t steps, float* c, bool add = false) {
+#ifdef MATRIX_UNIT
+    if (matrix_unit) return product_on_unit(left, right, steps, c, add);
+#endif
+    product_on_vectors(left, right, steps, c, add);
 }
 
 // Rows of a 32 x 32 block as bf16, as many of them as there are.
@@ -497,11 +556,20 @@ Strides strides_of(const int64_t* strides, int number) {
 
 extern "C" {
 
-// Whether this processor and system let a process use the matrix unit. It has to be asked for once.
-int allowed() {
+// Asks the system for the matrix unit, for this process, where it is `wanted`. Returns whether this processor can do
+// any of this, with the unit or without.
+int prepare(int wanted) {
+#ifdef MATRIX_UNIT
     constexpr int REQUEST = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-    return __builtin_cpu_supports("avx512bf16") && syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+    matrix_unit = wanted && syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+#else
+    (void)wanted;
+#endif
+    return __builtin_cpu_supports("avx512bf16") != 0;
 }
+
+// Whether `prepare` found a matrix unit: products go through vectors without one.
+int has_unit() { return matrix_unit; }
 
 // out (columns, rows) = the transpose of in (rows, columns).
 void turned(const uint16_t* in, uint16_t* out, int64_t rows, int64_t columns, int threads) {
@@ -531,7 +599,7 @@ void attention(const uint16_t* q, const uint16_t* k, const uint16_t* v, const ui
             forward.run(mask, q + qs.at(b, h), qs, shape.rows(k + ks.at(b, g), ks), shape.rows(v + vs.at(b, g), vs),
                         out + os.at(b, h), os, logs + (b * heads + h) * length);
         }
-        _tile_release();
+        release_tiles();
     }
 }
 
@@ -555,7 +623,7 @@ void attention_backward(const uint16_t* q, const uint16_t* k, const uint16_t* v,
                      out + of[3].at(b, h), of[3], d_out + of[4].at(b, h), of[4], logs + (b * heads + h) * length,
                      d_q + of[5].at(b, h), of[5], d_k + of[6].at(b, g), of[6], d_v + of[7].at(b, g), of[7]);
         }
-        _tile_release();
+        release_tiles();
     }
 }
 
@@ -565,7 +633,8 @@ void attention_backward(const uint16_t* q, const uint16_t* k, const uint16_t* v,
 
 extern "C" {
 
-int allowed() { return 0; }
+int prepare(int) { return 0; }
+int has_unit() { return 0; }
 void turned() {}
 void turned_wide() {}
 void attention() {}
