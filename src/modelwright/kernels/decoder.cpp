@@ -179,11 +179,14 @@ __attribute__((noinline)) void unpack_bytes(const int8_t* from, float* to) {
             put(to + half * 512 + k * HALF, from_bytes(from + half * 512 + k * HALF));
 }
 
+// A pair in k of 16 columns: integers up to 127 are exact in bf16, whose upper half is all of it.
+inline Words pairs_of_bytes(const int8_t* from) {
+    const Floats even = from_bytes(from), odd = from_bytes(from + HALF);
+    return (at<Words>(&even) >> 16) | (at<Words>(&odd) & 0xffff0000u);
+}
+
 __attribute__((noinline)) void unpack_bytes(const int8_t* from, uint16_t* to) {
-    for (int64_t row = 0; row < TILE; ++row) {  // integers up to 127 are exact in bf16: its upper half is all of it
-        const Floats even = from_bytes(from + row * 32), odd = from_bytes(from + row * 32 + HALF);
-        put(to + row * 32, (at<Words>(&even) >> 16) | (at<Words>(&odd) & 0xffff0000u));
-    }
+    for (int64_t row = 0; row < TILE; ++row) put(to + row * 32, pairs_of_bytes(from + row * 32));
 }
 
 // For each of 32 words the value that its five lowest bits name.
@@ -196,16 +199,17 @@ inline Shorts chosen(Shorts values, Shorts words) {
 #endif
 }
 
+const Shorts LEVELS = {0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,  // -8 to 7 in bf16,
+                       0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
+                       0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,  // twice: the fifth bit
+                       0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};  // belongs to the next
+
 // int4: a word of 16 bits holds the levels (0 to 15, standing for -8 to 7) of four neighbouring pairs in k.
 __attribute__((noinline)) void unpack_nibbles(const uint16_t* from, uint16_t* to) {
-    const Shorts values = {0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,  // -8 to 7 in bf16,
-                           0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
-                           0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,  // twice: the fifth bit
-                           0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};  // belongs to the next
     for (int64_t group = 0; group < 8; ++group) {
         Shorts word = at<Shorts>(from + group * 32);
         for (int64_t j = 0; j < 4; ++j, word >>= 4)
-            put(to + (group * 4 + j) * 32, chosen(values, word));
+            put(to + (group * 4 + j) * 32, chosen(LEVELS, word));
     }
 }
 
@@ -304,6 +308,38 @@ inline void add_tile(const uint16_t* a, int64_t stride, const uint16_t* b, float
             float* to = c + r * line + half * HALF;
             put(to, at<Floats>(to) + at<Floats>(&sums[r][half]));
         }
+}
+
+constexpr int64_t FEW = 4;  // rows whose products take less time than a tile's way through memory
+
+// Half a packed tile, pair by pair as `unpack_nibbles` and `unpack_bytes` write it: `use(pair, 16 columns of it)`.
+template <class Use>
+inline void each_pair(const uint16_t* from, Use use) {
+    for (int64_t group = 0; group < 4; ++group) {
+        Shorts word = at<Shorts>(from + group * 32);
+        for (int64_t j = 0; j < 4; ++j, word >>= 4) use(group * 4 + j, chosen(LEVELS, word));
+    }
+}
+
+template <class Use>
+inline void each_pair(const int8_t* from, Use use) {
+    for (int64_t pair = 0; pair < HALF; ++pair) use(pair, pairs_of_bytes(from + pair * 32));
+}
+
+// What `add_tile` gives of a packed tile, number by number, without unpacking it to memory.
+template <int R, class Packed>
+inline void add_packed(const uint16_t* a, int64_t stride, const Packed* from, Floats (&c)[R][2]) {
+    for (int half = 0; half < 2; ++half, from += sizeof(Packed) == 1 ? 512 : 128) {
+        __m512 sums[R];
+        for (int r = 0; r < R; ++r) sums[r] = _mm512_setzero_ps();
+        each_pair(from, [&](int64_t pair, auto right) {
+            for (int r = 0; r < R; ++r) {
+                const __m512i x = _mm512_set1_epi32(at<int32_t>(a + r * stride + 2 * pair));
+                sums[r] = _mm512_dpbf16_ps(sums[r], at<__m512bh>(&x), at<__m512bh>(&right));
+            }
+        });
+        for (int r = 0; r < R; ++r) c[r][half] = c[r][half] + at<Floats>(&sums[r]);
+    }
 }
 #else
 // The two of a pair in fp32.
@@ -781,6 +817,7 @@ struct Forward {
                     product_of_bytes(own.high + first * wide_k, own.low + first * wide_k, wide_k, some, own.scales + first,
                                      static_cast<const int8_t*>(w.data) + strip * steps * TILE_BYTES[kind], steps, first == 0,
                                      sums);
+                else if (made_for_few(w, left, stride, some, strip, steps, first == 0, sums)) {}
                 else if (kind == INT4) product_in_groups(w, left, stride, some, strip, steps, tile, piece, sums);
                 else product<E, Strip<E>&>(left, stride, some, tile, steps, sums);
                 tile.first_pass = false;
@@ -837,6 +874,52 @@ struct Forward {
             for (int64_t j = 0; j < TILE; ++j) sums[r * TILE + j] += added[j];
             if (adapter->gain != nullptr) scale_columns(adapter->gain + strip * TILE, 1, sums + r * TILE);
         }
+    }
+
+#ifdef WIDE_VECTORS
+    // As `product` and `product_in_groups`, for few rows and packed weights.
+    template <int R, class Packed>
+    static void product_of_few(const Matrix& w, const uint16_t* a, int64_t stride, int64_t strip, int64_t steps,
+                               bool first_pass, float* sums) {
+        constexpr bool in_groups = sizeof(Packed) == 2;
+        const int64_t stretch = in_groups ? w.group / TILE : steps, groups = (steps + stretch - 1) / stretch;
+        const int64_t bytes = TILE_BYTES[in_groups ? INT4 : INT8];
+        const char* from = static_cast<const char*>(w.data) + strip * steps * bytes;
+        const float* scale = w.scales + strip * groups * TILE;
+        Floats total[R][2] = {};
+        for (int64_t first = 0; first < steps; first += stretch, scale += TILE) {
+            Floats piece[R][2] = {};
+            for (int64_t step = first; step < std::min(first + stretch, steps); ++step, from += bytes) {
+                if (first_pass) fetch_ahead(from, bytes);
+                add_packed<R>(a + step * TILE, stride, reinterpret_cast<const Packed*>(from), piece);
+            }
+            for (int r = 0; r < R; ++r)
+                for (int half = 0; half < 2; ++half) {
+                    if (in_groups) total[r][half] = total[r][half] + piece[r][half] * at<Floats>(scale + half * HALF);
+                    else total[r][half] = piece[r][half];
+                }
+        }
+        std::memcpy(sums, total, sizeof(total));
+    }
+
+    template <class Packed>
+    static constexpr decltype(&product_of_few<1, Packed>) OF_FEW[FEW] = {
+        product_of_few<1, Packed>, product_of_few<2, Packed>, product_of_few<3, Packed>, product_of_few<4, Packed>};
+#endif
+
+    // Makes the product where rows are few and weights packed, on processors where these go without unpacking; whether
+    // it did.
+    static bool made_for_few(const Matrix& w, const E* a, int64_t stride, int64_t rows, int64_t strip, int64_t steps,
+                          bool first_pass, float* sums) {
+#ifdef WIDE_VECTORS
+        if constexpr (sizeof(E) == 2) {
+            const auto way = w.kind == INT8 ? OF_FEW<int8_t> : w.kind == INT4 ? OF_FEW<uint16_t> : nullptr;
+            if (way == nullptr || matrix_unit || rows > FEW) return false;
+            way[rows - 1](w, a, stride, strip, steps, first_pass, sums);
+            return true;
+        }
+#endif
+        return false;
     }
 
     template <class Next>
