@@ -54,9 +54,10 @@ class FollowingRun(Run):
         metrics: Mapping[str, Any] | None = None,
         tokens: int = 0,
         flops: float = 0.0,
+        paid: float = 0.0,
     ) -> Artifact:
         """What was made, as far as this process knows: without the files, which the first one writes."""
-        return Artifact(self.dir, self._manifest((), metrics, tokens, flops))
+        return Artifact(self.dir, self._manifest((), metrics, self._cost(tokens, flops, paid)))
 
     def close(self) -> None:
         """Nothing is open."""
