@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import pytest
 
 from modelwright.base.errors import DamagedFile, UserError
 from modelwright.base.schema import Message, ToolCall
-from modelwright.data.conversations.read import read_conversations, read_preferences
+from modelwright.data.conversations import sides
+from modelwright.data.conversations.read import made_of, read_conversations, read_preferences
 from modelwright.data.conversations.sides import conversations_from, preferences_from
 from modelwright.data.readers.faults import Faults
 from modelwright.data.readers.source import Source
 from modelwright.data.sources import provenance_of
+from modelwright.data.split import side_of
 
 USER = {"role": "user", "content": "Hi?"}
 ANSWER = {"role": "assistant", "content": "Hello."}
@@ -206,3 +209,31 @@ def test_what_is_known_of_a_source_is_known_of_what_was_learned(tmp_path: Path) 
     ours = sum(each.meta["source"] == bare.path for each in found)
     assert told.documents == len(found) == ours + 3 and told.personal_data == {"no": ours + 3}
     assert told.licences.get("Apache-2.0", 0) == told.jurisdictions.get("DE", 0) == ours
+
+
+def test_whether_a_file_may_hold_something_out_is_known_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[object] = []
+
+    def counted(*args: Any, **how: Any) -> list[Any]:
+        read.append(args)
+        return made_of(*args, **how)
+
+    monkeypatch.setattr(sides, "made_of", counted)
+
+    def found(questions: Iterable[str], whole: bool = False) -> tuple[bool, int]:
+        """What is said of a file, and how many of its rows were looked at."""
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps({"question": q, "answer": "Yes."}) + "\n" for q in questions))
+        read.clear()
+        return sides.may_be_held_out([Source(path=str(path))], whole=whole), len(read)
+
+    here = [side_of(f"Is it {n}?", sides.VALIDATION_FRACTION) for n in range(5000)]
+    first = here.index("validation")
+    assert found(f"Is it {n}?" for n in range(5000)) == (True, first + 1)
+    learned = [f"Is it {n}?" for n in range(60) if here[n] == "train"]
+    assert found(learned) == (False, len(learned))
+    assert found(learned, whole=True) == (True, 1)
+    assert found(learned[:1] * 3000) == (True, sides.ENOUGH + 1), "nobody reads on for ever"
+    assert found([]) == (False, 0) == found([], whole=True)

@@ -25,6 +25,19 @@ MISSING: list[tuple[str, dict[str, Any], str]] = [
         "teachr.* Did you mean 'teacher'",
     ),
     ("finetune", {"forgetting": {"suites": ["aritmetic"]}}, "Did you mean 'arithmetic'"),
+    (
+        "finetune",
+        {"sources": [{"path": "{here}/questions.csv", "licence": "MIT"}]},
+        r"no conversation of .*questions\.csv is held out, .* 5 % .* validation_sources",
+    ),
+    (
+        "finetune",
+        {
+            "sources": [{"path": "atlas"}],
+            "validation_sources": [{"path": "{here}/none.csv", "licence": "MIT"}],
+        },
+        r"validation_sources \(.*none\.csv\) hold no conversation",
+    ),
     ("synthesize", {}, "synthesize.writer is missing"),
     ("synthesize", {"writer": {"model": "{here}/teachr", "licence": "MIT"}}, "Did you mean 'teacher'"),
     (
@@ -55,6 +68,7 @@ def test_it_is_said_before_any_work(
 ) -> None:
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     (tmp_path / "questions.csv").write_text(ROWS)
+    (tmp_path / "none.csv").write_text("question,answer\n")
     (tmp_path / "teacher").mkdir()
     recipe = Recipe(
         name="test", stages=("prepare", "tokenize", "pretrain", verb), **{verb: filled(settings, tmp_path)}

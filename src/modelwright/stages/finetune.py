@@ -74,9 +74,10 @@ class Config(LoopConfig, ConversationView, Trainable):
 
 
 def check(config: Config) -> None:
-    """Raises UserError where a suite that is to be asked is unknown."""
+    """Raises UserError where a suite that is to be asked is unknown, or no row would be held out."""
     if config.forgetting:
         select(config.forgetting.suites)
+    config.check_held_out()
 
 
 def sources(config: Config) -> str:

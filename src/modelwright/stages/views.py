@@ -27,7 +27,7 @@ from modelwright.base.run import Run
 from modelwright.base.schema import Conversation, Json, Message, Preference
 from modelwright.base.seams import Objective
 from modelwright.base.seeding import derive
-from modelwright.data.conversations.sides import conversations_from, preferences_from
+from modelwright.data.conversations.sides import conversations_from, may_be_held_out, preferences_from
 from modelwright.data.readers.faults import Faults, OnError
 from modelwright.data.readers.source import Source
 from modelwright.data.shorten import shorter
@@ -157,11 +157,7 @@ class ConversationView(Config):
             else:
                 read.append(conversation)
         if not (fitted or training):
-            raise UserError(
-                f"no conversation of {', '.join(map(str, self.sources))} is held out, so nothing would say"
-                " how well the rest is learned: each question's hash decides which 5 % are, and few rows may"
-                " have none. Add rows, or name a file of its own as validation_sources"
-            )
+            raise self._none_held_out()
         make = Packed if self.batching == "packed" else Grouped
         order, epochs = derive(seed, "batches"), self.epochs if training else 1
         examples = [example for _, example in fitted]
@@ -175,6 +171,30 @@ class ConversationView(Config):
             if found[place] is not read[place]
         }
         return LaidOut(batches, found, _listed(read, reasons), _listed(read, shortened))
+
+    def check_held_out(self) -> None:
+        """Raises UserError where the files that there are leave nothing to measure by. What `synthesize` will
+        write may hold something out."""
+        apart = self.validation_sources
+        read = apart or self.sources
+        if any(source.is_atlas or source.is_written for source in read):
+            return
+        if not may_be_held_out(read, self.policy, whole=bool(apart)):
+            raise self._none_held_out()
+
+    def _none_held_out(self) -> UserError:
+        if self.validation_sources:
+            named = ", ".join(str(source.path) for source in self.validation_sources)
+            return UserError(
+                f"validation_sources ({named}) hold no conversation, so nothing would say how well the others"
+                " are learned. Add rows to them"
+            )
+        named = ", ".join(str(source.path) for source in self.sources)
+        return UserError(
+            f"no conversation of {named} is held out, so nothing would say how well the rest is learned: each"
+            " question's hash decides which 5 % are, and few rows may have none. Add rows, or name a file of"
+            " its own as validation_sources"
+        )
 
     def read(self, side: Side, seed: int, count: int, faults: Faults) -> list[Conversation]:
         """One side's conversations, at most `count` from each source."""
