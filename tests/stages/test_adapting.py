@@ -27,6 +27,7 @@ from modelwright.formats.frozen import load_frozen
 from modelwright.formats.huggingface import load_model, save_model
 from modelwright.formats.peft import load_adapter
 from modelwright.model.adapters import AdapterSet
+from modelwright.model.config import ModelConfig
 from modelwright.model.nf4 import NF4Linear
 from modelwright.model.quantized import Scheme
 from modelwright.stages import adapting, finetune
@@ -146,12 +147,14 @@ def test_training_goes_on_from_an_adapter_and_from_a_merged_model(
 def test_a_merge_that_costs_too_much_is_refused(
     parent: Artifact, chats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoiled = adapting.merged_weights
+    put = adapting.put_adapter
 
-    def spoil(*given: Any) -> dict[str, torch.Tensor]:
-        return {name: weight * 0.5 for name, weight in spoiled(*given).items()}
+    def spoil(weights: dict[str, torch.Tensor], *given: Any) -> ModelConfig:
+        made = put(weights, *given)
+        weights |= {name: weight * 0.5 for name, weight in weights.items()}
+        return made
 
-    monkeypatch.setattr(adapting, "merged_weights", spoil)
+    monkeypatch.setattr(adapting, "put_adapter", spoil)
     with pytest.raises(GateRefused, match=r"by more than the share of 0.01"):
         tuned(tmp_path, config_of(chats, adapter={"rank": 2}), parent)
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()

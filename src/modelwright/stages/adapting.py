@@ -34,14 +34,12 @@ from modelwright.formats.huggingface import (
     load_model,
     save_model,
 )
+from modelwright.formats.merging import put_adapter, without_weights
 from modelwright.formats.peft_experts import refuse_unreadable
-from modelwright.formats.stored import stored_dtype
 from modelwright.model.adaptation import RATE, AdapterConfig, adapt, adapter_of
-from modelwright.model.adapters import Adapter
 from modelwright.model.flops import matmul_parameters
 from modelwright.model.low_rank import LowRankLinear
 from modelwright.model.quantized import Int8Linear, quantize_rows
-from modelwright.model.rows import put_rows
 from modelwright.model.stacks import LowRankStack
 from modelwright.model.transformer import Transformer
 from modelwright.stages.new_tokens import NewTokens
@@ -192,10 +190,8 @@ def keep_trained(
 def _write(run: Run, model: Transformer, parent: Path, new: NewTokens) -> None:
     """The adapter, and the model that it is merged into."""
     adapter = adapter_of(model)
-    weights = merged_weights(parent, model, adapter)
-    made = put_rows(weights, adapter.rows, load_config(parent), unties=adapter.unties)
-    with torch.device("meta"):
-        plain = Transformer(made).to(stored_dtype(parent))
+    weights = held_weights(parent, model.config)
+    plain = without_weights(put_adapter(weights, adapter, load_config(parent), held_by(model)), parent)
     with atomic_directory(run.dir / ADAPTER) as folder:
         peft.save_adapter(folder, adapter, plain, base=str(parent))
         if new.pieces:
@@ -204,20 +200,20 @@ def _write(run: Run, model: Transformer, parent: Path, new: NewTokens) -> None:
         save_model(folder, plain, new.folder, weights)
 
 
-def merged_weights(parent: Path, model: Transformer, adapter: Adapter) -> dict[str, Tensor]:
-    """All weights of `parent`, in its own format, with the adapter in those that it changes. Weights that
-    `model` held in fewer bits are those that it had."""
-    weights = held_weights(parent, model.config)
-    for path, layer in model.named_modules():
-        name = path.removesuffix(".base")
-        stored = weights.get(f"{name}.weight")
-        if stored is None or isinstance(layer, LowRankLinear | LowRankStack):  # its base comes by itself
-            continue
-        in_full = isinstance(layer, nn.Linear) or not hasattr(layer, "weight_in")
-        held = stored if in_full else layer.weight_in(torch.float32).cpu()  # type: ignore[operator]
-        change = adapter.layers.get(name)
-        weights[f"{name}.weight"] = (change.merged(held) if change else held).to(stored.dtype)
-    return weights
+def held_by(model: Transformer) -> Callable[[str], Tensor | None]:
+    """Layer -> its weight in fp32, where `model` holds it in fewer bits than it is stored in."""
+    layers = {path.removesuffix(".base"): layer for path, layer in model.named_modules() if _is_packed(layer)}
+
+    def held(name: str) -> Tensor | None:
+        return layers[name].weight_in(torch.float32).cpu() if name in layers else None  # type: ignore[operator]
+
+    return held
+
+
+def _is_packed(layer: nn.Module) -> bool:
+    """Whether its weight is held in few bits. Of a change beside such a layer, that is said of its base."""
+    in_full = isinstance(layer, nn.Linear | LowRankLinear | LowRankStack)
+    return hasattr(layer, "weight_in") and not in_full
 
 
 def _lineage(config: Trainable) -> dict[str, str]:

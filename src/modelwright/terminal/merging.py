@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from modelwright.base.errors import UserError
 from modelwright.base.files import atomic_directory, read_json
 from modelwright.formats.described import described, take_tokenizer
 from modelwright.formats.huggingface import CONFIG, held_weights, load_config, save_model
 from modelwright.formats.locate import resolve_model
+from modelwright.formats.merging import put_adapter, without_weights
 from modelwright.formats.peft import load_adapter
-from modelwright.formats.stored import stored_dtype
 from modelwright.model.adapters import changeable, check_fit
-from modelwright.model.config import ModelConfig
-from modelwright.model.rows import put_rows
-from modelwright.model.transformer import Transformer
 
 
 def merge_adapter(model: Path, adapter: Path, out: Path, *, undo: bool = False) -> Path:
     """Write `model`, in the format of its weights, with the adapter in it, or without it again, to `out`.
 
-    The sum is made in fp32. A quantized model is refused: what is merged into it is lost to rounding.
+    A quantized model is refused: what is merged into it is lost to rounding.
     """
     source, change = resolve_model(model), load_adapter(adapter)
     if read_json(source / CONFIG).get("quantization_config"):
@@ -38,21 +33,11 @@ def merge_adapter(model: Path, adapter: Path, out: Path, *, undo: bool = False) 
             " the model that it was merged into"
         )
     config = load_config(source)
-    check_fit(str(adapter), change, changeable(_plain(config, source)))
+    check_fit(str(adapter), change, changeable(without_weights(config, source)))
     weights = held_weights(source, config)
-    for name, each in change.layers.items():
-        before = weights[f"{name}.weight"]
-        made = each.unmerged(before) if undo else each.merged(before)
-        weights[f"{name}.weight"] = made.to(before.dtype)
-    made = put_rows(weights, change.rows, config, unties=change.unties)
+    made = put_adapter(weights, change, config, undo=undo)
     with described(source) as beside, atomic_directory(out) as folder:
         if change.rows:
             take_tokenizer(beside, adapter, made.vocab_size, config.vocab_size)
-        save_model(folder, _plain(made, source), beside, weights)
+        save_model(folder, without_weights(made, source), beside, weights)
     return out
-
-
-def _plain(config: ModelConfig, source: Path) -> Transformer:
-    """The model without weights, of the format that they are stored in."""
-    with torch.device("meta"):
-        return Transformer(config).to(stored_dtype(source))
