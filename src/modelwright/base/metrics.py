@@ -26,6 +26,11 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
 
 
+def finite(value: Any) -> Any:
+    """A value as JSON can hold it, which has no infinity and no NaN: None in the place of these."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class MetricsFile:
     """One JSON object a line; values that are not finite are written as null."""
 
@@ -41,7 +46,7 @@ class MetricsFile:
         """Append one line."""
         line: dict[str, Any] = {"step": step}
         for name, value in values.items():
-            line[name] = None if isinstance(value, float) and not math.isfinite(value) else value
+            line[name] = finite(value)
         self._file.write(json.dumps(line) + "\n")
 
     def rewind(self, last_step: int) -> None:

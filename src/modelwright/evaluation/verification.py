@@ -7,7 +7,6 @@ within the tolerance of the stored type. A check that could not be made is "not 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -15,6 +14,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from modelwright.base.metrics import finite
 from modelwright.base.schema import Conversation
 from modelwright.evaluation.compare import kl_divergence
 
@@ -108,7 +108,7 @@ def judge(
         status: Status = "passed" if measured <= limit else "failed"  # so that a NaN fails
         return Verdict(
             file=file, reader=reader, version=version, check=check,
-            status=status, measured=measured if math.isfinite(measured) else None,
+            status=status, measured=finite(measured),
             tolerance=limit, reason=reason,
         )  # fmt: skip
 

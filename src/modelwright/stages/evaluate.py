@@ -8,7 +8,6 @@ suites too: that it fails them is what fine-tuning is measured against.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -21,7 +20,7 @@ from modelwright.base.config import Config as BaseConfig
 from modelwright.base.device import choose
 from modelwright.base.errors import UserError
 from modelwright.base.files import write_json
-from modelwright.base.metrics import in_words
+from modelwright.base.metrics import finite, in_words
 from modelwright.base.run import Run
 from modelwright.base.schema import Problem, Sampling
 from modelwright.base.seeding import derive
@@ -218,7 +217,7 @@ def compare(
         if both:
             found = paired_difference([old[p] for p in both], [new[p] for p in both])
             rows[name] = {"before": before, "after": after, "suite": name, "unit": unit_of(task)}
-            rows[name] |= _finite(asdict(found))
+            rows[name] |= {key: finite(value) for key, value in asdict(found).items()}
     corrected = holm({name: row["p_value"] for name, row in rows.items()})
     for name, row in rows.items():
         row["p_adjusted"] = corrected[name]
@@ -251,11 +250,7 @@ def about(tasks: Mapping[str, Task]) -> dict[str, Any]:
 
 def as_result(interval: Interval, unit: str) -> dict[str, Any]:
     """An interval as `results.json` has it; an infinite bound (one problem alone) is null."""
-    return {**_finite(asdict(interval)), "unit": unit}
-
-
-def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return {**{key: finite(value) for key, value in asdict(interval).items()}, "unit": unit}
 
 
 def _documents(shards: TokenShards) -> Iterator[list[int]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from modelwright.base.metrics import finite
 from modelwright.evaluation.frontier import Resampled, Saving
 
 ARMS = (("answers", False), ("rationales", True), ("both", False), ("both", True))
@@ -255,7 +256,4 @@ def verdict(saving: Saving) -> str:
 
 def _finite(saving: Saving) -> dict[str, Any]:
     """For JSON, which has no infinite numbers: None where the accuracy is not reached."""
-    return {
-        name: None if isinstance(value, float) and not np.isfinite(value) else value
-        for name, value in asdict(saving).items()
-    }
+    return {name: finite(value) for name, value in asdict(saving).items()}

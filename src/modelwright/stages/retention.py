@@ -23,6 +23,7 @@ from pydantic import Field
 from modelwright.base.config import Config
 from modelwright.base.errors import GateRefused, UserError
 from modelwright.base.files import write_json
+from modelwright.base.metrics import finite
 from modelwright.base.run import Run
 from modelwright.base.schema import Sampling
 from modelwright.base.seeding import derive
@@ -165,7 +166,7 @@ class Retention:
             "unit": "bits per byte" if is_text else "share",
             "before": before,
             "after": after,
-            "lost": {"mean": lost, "low": _finite(low), "high": _finite(high)},
+            "lost": {"mean": lost, "low": finite(low), "high": finite(high)},
             "n": found.n,
             "p_adjusted": p_adjusted,
             "verdict": ("forgotten" if sure else "unclear") if too_much else "kept",
@@ -197,7 +198,3 @@ def describe(row: Mapping[str, Any]) -> str:
         f"{row['suite']}: {row['before']:.3f} before, {row['after']:.3f} after ({row['unit']}), lost "
         f"{lost['mean']:+.3f} [{ends}] on {row['n']}: {row['verdict']}"
     )
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

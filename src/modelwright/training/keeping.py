@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from modelwright.base.config import Config
-from modelwright.base.metrics import in_words
+from modelwright.base.metrics import finite, in_words
 from modelwright.base.run import Run
 from modelwright.training.spread import Spread
 
@@ -99,7 +99,7 @@ class Keeping:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold. JSON knows no infinity."""
-        values = [value if math.isfinite(value) else None for value in (self._best, self._beaten)]
+        values = [finite(self._best), finite(self._beaten)]
         return {"values": values, "waited": self._waited, "stopped": self.stopped}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
