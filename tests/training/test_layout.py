@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from itertools import product
+from unittest.mock import patch
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -93,6 +95,32 @@ def write_in_pieces(folder, whole: torch.Tensor, layouts: list[ShardedLayout]) -
             box = {"offset": piece.offset, "shape": piece.shape}
             entries.append({"file": name, "shape": tuple(whole.shape), "piece": box})
     write_json(folder / INDEX, {"model": {"w": entries}})
+
+
+@given(
+    lead=st.lists(st.integers(1, 5), max_size=1),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 4)),
+    shards=st.integers(1, 5),
+    tensor=st.sampled_from([1, 2, 4]),
+    cut=st.sampled_from([None, 0, 1]),
+    axis=st.sampled_from([-1, -2]),
+)
+def test_mean_squares_are_those_of_the_whole_however_it_is_cut(lead, size, shards, tensor, cut, axis):
+    whole = torch.randn(*lead, size[0] * 4, size[1] * 4)
+    expected = Layout().mean_squares(["w"], [whole], axis)
+    box = Box(1, shards, tensor)
+    layouts = shapes_of(whole, box, None if lead else cut)
+    pieces = [whole[layout.pieces[at]["w"].slices] for at, layout in enumerate(layouts)]
+    with patch.object(dist, "all_reduce"):  # the sum is taken here
+        parts = [
+            layout.mean_squares(["w"], [piece], axis) for layout, piece in zip(layouts, pieces, strict=True)
+        ]
+    torch.testing.assert_close(torch.stack(parts).sum(0), expected)
+    for layout, piece in zip(layouts, pieces, strict=True):
+        beside = layout.beside("w", expected[0], axis)
+        assert (piece * beside.unsqueeze(axis)).shape == piece.shape
+        own = (whole * expected[0].unsqueeze(axis))[layout.pieces[layout.rank]["w"].slices]
+        assert torch.equal(piece * beside.unsqueeze(axis), own)
 
 
 @pytest.mark.parametrize("cut", [None, 0, 1])

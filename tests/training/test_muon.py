@@ -12,15 +12,20 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from tests.training.tiny import make_model, make_windows, train_in
 
-from modelwright.base.errors import ConfigError
 from modelwright.base.metrics import read_metrics
 from modelwright.model.config import ModelConfig
 from modelwright.model.init import initialize
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
-from modelwright.training.layout import ShardedLayout
 from modelwright.training.loop import LoopConfig
-from modelwright.training.muon import POLAR_EXPRESS, coefficients, even_out, orthogonalize, scale_of
+from modelwright.training.muon import (
+    POLAR_EXPRESS,
+    coefficients,
+    even_out,
+    neuron_axis,
+    orthogonalize,
+    scale_of,
+)
 from modelwright.training.optimizer import Optimizer, OptimizerConfig
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -94,8 +99,8 @@ def test_even_neurons_even_out_the_longer_side_and_keep_the_norm(shape: tuple[in
     uneven = torch.linspace(0.2, 4, max(shape[-2:]))
     update = matrices(*shape) * (uneven[:, None] if shape[-2] >= shape[-1] else uneven)
     second = torch.zeros(*shape[:-2], max(shape[-2:]))
-    found = even_out(update, second, beta=0.9)
-    axis = -1 if shape[-2] >= shape[-1] else -2
+    axis = neuron_axis(*shape[-2:])
+    found = update * even_out(update.square().mean(axis), second, beta=0.9).unsqueeze(axis)
     sizes = found.square().mean(axis)
     torch.testing.assert_close(sizes, sizes.mean(-1, keepdim=True).expand_as(sizes), rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(found.norm(dim=(-2, -1)), update.norm(dim=(-2, -1)))
@@ -174,8 +179,10 @@ def test_experts_are_matrices_for_muon() -> None:
     assert values.shape == (3, 32) and values.max() < 1.3 and values.median() > 0.6
 
 
-def test_what_needs_whole_matrices_is_refused_where_there_are_pieces() -> None:
-    model = make_model()
-    layout = ShardedLayout.__new__(ShardedLayout)
-    with pytest.raises(ConfigError, match="even_neurons"):
-        Optimizer(model.named_parameters(), OptimizerConfig(even_neurons=True), layout=layout)
+@pytest.mark.parametrize("shape", [(6, 3), (3, 6)])
+def test_an_update_of_zeros_stays_one_when_neurons_are_evened_out(shape: tuple[int, ...]) -> None:
+    second = torch.zeros(6)
+    for update, wanted in ((torch.zeros(shape), 0.0), (torch.ones(shape), 1.0)):
+        axis = neuron_axis(*shape)
+        found = update * even_out(update.square().mean(axis), second, beta=0.9).unsqueeze(axis)
+        torch.testing.assert_close(found, torch.full(shape, wanted))

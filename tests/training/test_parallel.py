@@ -31,6 +31,12 @@ Task = dict[str, Any]
 OFTEN = {"checkpoint_every": 2, "validate_every": 2, "keep_checkpoints": 9}
 MUON: Task = {"steps": 4, "loop": OFTEN}
 ADAMW: Task = {"steps": 4, "loop": OFTEN | {"optimizer": {"kind": "adamw", "weight_decay": 0.1}}}
+NORMUON: Task = {
+    "steps": 6,
+    "loop": OFTEN | {"optimizer": {"even_neurons": True, "cautious": True, "weight_decay": 0.1}},
+}
+VARIANT = {"even_neurons": True, "iteration": "polar", "scale": "rms", "weight_decay": 0.1}
+POLAR: Task = {"steps": 6, "loop": OFTEN | {"optimizer": VARIANT | {"decay_falls": True}}}
 LORA: Task = ADAMW | {"adapter": {"rank": 2}, "compute": {}}
 HALVES: Task = {"steps": 4, "loop": OFTEN | {"accumulation": 2}}
 MIXTURE = {"architecture": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2}
@@ -111,6 +117,11 @@ FOUR: dict[str, Task] = {
     "fsdp, untied, biases, uneven": HALVES | {"compute": FSDP, "model": UNTIED},
     "fsdp, whole micro-batches": MUON | {"compute": FSDP, "loop": OFTEN | {"accumulation": 4}, "rows": 1},
     "fsdp in the background": MUON | {"compute": FSDP, "loop": OFTEN | {"checkpoint_in_background": True}},
+    "fsdp normuon": NORMUON | {"compute": FSDP},
+    "hsdp 2x2 normuon, polar": POLAR | {"compute": {"shard": "hsdp", "shard_size": 2}},
+    "fsdp x tensor 2x2 normuon": NORMUON | {"compute": TENSOR | FSDP},
+    "fsdp normuon, untied, biases, uneven": NORMUON | {"compute": FSDP, "model": UNTIED},
+    "fsdp normuon, polar, mixture": POLAR | {"compute": FSDP, "model": MIXTURE},
     "adapter 4": LORA | {"adapter": {"rank": 2, "kind": "dora"}},
     "adapter 4, fewer rows than processes": LORA | {"rows": 3},
 }
@@ -123,6 +134,11 @@ TWO: dict[str, Task] = {
     "replicas 2": HALVES | {"compute": {"shard": "none"}},
     "from 4 to 2": MUON | {"compute": FSDP, "from": "fsdp x tensor 2x2 muon"},
     "from 1 to 2": MUON | {"compute": TENSOR, "from": "one"},
+    "fsdp 2 normuon, polar": POLAR | {"compute": FSDP},
+    "tensor 2 normuon": NORMUON | {"compute": TENSOR},
+    "normuon, from 4 to 2": NORMUON | {"compute": FSDP, "from": "fsdp x tensor 2x2 normuon"},
+    "normuon, polar, mixture, from 4 to 2": POLAR
+    | {"compute": FSDP, "model": MIXTURE, "from": "fsdp normuon, polar, mixture"},
     "adapter 2": LORA,
     "adapter 2 beside 4 bits": LORA | {"nf4": True},
     "adapter 2, averages": LORA | {"steps": 6, "loop": ADAMW["loop"] | {"averages": AVERAGES}},
@@ -140,6 +156,7 @@ def trained(tmp_path_factory) -> Path:
     itself."""
     folder = tmp_path_factory.mktemp("trained")
     alone(folder / "one", MUON)
+    alone(folder / "one, normuon", NORMUON)
     assert together(folder, 4, FOUR) == 0
     assert [together(folder, 2, TWO) for _ in range(3)] == [-signal.SIGKILL, -signal.SIGKILL, 0]
     torchrun(written(folder, AGENT), 2, "--max-restarts=2")
@@ -157,9 +174,13 @@ def test_several_processes_stop_at_the_same_time(trained):
     assert [path.name for path in (folder / BEST / "checkpoints").iterdir()] == ["step-00000002"]
 
 
-def test_one_process_goes_on_from_a_checkpoint_of_two(trained, tmp_path):
-    continue_from(trained / "killed in a step", tmp_path / "broken")
-    assert_same_training(alone(tmp_path / "broken", MUON), alone(tmp_path / "unbroken", MUON))
+@pytest.mark.parametrize(
+    ("source", "task"),
+    [("killed in a step", MUON), ("tensor 2 normuon", NORMUON), ("fsdp x tensor 2x2 normuon", NORMUON)],
+)
+def test_one_process_goes_on_from_a_checkpoint_of_several(source, task, trained, tmp_path):
+    continue_from(trained / source, tmp_path / "broken")
+    assert_same_training(alone(tmp_path / "broken", task), alone(tmp_path / "unbroken", task))
 
 
 def test_the_deaths_took_place_and_left_nothing(trained):
@@ -179,8 +200,11 @@ def test_a_checkpoint_written_in_the_background_is_the_same(trained):
 
 
 def test_a_checkpoint_in_pieces_holds_what_a_whole_one_holds(trained):
-    whole = Checkpoints(trained / "one" / "checkpoints", keep=9).all()[0]
-    for name in ("fsdp muon", "hsdp 2x2 muon", "fsdp x tensor 2x2 muon", "tensor 2 muon"):
+    muon = ("fsdp muon", "hsdp 2x2 muon", "fsdp x tensor 2x2 muon", "tensor 2 muon")
+    normuon = ("fsdp normuon", "fsdp x tensor 2x2 normuon", "tensor 2 normuon")
+    pairs = [("one", name) for name in muon] + [("one, normuon", name) for name in normuon]
+    for one, name in pairs:
+        whole = Checkpoints(trained / one / "checkpoints", keep=9).all()[0]
         pieces = Checkpoints(trained / name / "checkpoints", keep=9).all()[0]
         pieces.verify()
         for part in ("model", "optimizer", "averages"):

@@ -58,6 +58,16 @@ class Layout:
         """Pieces of what `function` makes of the whole matrices; all have one shape."""
         return list(function(torch.stack(list(pieces))).unbind())
 
+    def mean_squares(self, names: Sequence[str], pieces: Sequence[Tensor], axis: int) -> Tensor:
+        """(K, ...) mean squares of the whole matrices, which have one shape, over one axis: in fp32, the same
+        on every process."""
+        return torch.stack([piece.float().square().mean(axis) for piece in pieces])
+
+    def beside(self, name: str, values: Tensor, axis: int) -> Tensor:
+        """Of one value for each line along `axis` of a whole parameter, those of the lines that this
+        process's piece has parts of."""
+        return values
+
     def whole(self, name: str, piece: Tensor) -> Tensor:
         """The whole tensor behind a piece."""
         return piece
@@ -115,6 +125,22 @@ class ShardedLayout(Layout):
         parts = returned.split([pieces[k].numel() for k in order])
         found = {k: part.view(pieces[k].shape) for k, part in zip(order, parts, strict=True)}
         return [found[k] for k in range(len(names))]
+
+    def mean_squares(self, names: Sequence[str], pieces: Sequence[Tensor], axis: int) -> Tensor:
+        """Each process adds what its pieces know of each line; a vector for a matrix is all that travels."""
+        shape = list(self.shapes[names[0]])
+        length = shape.pop(axis)
+        found = torch.zeros((len(names), *shape), device=pieces[0].device)
+        for name, piece, row in zip(names, pieces, found, strict=True):
+            squares = piece.float().square().sum(axis) / (length * self._copies[name])
+            self.beside(name, row, axis).copy_(squares)
+        dist.all_reduce(found, group=self.group)
+        return found
+
+    def beside(self, name: str, values: Tensor, axis: int) -> Tensor:
+        slices = list(self.pieces[self.rank][name].slices)
+        del slices[axis]
+        return values[tuple(slices)]
 
     def whole(self, name: str, piece: Tensor) -> Tensor:
         """The whole tensor, on every process."""

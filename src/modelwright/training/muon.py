@@ -61,16 +61,21 @@ def scale_of(rows: int, columns: int, rule: Literal["spectral", "rms"]) -> float
     return max(1.0, rows / columns) ** 0.5
 
 
-def even_out(updates: Tensor, second: Tensor, beta: float) -> Tensor:
-    """NorMuon (arXiv 2510.05491): each neuron's part of an update is divided by its own running size.
+def neuron_axis(rows: int, columns: int) -> Literal[-1, -2]:
+    """The axis over which NorMuon takes a neuron's size: along the shorter side an orthogonal matrix is even
+    already, so neurons are the rows of a tall matrix and the columns of a wide one."""
+    return -1 if rows >= columns else -2
 
-    updates (..., M, N) orthogonal, `second` (..., max(M, N)) mean squares, changed in place. The size is
-    that of rows where a matrix is tall and of columns where it is wide: along the shorter side an orthogonal
-    matrix is even already. The norm of the whole stays as it was, which also makes a correction of bias idle.
+
+def even_out(squares: Tensor, second: Tensor, beta: float) -> Tensor:
+    """NorMuon (arXiv 2510.05491): what each neuron's part of an update is multiplied with, so that it is
+    divided by its own running size while the norm of the whole matrix stays, which also makes a correction
+    of bias idle.
+
+    squares (..., max(M, N)): mean squares of orthogonal (..., M, N) updates over `neuron_axis`; `second`, as
+    large, their running mean, changed in place. They are all that it takes, so matrices may lie in pieces.
     """
-    axis = -1 if updates.shape[-2] >= updates.shape[-1] else -2
-    wide = updates.float()
-    second.lerp_(wide.square().mean(axis), 1 - beta)
-    evened = wide * (second + 1e-10).rsqrt().unsqueeze(axis)
-    size = wide.norm(dim=(-2, -1), keepdim=True) / (evened.norm(dim=(-2, -1), keepdim=True) + 1e-10)
-    return evened * size
+    second.lerp_(squares, 1 - beta)
+    inverse = 1 / (second + 1e-10)
+    size = squares.sum(-1, keepdim=True) / ((squares * inverse).sum(-1, keepdim=True) + 1e-20)
+    return (inverse * size).sqrt()

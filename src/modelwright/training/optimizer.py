@@ -16,9 +16,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from modelwright.base.config import Config
-from modelwright.base.errors import ConfigError
 from modelwright.training.layout import Layout
-from modelwright.training.muon import Iteration, even_out, orthogonalize, scale_of
+from modelwright.training.muon import Iteration, even_out, neuron_axis, orthogonalize, scale_of
 
 RATE, MATRIX_RATE = 3e-3, 0.02
 """Rates where nobody says anything: those at which training/dial.py starts."""
@@ -85,24 +84,19 @@ class Optimizer:
         layout: Layout | None = None,
     ) -> None:
         self.config, self._matmul_dtype, self._layout = config, matmul_dtype, layout or Layout()
-        if config.even_neurons and type(self._layout) is not Layout:
-            raise ConfigError(
-                "optimizer.even_neurons needs whole matrices, and several processes hold pieces of them: "
-                "leave it out, or train in one process"
-            )
         named = [(name, p) for name, p in parameters if p.requires_grad]
         self._all = dict(named)
         inside = [(name, p) for name, p in named if p.ndim >= 2 and ".layers." in name]
         by_muon = inside if config.kind == "muon" else []
         self._momentum = {name: torch.zeros_like(p) for name, p in by_muon}
-        self._second = {
-            name: p.new_zeros((*p.shape[:-2], max(p.shape[-2:])))
-            for name, p in by_muon
-            if config.even_neurons
-        }
+        self._second: dict[str, Tensor] = {}
+        """Mean squares of whole matrices' neurons, the same on every process."""
         self._by_shape: dict[tuple[int, ...], list[tuple[str, nn.Parameter]]] = defaultdict(list)
         for name, parameter in by_muon:
-            self._by_shape[self._layout.shape(name, parameter)].append((name, parameter))
+            shape = self._layout.shape(name, parameter)
+            self._by_shape[shape].append((name, parameter))
+            if config.even_neurons:
+                self._second[name] = parameter.new_zeros((*shape[:-2], max(shape[-2:])))
         decaying = {name: p for name, p in inside if name not in self._momentum}
         others = {name: p for name, p in named if name not in self._momentum and name not in decaying}
         self._adamw_names = [*decaying, *others]  # the order in which torch numbers them
@@ -154,8 +148,7 @@ class Optimizer:
         names, parameters = [name for name, _ in group], [parameter for _, parameter in group]
         updates = self._layout.on_whole(names, self._ahead(group), self._orthogonalize)
         if self.config.even_neurons:
-            pairs = zip(names, updates, strict=True)
-            updates = [even_out(u, self._second[name], self.config.neuron_beta) for name, u in pairs]
+            updates = self._even_out(names, updates, neuron_axis(shape[-2], shape[-1]))
         scale = scale_of(shape[-2], shape[-1], self.config.scale)
         for parameter, update in zip(parameters, updates, strict=True):
             wide = update.to(parameter.dtype)
@@ -173,6 +166,15 @@ class Optimizer:
             momentum = self._momentum[name].lerp_(parameter.grad, 1 - self.config.momentum)
             updates.append(parameter.grad.lerp(momentum, self.config.momentum).to(self._matmul_dtype))
         return updates
+
+    def _even_out(self, names: list[str], updates: list[Tensor], axis: int) -> list[Tensor]:
+        """Pieces of orthogonal updates, each neuron's part divided by its running size."""
+        evened: list[Tensor] = []
+        squares = self._layout.mean_squares(names, updates, axis)
+        for name, update, each in zip(names, updates, squares, strict=True):
+            factors = even_out(each, self._second[name], self.config.neuron_beta)
+            evened.append(update.float() * self._layout.beside(name, factors, axis).unsqueeze(axis))
+        return evened
 
     def _orthogonalize(self, stack: Tensor) -> Tensor:
         return orthogonalize(stack, self.config.iterations, self.config.iteration)
