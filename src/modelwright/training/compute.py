@@ -28,8 +28,10 @@ class ComputeConfig(Config):
     compile_pays_after: float = Field(default=1e15, ge=0)
     """FLOPs of training from which "auto" compiles. Measured on two CPU cores: the first compilation took
     35 to 55 s and saved 4 % of a step with compiled row kernels (a fifth without), so a run has to take
-    half an hour to earn it back. On a CPU with matrix units our own kernels beat what is compiled by 6 %
-    (4M parameters, benchmarks/train_cpu.py), and "auto" never does."""
+    half an hour to earn it back. On a CPU that multiplies bf16 "auto" never does in that format: our own
+    attention (kernels/tiles.py), which does not go with it, holds no scores, and a step is as fast or faster
+    (benchmarks/train_cpu.py: by 6 % at 4M parameters with matrix units; with AVX512-BF16 alone by 3 % there
+    and by -1 % at 98M, within the noise)."""
     compile_mode: Literal["default", "max-autotune-no-cudagraphs"] = "default"
     """What torch.compile takes time for: max-autotune also tries out kernels for products, for minutes."""
     fp8: bool = False
