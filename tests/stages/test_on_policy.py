@@ -135,6 +135,17 @@ def test_a_student_comes_nearer_where_it_goes_itself(
     assert sum(apart[-5:]) < 0.8 * sum(apart[:5])
 
 
+def test_rare_own_answers_are_no_spikes(parent: Artifact, teacher: Path, chats: Path, tmp_path: Path) -> None:
+    """When the rows are learned by heart, what the student writes itself costs several times as much."""
+    way = {"model": str(teacher), "on_policy": 0.08, "max_tokens": 12}
+    made = trained(tmp_path / "run", chats, parent, way, rows=4, epochs=30)
+    rows = lines_of(tmp_path / "run" / "metrics.jsonl")[150:]
+    own = [row["loss"] for row in rows if "sampled" in row]
+    given = sorted(row["loss"] for row in rows if "sampled" not in row)
+    assert len(own) > 2 and min(own) > 3 * given[len(given) // 2]
+    assert made.metrics["updates_withheld"] == 0
+
+
 class Canned:
     """A student who says what it is told to, and notes what it was asked."""
 

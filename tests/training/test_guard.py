@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +355,47 @@ def test_after_text_never_seen_before_training_goes_on(
     found = train_in(tmp_path, make_model(), NextToken(), make_windows(), 16, settings)
     assert found.metrics == {"updates_withheld": 3, "rollbacks": 1}
     assert "no checkpoint to go back to; what comes now" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_checkpoint_from_before_there_were_kinds_is_read() -> None:
+    guard = Guard(GuardConfig())
+    counts = {"withheld": 1, "withheld_in_all": 4, "rollbacks": 2}
+    guard.load_state({"recent": {"loss": [1.0] * 99, "grad_norm": [1.0] * 99}, **counts})
+    assert guard.totals() == {"updates_withheld": 4, "rollbacks": 2} and guard.usual("loss") is None
+
+
+class TwoKinds(NextToken):
+    """Some batches have a loss of another size, and say so by what is measured in them."""
+
+    def __call__(self, output: Any, batch: Batch) -> Any:
+        loss, metrics = super().__call__(output, batch)
+        if "sampled" not in batch.extra:
+            return loss, metrics
+        return 20 * loss, metrics | {"sampled": loss.detach()}
+
+
+class NowAndThen:
+    """Windows, of which each eighth is of the other kind."""
+
+    def __getitem__(self, index: int) -> Batch:
+        batch = make_windows()[index]
+        return replace(batch, extra={"sampled": torch.ones(len(batch.ids))}) if index % 8 == 7 else batch
+
+
+@pytest.mark.parametrize(("spike", "step"), [(40.0, 150), (800.0, 152)], ids=["usual", "rare"])
+def test_steps_are_compared_with_those_of_their_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spike: float, step: int
+) -> None:
+    """The rare kind's usual loss is some 70, the other's some 3.5: 40 is a spike of the one alone."""
+    explode_at(monkeypatch, step, value=spike)
+    settings = SPIKY.model_copy(update={"guard": GuardConfig(settled=12), "checkpoint_every": 1000})
+    found = train_in(tmp_path, make_model(), TwoKinds(), NowAndThen(), 160, settings)
+    assert found.metrics == {"updates_withheld": 1, "rollbacks": 0}
+    rows = list(read_metrics(tmp_path / "metrics.jsonl"))
+    assert [row["step"] for row in rows if "event" in row] == [step]
+    assert min(row["loss"] for row in rows if "sampled" in row) > 5 * max(
+        row["loss"] for row in rows if "sampled" not in row and row["step"] != step
+    )
 
 
 def test_uneven_batches_are_no_spikes(tmp_path: Path) -> None:

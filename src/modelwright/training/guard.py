@@ -3,10 +3,12 @@ wrong goes back to its last good checkpoint.
 
 A value is a spike when it lies far above the last ones, by their median and median absolute deviation,
 which a single outlier cannot move (the rule of OLMo 2, arXiv 2501.00656, takes mean and standard
-deviation). A batch whose update was withheld is passed over: it is not read again. After several in a row
-the weights go back to the checkpoint before the first of them, and training goes on behind the last (as in
-PaLM, arXiv 2204.02311, section 5.1). All that is decided here follows from the values of the run and is part
-of a checkpoint, so a resumed run decides the same.
+deviation). Steps are compared with those of their kind: where an objective measures other things (in a
+distillation, a student's own answers instead of the rows'), its loss is of another size, and each step of a
+rare kind would look like a spike. A batch whose update was withheld is passed over: it is not read again.
+After several in a row the weights go back to the checkpoint before the first of them, and training goes on
+behind the last (as in PaLM, arXiv 2204.02311, section 5.1). All that is decided here follows from the values
+of the run and is part of a checkpoint, so a resumed run decides the same.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from pydantic import Field
 from modelwright.base.config import Config
 from modelwright.base.metrics import figure
 
+Recent = dict[str, deque[float]]
+"""Watched value -> what it was in the healthy steps of late."""
 WATCHED = {"loss": 0.05, "grad_norm": 0.5}
 """Value -> the least spread that is believed, as a share of the median: losses are steady, norms are not."""
 
@@ -36,9 +40,9 @@ class GuardConfig(Config):
     spikes: Literal["skip", "record", "ignore"] = "skip"
     """skip: the update is withheld. record: it is applied, and said. What is not finite is never applied."""
     window: int = Field(default=128, ge=8)
-    """Healthy steps that a new one is compared with."""
+    """Healthy steps of its kind that a new one is compared with."""
     settled: int = Field(default=32, ge=4)
-    """Healthy steps that must be there before a spike is believed."""
+    """Healthy steps of a kind that must be there before a spike is believed."""
     deviations: float = Field(default=8.0, gt=0)
     """How far above the median a spike lies, in robust standard deviations."""
     patience: int = Field(default=3, ge=1)
@@ -73,7 +77,7 @@ class Guard:
 
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
-        self._recent = {name: deque[float](maxlen=config.window) for name in WATCHED}
+        self._recent: dict[str, Recent] = {}
         self.withheld = 0
         """Updates withheld in a row, up to the one judged last."""
         self.withheld_in_all = 0
@@ -82,7 +86,7 @@ class Guard:
     def judge(self, values: Mapping[str, float]) -> Verdict:
         """`values` of a step before its update is applied: at least the loss and the gradient norm."""
         broken = [name for name, value in values.items() if not math.isfinite(value)]
-        reason = f"{', '.join(broken)} not finite" if broken else self._spike(values)
+        reason = f"{', '.join(broken)} not finite" if broken else self._spike(values, kind_of(values))
         if not broken and (not reason or self._config.spikes != "skip"):
             self._take_in(values)
             return Verdict(Action.APPLY, reason)
@@ -98,39 +102,43 @@ class Guard:
     def went_back(self) -> None:
         """The weights are old ones now: what was normal has to be learned anew."""
         self.withheld = 0
-        for recent in self._recent.values():
-            recent.clear()
+        self._recent.clear()
 
     def _take_in(self, values: Mapping[str, float]) -> None:
         self.withheld = 0
-        for name, recent in self._recent.items():
+        for name, recent in self._of_kind(kind_of(values)).items():
             recent.append(values[name])
 
-    def _spike(self, values: Mapping[str, float]) -> str:
+    def _of_kind(self, kind: str) -> Recent:
+        if kind not in self._recent:
+            self._recent[kind] = {name: deque(maxlen=self._config.window) for name in WATCHED}
+        return self._recent[kind]
+
+    def _spike(self, values: Mapping[str, float], kind: str) -> str:
         """Which value lies too far above the recent ones; "" where none does."""
         if self._config.spikes == "ignore":
             return ""
-        for name in WATCHED:
-            recent = self._recent[name]
+        for name, recent in self._of_kind(kind).items():
             if len(recent) >= self._config.settled:
-                limit = self.limit(name)
+                limit = self.limit(name, kind)
                 if values[name] > limit:
                     usual = statistics.median(recent)
                     return f"{name} {values[name]:.4g}, usual {usual:.4g}, limit {limit:.4g}"
         return ""
 
-    def limit(self, name: str) -> float:
-        """From where on a value is a spike; infinite until enough steps have been seen."""
-        recent = self._recent[name]
+    def limit(self, name: str, kind: str = "") -> float:
+        """From where on a value is a spike; infinite until enough steps of the kind have been seen."""
+        recent = self._of_kind(kind)[name]
         if len(recent) < self._config.settled:
             return math.inf
         median = statistics.median(recent)
         spread = 1.4826 * statistics.median(abs(value - median) for value in recent)
         return median + self._config.deviations * max(spread, WATCHED[name] * abs(median))
 
-    def usual(self, name: str) -> tuple[float, float] | None:
-        """Between which bounds nine in ten of the recent healthy values lie; None until enough were seen."""
-        recent = sorted(self._recent[name])
+    def usual(self, name: str, kind: str = "") -> tuple[float, float] | None:
+        """Between which bounds nine in ten of a kind's recent healthy values lie; None until enough were
+        seen."""
+        recent = sorted(self._of_kind(kind)[name])
         if len(recent) < self._config.settled:
             return None
         outside = len(recent) // 20
@@ -140,7 +148,7 @@ class Guard:
         """Each watched value in words, beside what is usual: "0.84 (usual 0.5-1.1)"."""
         shown: dict[str, str] = {}
         for name in WATCHED:
-            usual = self.usual(name)
+            usual = self.usual(name, kind_of(values))
             range_ = f" (usual {figure(usual[0])}-{figure(usual[1])})" if usual else ""
             shown[name] = figure(values[name]) + range_
         return shown
@@ -151,14 +159,24 @@ class Guard:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
-        recent = {name: list(values) for name, values in self._recent.items()}
+        recent = {
+            kind: {name: list(values) for name, values in each.items()} for kind, each in self._recent.items()
+        }
         counts = {name: getattr(self, name) for name in COUNTS}
         return {"recent": recent, **counts}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` returned."""
-        for name, values in self._recent.items():
-            values.clear()
-            values.extend(state["recent"][name])
+        self._recent.clear()
+        for kind, recent in state["recent"].items():
+            if not isinstance(recent, Mapping):
+                continue  # written before there were kinds: what is usual is learned anew
+            for name, values in self._of_kind(kind).items():
+                values.extend(recent[name])
         for name in COUNTS:
             setattr(self, name, int(state[name]))
+
+
+def kind_of(values: Mapping[str, float]) -> str:
+    """What a step's objective measured, besides what is watched: steps that have the same are of one kind."""
+    return ",".join(sorted(values.keys() - WATCHED.keys()))
