@@ -23,6 +23,7 @@ from modelwright.formats.gguf_import import import_gguf
 from modelwright.formats.huggingface import load_model
 from modelwright.formats.peft import load_adapter
 from modelwright.stages import export
+from modelwright.stages.new_tokens import NewTokensConfig, remarks, with_tokens
 from modelwright.stages.search import _judge
 from modelwright.tokenizer.bpe import BPETokenizer
 
@@ -177,3 +178,28 @@ def test_a_template_writes_special_ones(parent: Artifact, chats: Path, tmp_path:
     made = tuned(tmp_path / "tuned", config_of(chats, **settings), parent)
     assert "stands in none" not in (made.path / "log.txt").read_text()
     assert BPETokenizer.load(made.file("model")).chat_template == template.read_text()
+
+
+def test_a_token_that_ordinary_text_spells_is_remarked_on(
+    parent: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, said = parent.file("model"), list[str]()
+    pieces = len(BPETokenizer.load(folder).encode("zebra"))
+    tokens = NewTokensConfig(plain=("<tool>", "zebra"), special=("<|ends|>",))
+    with with_tokens(tokens, folder, said.append):
+        pass
+    assert pieces > 1 and len(said) == 2 and said[0].startswith("new tokens: ")
+    assert said[1].startswith(f"new token 'zebra', which was {pieces} tokens before, is ordinary text")
+    (blind,) = remarks(tokens, None)
+    assert blind.startswith("new token 'zebra' is ordinary text")
+    settings = [
+        "import.model={}",
+        "import.licence=MIT",
+        "stages=[import, finetune]",
+        "finetune.sources=[atlas]",
+    ]
+    settings += ["finetune.conversations=60", "finetune.new_tokens=[zebra, <tool>]"]
+    overrides = [part for each in settings for part in ("--set", each.format(folder))]
+    assert main(["plan", "finetune-laptop", "--on", "l4", *overrides]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: finetune: ")]
+    assert [f"was {pieces} tokens before" in note for note in notes] == [True]

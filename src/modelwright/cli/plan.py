@@ -65,6 +65,8 @@ def plan(
         if lacks := planning.lacks(loaded, out or run_directory(recipe, loaded)):
             print(f"note: such a run would be refused now. {lacks}", file=sys.stderr)
         start = parse_inputs(inputs or ()).get("model")
+        for remark in planning.remarks(loaded, start):
+            print(f"note: {remark}", file=sys.stderr)
         how = {"on": on, "devices": devices, "price_file": price_file, "probe": probe, "model": start}
         if out is not None:
             planning.keep_forecast(loaded, out, **how)

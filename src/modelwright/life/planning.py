@@ -32,6 +32,21 @@ def lacks(recipe: Recipe, folder: Path) -> str:
     return ""
 
 
+def remarks(recipe: Recipe, model: Path | None = None) -> list[str]:
+    """What stations have to say of their settings, without refusing them: `remarks(config, model)`. `model`:
+    the folder that a life begins with, where the recipe names none."""
+    configs: dict[str, Any] = {verb: stage_config(recipe, verb) for verb in recipe.stages}
+    if model is None and "import" in configs:
+        model = Path(configs["import"].model)
+    stages = {verb: stage_module(verb) for verb in configs}
+    return [
+        f"{verb}: {remark}"
+        for verb, stage in stages.items()
+        if hasattr(stage, "remarks")
+        for remark in stage.remarks(configs[verb], model)
+    ]
+
+
 def keep_forecast(recipe: Recipe, folder: Path, **how: Any) -> Any:
     """Make the forecast and write it beside the recipe, so that it can be held against what comes of it. What
     was said of a station before it ran stays."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -21,8 +22,9 @@ from modelwright.model.flops import training_flops_per_token
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
 from modelwright.stages.adapting import ADAPTER, Trainable, frozen_flops, keep_trained, load_to_train
-from modelwright.stages.new_tokens import NewTokens, NewTokensConfig, with_tokens
+from modelwright.stages.new_tokens import NewTokens, NewTokensConfig, tokenizer_in, with_tokens
 from modelwright.stages.new_tokens import mark as mark_of_tokens
+from modelwright.stages.new_tokens import remarks as remarks_on_tokens
 from modelwright.stages.on_policy import ON_POLICY, OnPolicy
 from modelwright.stages.retention import FORGETTING, ForgettingConfig, Retention
 from modelwright.stages.samples import SAMPLES, Samples, SamplesConfig
@@ -78,6 +80,11 @@ def check(config: Config) -> None:
     if config.forgetting:
         select(config.forgetting.suites)
     config.check_held_out()
+
+
+def remarks(config: Config, model: Path | None) -> list[str]:
+    """What is worth a word before the station works on a model, whose folder may not be there yet."""
+    return remarks_on_tokens(config.new_tokens, tokenizer_in(model)) if config.new_tokens else []
 
 
 def sources(config: Config) -> str:

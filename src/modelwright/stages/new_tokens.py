@@ -19,8 +19,11 @@ from modelwright.model.adapters import Adapter
 from modelwright.model.rows import HEAD, Rows, learn_rows, matrices, take_rows, widen
 from modelwright.model.transformer import Transformer
 from modelwright.tokenizer.added import add_tokens
-from modelwright.tokenizer.bpe import BPETokenizer
+from modelwright.tokenizer.bpe import TOKENIZER_FILE, BPETokenizer
 from modelwright.training.batches import Fitting
+
+MARKS = frozenset("<>[]{}|\\^~`@#_=")
+"""What tokens are spelled with so that no ordinary text does; one that has none of these stands in texts."""
 
 
 class NewTokensConfig(Config):
@@ -129,7 +132,32 @@ def with_tokens(
         own = config.begin == "pieces"
         pieces = {number: tuple(before.encode(token)) if own else () for token, number in ids.items()}
         log(f"new tokens: {', '.join(f'{token!r} = {number}' for token, number in ids.items())}")
+        for remark in remarks(config, before):
+            log(remark)
         yield NewTokens(folder, ids, pieces, config.train == "all", log)
+
+
+def remarks(config: NewTokensConfig, before: BPETokenizer | None) -> list[str]:
+    """What should be known of plain tokens that ordinary text spells. `before`: the tokenizer that gets them;
+    None where it is not there yet."""
+    ordinary = [token for token in config.plain if MARKS.isdisjoint(token)]
+    found: list[str] = []
+    for token in ordinary:
+        was = f", which was {len(before.encode(token))} tokens before," if before else ""
+        found.append(
+            f"new token {token!r}{was} is ordinary text: wherever it stands, also within longer words, texts"
+            " are cut otherwise than those that the model has learned from. Spell it as no text does"
+            f" (<{token.strip()}>), or name it under new_tokens.special"
+        )
+    return found
+
+
+def tokenizer_in(model: Path | None) -> BPETokenizer | None:
+    """The tokenizer of a model's folder, or of the station that made one; None where there is none yet."""
+    for folder in (model, model / "model") if model else ():
+        if (folder / TOKENIZER_FILE).is_file():
+            return BPETokenizer.load(folder)
+    return None
 
 
 def mark(config: NewTokensConfig | None) -> str:
