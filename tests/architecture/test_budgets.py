@@ -135,7 +135,7 @@ TRAINING_STAGES = {
 
 WIDEST = {
     "adapting": (
-        12_800,
+        12_840,
         "it loads models of every family, gives them tokens, trains adapters, and writes what PEFT reads",
     ),
     "answering": (8_300, "it runs the model in the engine that serves, whichever runner computes"),
@@ -157,7 +157,7 @@ WIDEST = {
         "it trains models of every family, on data in every layout or on own answers, in every way",
     ),
     "forecast": (
-        14_480,  # 1,650 more: methods, judges and places of models that write, and what writing takes
+        14_500,  # 1,650 more: methods, judges and places of models that write, and what writing takes
         "it plans lives that begin with a training, or with a model from outside, and reads their rows",
     ),
     "forecast_writing": (9_560, "it reads prompts in every layout, and the settings of every method"),
