@@ -67,6 +67,12 @@ def test_what_autograd_keeps_of_tiled_attention(length: int, masked: bool) -> No
     assert kept_bytes(Shape.of(config), batch) == pytest.approx(expected, rel=0.01)
 
 
+def test_casts_are_kept_where_they_are_not_made_again() -> None:
+    shape = known_shape("qwen3-0.6b")
+    again, once = Batch(rows=1, context=64), Batch(rows=1, context=64, recasts=False)
+    assert kept_bytes(shape, once) - kept_bytes(shape, again) == 2 * shape.block_matrices
+
+
 SHAPE = known_shape("qwen3-0.6b")
 
 

@@ -1,11 +1,15 @@
-"""Linear layers that share their input, with the gradient of their weights made the fast way for CPUs.
+"""Linear layers on CPUs: the weights, held in fp32, are cast to bf16 for each product.
 
-A weight's gradient is a product over all tokens, d_y^T x. The library that multiplies on CPUs with matrix
-units takes its left side by rows, and turns it around block by block, again and again: with 4096 rows, 256
-and 768 columns such products ran at half the speed of the others (380 against 720 GFLOP/s on two Sapphire
-Rapids cores). Here the smaller of the two sides is turned around once (`tiles.cpp`), which gives the gradient
-or its transpose; turning that is part of making it fp32. Layers that share their input share its turning too,
-and the gradient of the input is summed by the products themselves.
+Autograd keeps what a product was made of, which would be a copy of every weight in bf16 from the forward pass
+to the backward pass. All functions here keep the weight itself, which is there anyway, and cast it again.
+
+`linears` are for layers that share their input, with the gradient of their weights made the fast way. That
+is a product over all tokens, d_y^T x. The library that multiplies on CPUs with matrix units takes its left
+side by rows, and turns it around block by block, again and again: with 4096 rows, 256 and 768 columns such
+products ran at half the speed of the others (380 against 720 GFLOP/s on two Sapphire Rapids cores). Here the
+smaller of the two sides is turned around once (`tiles.cpp`), which gives the gradient or its transpose;
+turning that is part of making it fp32. Layers that share their input share its turning too, and the gradient
+of the input is summed by the products themselves.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from modelwright.kernels import native, tiles
 
@@ -25,6 +30,25 @@ def usable(x: Tensor, *weights: Tensor) -> bool:
         return False
     learn = all(weight.requires_grad and weight.dtype == torch.float32 for weight in weights)
     return learn and tiles.has_unit()
+
+
+def recasts(x: Tensor, weight: Tensor) -> bool:
+    """Whether `recast` can work on these, and pays: bf16 on a CPU, where a cast costs little beside the
+    product, and a weight in fp32."""
+    if x.dtype != torch.bfloat16 or not torch.is_grad_enabled() or not native.plain(x, weight):
+        return False
+    return weight.dtype == torch.float32 and len(weight) > 0 and x.ndim > 1
+
+
+def recast(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(..., in) through weight (out, in) and a bias (out,) in x's format: the same as `reference`, forward
+    and backward, to the bit."""
+    return _Recast.apply(x, weight, bias)  # type: ignore[no-any-return]
+
+
+def reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The plain version of `recast`, of which autograd keeps the cast weight."""
+    return F.linear(x, weight.to(x.dtype), bias)
 
 
 def linears(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
@@ -48,12 +72,28 @@ def weight_gradient(slope: Tensor, x: Tensor, x_turned: Tensor | None = None) ->
     return tiles.turned_wide((tiles.turned(x) if x_turned is None else x_turned) @ slope)
 
 
+class _Recast(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight.to(x.dtype), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        slope = upstream[0].reshape(-1, len(weight))
+        d_x = (slope @ weight.to(x.dtype)).view_as(x) if of_x else None
+        d_weight = (slope.T @ x.reshape(-1, x.shape[-1])).float() if of_weight else None
+        return d_x, d_weight, slope.sum(0) if of_bias else None
+
+
 class _Linears(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-        cast = [weight.to(x.dtype) for weight in weights]
-        ctx.save_for_backward(x, *cast)
-        return tuple(x @ weight.T for weight in cast)
+        ctx.save_for_backward(x, *weights)
+        return tuple(x @ weight.to(x.dtype).T for weight in weights)
 
     @staticmethod
     @once_differentiable
@@ -65,7 +105,7 @@ class _Linears(torch.autograd.Function):
         d_weights = [weight_gradient(slope, rows, turned) for slope in slopes]
         if not ctx.needs_input_grad[0]:
             return None, *d_weights
-        d_x = slopes[0] @ weights[0]
+        d_x = slopes[0] @ weights[0].to(x.dtype)
         for slope, weight in zip(slopes[1:], weights[1:], strict=True):
-            d_x.addmm_(slope, weight)
+            d_x.addmm_(slope, weight.to(x.dtype))
         return d_x.view_as(x), *d_weights

@@ -39,6 +39,8 @@ class Linear(nn.Linear):
         if self._is_simple() and linear.usable(input, self.weight):
             return linear.linears(input, self.weight)[0]
         bias = None if self.bias is None else self.bias.to(input.dtype)
+        if self.copy is None and not self.eight_bits and linear.recasts(input, self.weight):
+            return linear.recast(input, self.weight, bias)
         if not torch.is_grad_enabled():
             return F.linear(input, self.weight.to(input.dtype), bias)
         copy = self.copy

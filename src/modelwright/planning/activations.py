@@ -10,8 +10,9 @@ all query and key heads, a bytes of an activation):
     + a heads T with explicit attention   probabilities (on a CPU without tiled attention, up to 512)
     + 4 (2 + heads + kv_heads)            fp32 scales of the norms, the heads' ones with QK-norm
 
-and once: weights cast to bf16, each kept until its gradient is made. The fused loss keeps the gradient of
-the hidden states and, in fp32, that of the head (kernels/cross_entropy.py).
+and once: weights cast to bf16, each kept until its gradient is made; on a CPU those of experts alone, since
+others are cast again (kernels/linear.py). The fused loss keeps the gradient of the hidden states and, in
+fp32, that of the head (kernels/cross_entropy.py).
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ class Batch:
     """A CPU that may hold (T, T) probabilities of short contexts."""
     tiled_attention: bool = False
     """A CPU whose attention in bf16 holds none (kernels/tile_attention.py): with AVX512-BF16 or AMX."""
+
+    recasts: bool = True
+    """A CPU whose linear layers cast their weights again in the backward pass (kernels/linear.py)."""
 
     @property
     def tokens(self) -> int:
@@ -97,8 +101,12 @@ def _feed_forward(shape: Shape, batch: Batch) -> float:
 
 
 def cast_bytes(shape: Shape, batch: Batch) -> float:
-    """The matrices within the blocks in the format of products, where that is not the weights' own."""
-    return batch.bytes * shape.block_matrices if batch.bytes < FP32 else 0
+    """The matrices within the blocks in the format of products, where that is not the weights' own. Where
+    they are cast again: the stacks of experts, which are not."""
+    if batch.bytes == FP32:
+        return 0.0
+    stacks = shape.moe_layers * shape.experts * (3 if shape.gated else 2) * shape.hidden * shape.expert_width
+    return float(batch.bytes * (stacks if batch.recasts else shape.block_matrices))
 
 
 def shared_bytes(shape: Shape, batch: Batch) -> float:

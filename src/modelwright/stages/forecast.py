@@ -279,6 +279,7 @@ def _on(training: Training, config: Any, setting: Setting) -> Training:
         compiled_kernels=own,
         explicit_attention=here,
         tiled_attention=own and tiles.library() is not None,
+        recasts=own,
     )
     return replace(
         training,
