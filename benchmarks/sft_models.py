@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from modelwright.base.device import freed_memory_given_back
 from modelwright.formats.frozen import Quantize
 from modelwright.model.adaptation import AdapterConfig, adapt
 from modelwright.model.config import ModelConfig
@@ -17,6 +18,7 @@ STD = 0.02
 """Of the random weights."""
 
 
+@freed_memory_given_back()
 def random_adapted(
     shape: ModelConfig,
     dtype: torch.dtype,

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from modelwright.base import device
 from modelwright.base.device import choose
 from modelwright.base.errors import UserError
 
@@ -48,3 +49,36 @@ def test_freed_memory_is_used_again_without_page_faults() -> None:
     assert kept == "True"
     _, by_default = run("default")
     assert faults < 0.1 * by_default
+
+
+LEFT = """
+import sys, torch
+from contextlib import nullcontext
+from modelwright.base.device import freed_memory_given_back, keep_freed_memory
+keep_freed_memory()
+status = lambda: open("/proc/self/status").read().split("RssAnon:")[1].split()[0]
+before = int(status())
+with freed_memory_given_back() if sys.argv[1] == "given back" else nullcontext():
+    small = [torch.randn(2_000_000).to(torch.int8) for _ in range(20)]  # 8 MB each, of which 2 stay
+print(int(status()) - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator that is told is glibc's")
+def test_what_loading_frees_is_given_back() -> None:
+    def run(how: str) -> int:
+        command = [sys.executable, "-c", LEFT, how]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    small = 20 * 2_000_000 / 1024
+    assert run("given back") < 1.15 * small
+    assert run("kept") > 1.15 * small
+
+
+def test_memory_is_kept_again_after_a_failed_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(device, "_set_allocator", lambda parameter, value: bool(told.append(value)) or True)
+    with pytest.raises(OSError, match="truncated"), device.freed_memory_given_back():
+        assert told == [2**20]
+        raise OSError("truncated")
+    assert told[1:] == [2**30, 2**31 - 1]

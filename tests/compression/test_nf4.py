@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from modelwright.base.errors import UserError
 from modelwright.compression.nf4 import nf4_linear, quantize_scales
-from modelwright.kernels import native, nf4
+from modelwright.kernels import low_rank, native, nf4
 from modelwright.kernels.nf4 import CODE
+from modelwright.model import nf4 as layers
 from modelwright.model.nf4 import NF4Linear, quantize_blocks
 
 GAP = max(high - low for low, high in pairwise(CODE))
@@ -100,3 +102,35 @@ def test_gradients_reach_the_input_and_no_weight_is_kept() -> None:
     assert not kept
     y.square().sum().backward()
     torch.testing.assert_close(x.grad, 2 * y.detach() @ weight)
+
+
+@given(st.integers(1, 300), st.integers(1, 260), st.sampled_from([0, 1]), st.sampled_from([64, 4096, 2**21]))
+@settings(max_examples=30, deadline=None)
+def test_parts_are_the_weight(rows: int, columns: int, axis: int, size: int) -> None:
+    layer = nf4_linear(normal(rows, columns, seed=rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "PART", size)
+        parts = list(layer.parts_in(torch.float32, axis))
+    assert torch.equal(torch.cat(parts, axis), layer.weight_in(torch.float32))
+    if columns % 64 == 0:  # rows are counted in 64s and columns in blocks of them
+        assert all(part.numel() <= size + 64 * max(rows, columns) for part in parts)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_change_beside_parts_has_the_gradients_of_one_beside_the_whole(
+    biased: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "PART", 64 * 64)
+    layer, x = nf4_linear(normal(200, 192)), normal(30, 192, seed=1).bfloat16().requires_grad_()
+    a, b = normal(4, 192, seed=2).requires_grad_(), normal(200, 4, seed=3).requires_grad_()
+    bias = normal(200, seed=4).bfloat16() if biased else None
+    assert len(list(layer.parts_in(torch.bfloat16, 0))) > 2 < len(list(layer.parts_in(torch.bfloat16, 1)))
+
+    def both(weight: low_rank.Frozen) -> tuple[torch.Tensor, ...]:
+        (y,) = low_rank.adapted(x, [(weight, bias)], [(a, b, 0.5)])
+        return y, *torch.autograd.grad(y, (x, a, b), torch.ones_like(y))
+
+    whole = both(partial(layer.weight_in, torch.bfloat16))
+    parts = both(low_rank.InParts(partial(layer.parts_in, torch.bfloat16)))
+    for found, expected in zip(parts, whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-5)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from modelwright.base.device import freed_memory_given_back
 from modelwright.base.files import read_json
 from modelwright.formats.experts import as_held, single
 from modelwright.formats.fused import split_fused
@@ -20,6 +21,7 @@ Quantize = Callable[[Tensor, bool], nn.Module]
 """(out, in) weights -> a layer that holds them in a smaller format; with room for a bias, or without."""
 
 
+@freed_memory_given_back()
 def load_frozen(folder: Path, dtype: torch.dtype, quantize: Quantize | None = None) -> Transformer:
     """A model to train beside: its matrices in `dtype`, in which it computes, or quantized as they are read,
     so that memory never holds more than one in full. Norms and biases, which are tiny, stay in fp32;

@@ -8,7 +8,8 @@ input is summed by the products themselves. `reference` is the plain version tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +24,17 @@ MakeWeight = Callable[[], Tensor]
 """Gives a frozen weight, (out, in), in the format of the products."""
 
 
+@dataclass(frozen=True, slots=True)
+class InParts:
+    """A frozen weight of which no more than a part has to be there at a time."""
+
+    make: Callable[[int], Iterable[Tensor]]
+    """Axis -> the weight in parts, in order: 0 for parts of rows (outputs), 1 for columns (inputs)."""
+
+
+Frozen = MakeWeight | InParts
+
+
 def reference(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """(..., in) through weight (out, in), a (r, in) and b (out, r): (..., out)."""
     return F.linear(x, weight) + F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype)) * scale
@@ -35,7 +47,7 @@ def frozen(x: Tensor, weight: MakeWeight, bias: Tensor | None = None) -> Tensor:
 
 def adapted(
     x: Tensor,
-    layers: Sequence[tuple[MakeWeight, Tensor | None]],
+    layers: Sequence[tuple[Frozen, Tensor | None]],
     changes: Sequence[tuple[Tensor, Tensor, float]],
 ) -> tuple[Tensor, ...]:
     """`reference` for layers that share x: frozen weight and bias, and (a, b, scale), of each."""
@@ -60,7 +72,7 @@ class _Adapted(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        layers: Sequence[tuple[MakeWeight, Tensor | None]],
+        layers: Sequence[tuple[Frozen, Tensor | None]],
         scales: Sequence[float],
         *factors: Tensor,
     ) -> tuple[Tensor, ...]:
@@ -68,7 +80,7 @@ class _Adapted(torch.autograd.Function):
         downs, ups = _cast(factors, scales, x.dtype)
         inner = rows @ torch.cat(downs).T
         parts = inner.split([len(down) for down in downs], dim=1)
-        outputs = [F.linear(rows, weight(), bias) for weight, bias in layers]
+        outputs = [_product(rows, weight, bias) for weight, bias in layers]
         for output, part, up in zip(outputs, parts, ups, strict=True):
             output.addmm_(part, up.T)
         ctx.save_for_backward(x, inner, *factors)
@@ -92,8 +104,28 @@ class _Adapted(torch.autograd.Function):
             return None, None, None, *d_factors
         d_x = d_inner @ torch.cat(downs)
         for slope, weight in zip(slopes, ctx.weights, strict=True):
-            d_x.addmm_(slope, weight())
+            _add_product(d_x, slope, weight)
         return d_x.view_as(x), None, None, *d_factors
+
+
+def _product(rows: Tensor, weight: Frozen, bias: Tensor | None) -> Tensor:
+    """(N, in) -> (N, out)."""
+    if not isinstance(weight, InParts):
+        return F.linear(rows, weight(), bias)
+    made, start = list[Tensor](), 0
+    for part in weight.make(0):
+        end = start + len(part)
+        made.append(F.linear(rows, part, None if bias is None else bias[start:end]))
+        start = end
+    return torch.cat(made, dim=1)
+
+
+def _add_product(total: Tensor, slope: Tensor, weight: Frozen) -> None:
+    """total (N, in) += slope (N, out) @ weight."""
+    start = 0
+    for part in weight.make(1) if isinstance(weight, InParts) else (weight(),):
+        total[:, start : start + part.shape[1]].addmm_(slope, part)
+        start += part.shape[1]
 
 
 def _cast(

@@ -13,7 +13,7 @@ whole: |W + s B A|^2 = |W|^2 + 2 s (W A^T) . B + s^2 (B A A^T) . B, row by row.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Protocol, cast, runtime_checkable
 
@@ -35,6 +35,15 @@ class Adaptable(Protocol):
 
     def weight_in(self, dtype: torch.dtype) -> Tensor:
         """(out, in) in a format; made whenever it is asked for, where that is not the layer's own."""
+        ...
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """One that can be made in parts."""
+
+    def parts_in(self, dtype: torch.dtype, axis: int) -> Iterator[Tensor]:
+        """Its weight, (out, in), in parts of rows (0) or of columns (1)."""
         ...
 
 
@@ -134,6 +143,13 @@ def together(x: Tensor, layers: Sequence[LowRankLinear]) -> tuple[Tensor, ...]:
     random = any(layer.dropout and layer.training for layer in layers)
     if random or torch.compiler.is_compiling():  # a compiler sees through plain operations only
         return tuple(layer.reference(x) for layer in layers)
-    frozen = [(partial(layer.layer.weight_in, x.dtype), layer.bias_in(x.dtype)) for layer in layers]
+    frozen = [(_weight_of(layer.layer, x), layer.bias_in(x.dtype)) for layer in layers]
     changed = low_rank.adapted(x, frozen, [(layer.a, layer.b, layer.scale) for layer in layers])
     return tuple(layer.finished(y) for layer, y in zip(layers, changed, strict=True))
+
+
+def _weight_of(layer: Adaptable, x: Tensor) -> low_rank.Frozen:
+    """In parts where it can be, on a CPU: on a GPU many small products take longer than one."""
+    if isinstance(layer, Divisible) and x.device.type == "cpu":
+        return low_rank.InParts(partial(layer.parts_in, x.dtype))
+    return partial(layer.weight_in, x.dtype)

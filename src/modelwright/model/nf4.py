@@ -6,6 +6,7 @@ The weights exist while they are multiplied with, and again in the backward pass
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from math import prod
 
@@ -18,6 +19,9 @@ from modelwright.model.quantized import check_finite
 
 SCALES = 256
 """Scales that share a step and a mean."""
+PART = 2**21
+"""Weights that are made at a time where they are not needed all at once: 4 MiB in bf16. Besides the memory of
+the whole that saves what an allocator cannot hand out again of blocks of many sizes."""
 
 
 def quantize_blocks(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,6 +74,20 @@ class NF4Linear(nn.Module):
         shape = self.out_features, self.in_features
         made = nf4.weights(self.packed, self.scales(), dtype)
         return made.flatten()[: prod(shape)].view(shape)
+
+    def parts_in(self, dtype: torch.dtype, axis: int) -> Iterator[Tensor]:
+        """The same in parts of about `PART` weights, along an axis; whole where a block would be cut."""
+        if self.in_features % nf4.BLOCK:
+            yield self.weight_in(dtype)
+            return
+        grid = self.out_features, self.in_features // nf4.BLOCK
+        packed, scales = self.packed.view(*grid, -1), self.scales().view(grid)
+        unit = 1 if axis else nf4.BLOCK  # columns are counted in blocks, and rows kept to round numbers
+        count = -(-self.out_features * self.in_features // PART)
+        size = -(-grid[axis] // (count * unit)) * unit
+        for some, theirs in zip(packed.split(size, axis), scales.split(size, axis), strict=True):
+            blocks = some.reshape(-1, nf4.BLOCK // 2)
+            yield nf4.weights(blocks, theirs.reshape(-1), dtype).view(some.shape[0], -1)
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in) -> (..., out), in the input's dtype."""
