@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -83,7 +83,7 @@ def give_back_freed_memory() -> None:
 
 
 @contextmanager
-def freed_memory_given_back() -> Iterator[None]:
+def freed_memory_given_back() -> Generator[None]:
     """Within, `give_back_freed_memory`: for loading.
 
     Whoever rounds weights as they are read makes a large tensor for each small one that stays. In one heap
