@@ -135,7 +135,7 @@ TRAINING_STAGES = {
 
 WIDEST = {
     "adapting": (
-        12_980,
+        13_000,
         "it loads models of every family, gives them tokens, trains adapters, and writes what PEFT reads",
     ),
     "answering": (8_300, "it runs the model in the engine that serves, whichever runner computes"),
@@ -148,7 +148,7 @@ WIDEST = {
         "it holds rows against evaluation sets, each other, personal data, languages and a chat template",
     ),
     "evaluate": (
-        15_510,
+        15_530,
         "it runs the model with all its kernels in the engine that serves, on suites and rows of any layout",
     ),
     "export": (10_500, "it loads models of every kind, and reads what it wrote with three readers"),
@@ -157,7 +157,7 @@ WIDEST = {
         "it trains models of every family, on data in every layout or on own answers, in every way",
     ),
     "forecast": (
-        14_620,  # 1,650 more: methods, judges and places of models that write, and what writing takes
+        14_640,  # 1,650 more: methods, judges and places of models that write, and what writing takes
         "it plans lives that begin with a training, or with a model from outside, and reads their rows",
     ),
     "forecast_writing": (9_640, "it reads prompts in every layout, and the settings of every method"),
@@ -166,12 +166,12 @@ WIDEST = {
         7_500,
         "tokenizers of every kind get tokens, and adapters that have them are gone on with",
     ),
-    "on_policy": (9_600, "it writes with the model that is trained, for the teacher that judges it"),
+    "on_policy": (9_620, "it writes with the model that is trained, for the teacher that judges it"),
     "pretrain": (13_100, "it trains, with all that ends or keeps a training"),
-    "rationale_study": (19_440, "it runs finetune for every student, asks it, and draws what came out"),
+    "rationale_study": (19_460, "it runs finetune for every student, asks it, and draws what came out"),
     "reading": (13_200, "it builds what a training reads"),
     "reading_examples": (17_960, "it reads data in every layout, and models of every family that read it"),
-    "retention": (7_280, "it asks tasks, reads text, and compares, as evaluate does"),
+    "retention": (7_300, "it asks tasks, reads text, and compares, as evaluate does"),
     "scale": (14_600, "it runs a station for every rung, fits a law to what they came to, and draws it"),
     "search": (15_800, "it trains in every way that finetune does, and judges what comes of it"),
     "serve": (
@@ -180,7 +180,7 @@ WIDEST = {
     ),
     "study": (15_000, "it runs two stations, tokenize and pretrain, for every cell of its table"),
     "screening": (
-        18_890,
+        18_910,
         "it runs the model that judges and sums its price, and looks at rows in every way that data has",
     ),
     "synthesize": (

@@ -100,11 +100,13 @@ def test_killed_in_every_training_two_processes_end_with_the_same_bits(alone: Pa
 def test_all_processes_are_told_the_same_whatever_the_first_has_edited(tmp_path: Path) -> None:
     """What was forgotten in the directory leaves the recipe again, on the first process and on the others;
     settings of the command line reach all."""
-    for name in ("owls", "foxes"):
+    for name in ("owls", "foxes", "held"):
         turns = [{"role": "user", "content": "Hoo?"}, {"role": "assistant", "content": f"The {name}."}]
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
     listed = [{"path": str(tmp_path / f"{name}.jsonl"), "name": name} for name in ("owls", "foxes")]
-    recipe = {"name": "x", "stages": list(recording.STATIONS), "finetune": {"sources": listed}}
+    held = [{"path": str(tmp_path / "held.jsonl"), "name": "held"}]
+    settings = {"sources": listed, "validation_sources": held}
+    recipe = {"name": "x", "stages": list(recording.STATIONS), "finetune": settings}
     folder, notes, given = tmp_path / "run", tmp_path / "notes", tmp_path / "given.yaml"
     for made in (folder, notes):
         made.mkdir()

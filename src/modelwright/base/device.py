@@ -19,8 +19,9 @@ from modelwright.base.errors import UserError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of malloc.h."""
-_LARGE = 2**20
-"""Bytes from which on a tensor is mapped apart where freed memory is given back."""
+_LARGE = 2**17
+"""Bytes from which on a tensor is mapped apart where freed memory is given back: what glibc begins with. With
+1 MiB the gradients of adapters left holes of 30 MiB beside a 1B model in 4 bits (measured)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,8 @@ class InParts:
 
     make: Callable[[int], Iterable[Tensor]]
     """Axis -> the weight in parts, in order: 0 for parts of rows (outputs), 1 for columns (inputs)."""
+    outputs: int
+    """Rows of the whole."""
 
 
 Frozen = MakeWeight | InParts
@@ -112,12 +114,15 @@ def _product(rows: Tensor, weight: Frozen, bias: Tensor | None) -> Tensor:
     """(N, in) -> (N, out)."""
     if not isinstance(weight, InParts):
         return F.linear(rows, weight(), bias)
-    made, start = list[Tensor](), 0
+    product, start = rows.new_empty(len(rows), weight.outputs), 0
     for part in weight.make(0):
         end = start + len(part)
-        made.append(F.linear(rows, part, None if bias is None else bias[start:end]))
+        if bias is None:
+            torch.mm(rows, part.T, out=product[:, start:end])
+        else:
+            torch.addmm(bias[start:end], rows, part.T, out=product[:, start:end])
         start = end
-    return torch.cat(made, dim=1)
+    return product
 
 
 def _add_product(total: Tensor, slope: Tensor, weight: Frozen) -> None:

@@ -151,5 +151,5 @@ def together(x: Tensor, layers: Sequence[LowRankLinear]) -> tuple[Tensor, ...]:
 def _weight_of(layer: Adaptable, x: Tensor) -> low_rank.Frozen:
     """In parts where it can be, on a CPU: on a GPU many small products take longer than one."""
     if isinstance(layer, Divisible) and x.device.type == "cpu":
-        return low_rank.InParts(partial(layer.parts_in, x.dtype))
+        return low_rank.InParts(partial(layer.parts_in, x.dtype), layer.out_features)
     return partial(layer.weight_in, x.dtype)

@@ -19,8 +19,8 @@ from modelwright.model.quantized import check_finite
 
 SCALES = 256
 """Scales that share a step and a mean."""
-PART = 2**21
-"""Weights that are made at a time where they are not needed all at once: 4 MiB in bf16. Besides the memory of
+PART = 2**20
+"""Weights that are made at a time where they are not needed all at once: 2 MiB in bf16. Besides the memory of
 the whole that saves what an allocator cannot hand out again of blocks of many sizes."""
 
 
@@ -63,11 +63,9 @@ class NF4Linear(nn.Module):
 
     def scales(self) -> Tensor:
         """(blocks,) fp32."""
-        steps, means = (
-            each.repeat_interleave(SCALES)[: len(self.scale_levels)]
-            for each in (self.scale_steps, self.scale_means)
-        )
-        return self.scale_levels.float().mul_(steps).add_(means)
+        blocks = len(self.scale_levels)
+        levels = F.pad(self.scale_levels, (0, -blocks % SCALES)).view(-1, SCALES).float()
+        return levels.mul_(self.scale_steps[:, None]).add_(self.scale_means[:, None]).flatten()[:blocks]
 
     def weight_in(self, dtype: torch.dtype) -> Tensor:
         """(out, in) the weights that the levels stand for."""
