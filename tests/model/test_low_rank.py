@@ -19,6 +19,7 @@ from modelwright.model import layers
 from modelwright.model.adaptation import AdapterConfig, adapt, adapter_of, changed_layers
 from modelwright.model.adapters import AdapterSet
 from modelwright.model.low_rank import LowRankLinear
+from modelwright.model.nf4 import SCALES
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
 
@@ -130,7 +131,8 @@ def test_nothing_is_kept_for_weights_that_do_not_learn(folder: Path) -> None:
 @pytest.mark.filterwarnings("ignore")  # the compiler looks at what warns when it is looked at
 @pytest.mark.parametrize(("dropout", "compiled"), [(0.0, False), (0.1, False), (0.0, True)])
 def test_weights_in_4_bits_are_not_kept_in_full(folder: Path, dropout: float, compiled: bool) -> None:
-    """A compiler may keep the levels unpacked, of a byte each, and never what they stand for."""
+    """A compiler may keep the levels unpacked, of a byte each, and those of scales filled up to a whole
+    group, and never what they stand for."""
     kept: list[int] = []
     for quantize in (None, nf4_linear):
         model = load_frozen(folder, torch.float32, quantize)
@@ -141,7 +143,7 @@ def test_weights_in_4_bits_are_not_kept_in_full(folder: Path, dropout: float, co
             torch.compiler.reset()
             layer.compile(dynamic=False, backend="aot_eager")
         kept.append(kept_bytes(model))
-    assert kept[1] - kept[0] <= (layer.in_features * layer.out_features if compiled else 0)
+    assert kept[1] - kept[0] <= (layer.in_features * layer.out_features + SCALES if compiled else 0)
 
 
 @pytest.mark.parametrize("settings", [{"kind": "lora"}, {"kind": "dora"}, {"stabilised": True}], ids=str)
