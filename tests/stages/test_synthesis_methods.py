@@ -251,6 +251,12 @@ def test_a_cell_that_gives_nothing_is_given_up(
     assert made.metrics["spread"]["topic"]["evenness"] < 0.7
 
 
+class Computing(Script):
+    """One that computes here."""
+
+    flops_per_token = 7.0
+
+
 def test_a_judge_scores_rows_and_its_faults_are_ungraded(
     seeds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,8 +267,9 @@ def test_a_judge_scores_rows_and_its_faults_are_ungraded(
             return said("I like it very much.")
         return said("Thin.\nScore: 2" if "badger" in question else "Right.\nScore: 5")
 
-    judge = Script(judges)
+    judge = Computing(judges)
     monkeypatch.setattr(screening, "open_writer", lambda *_: judge)
+    monkeypatch.setattr(synthesize, "EngineWriter", Computing)
     it = {"url": "https://judge.invalid/v1", "model": "j", "licence": "LicenseRef-judge"}
     price = {"prompt": 1e6, "written": 0}
     asked = settings(seeds, judge={"least": 4, "writer": it, "price": price}, price={"written": 1e6})
@@ -272,6 +279,7 @@ def test_a_judge_scores_rows_and_its_faults_are_ungraded(
     assert Counter(each["rule"] for each in dropped) == {"judge: ungraded": 2, "judge: low score": 1}
     assert rows[0]["synthesis"]["judge"] == {"by": "a script", "score": 5.0, "reason": "Right."}
     assert made.metrics["judge_tokens"] == 11 * 15  # a fault costs nothing
+    assert made.manifest.cost.flops == 7 * 11 * 15, "the writer, an endpoint, computes elsewhere"
     assert made.metrics["money"] == 12 * 5 + 11 * 10, "the judge has a price of its own"
     assert "LicenseRef-judge" in made.manifest.provenance.licences
     assert synthesize.facts(asked).by_source["written by j at https://judge.invalid/v1"].licences

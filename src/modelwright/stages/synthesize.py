@@ -344,8 +344,8 @@ class Works:
         run, journal, price = self._run, self._journal, self._config.price
         self._compared()
         made, judging = list(self._rows()), self._judging
-        journals = [journal, judging.journal] if judging else [journal]
-        read, written = sum(each.prompt_tokens for each in journals), sum(each.tokens for each in journals)
+        asked = [(self._writer, journal), *([(judging.writer, judging.journal)] if judging else [])]
+        read, written = sum(each.prompt_tokens for _, each in asked), sum(each.tokens for _, each in asked)
         write_rows(run.dir / DROPPED, self._dropped)
         for line in self._funnel.lines():
             run.log(line)
@@ -379,6 +379,9 @@ class Works:
         }
         write_text(run.dir / PAGE, synthesis_page.render(self._funnel, metrics))
         run.log(f"what was taken out, with texts of each reason: {run.dir / PAGE}")
-        flops = self._writer.flops_per_token if isinstance(self._writer, EngineWriter) else 0.0
-        flops *= journal.prompt_tokens + journal.tokens
+        flops = sum(
+            who.flops_per_token * (each.prompt_tokens + each.tokens)
+            for who, each in asked
+            if isinstance(who, EngineWriter)
+        )
         return run.finish([EXAMPLES, DROPPED, PAGE, "metrics.jsonl"], metrics, journal.tokens, flops, money)
