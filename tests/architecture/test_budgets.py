@@ -135,7 +135,7 @@ TRAINING_STAGES = {
 
 WIDEST = {
     "adapting": (
-        13_000,
+        13_050,
         "it loads models of every family, gives them tokens, trains adapters, and writes what PEFT reads",
     ),
     "answering": (8_300, "it runs the model in the engine that serves, whichever runner computes"),
@@ -153,14 +153,14 @@ WIDEST = {
     ),
     "export": (10_500, "it loads models of every kind, and reads what it wrote with three readers"),
     "finetune": (
-        17_800,
+        17_870,
         "it trains models of every family, on data in every layout or on own answers, in every way",
     ),
     "forecast": (
-        14_640,  # 1,650 more: methods, judges and places of models that write, and what writing takes
+        14_890,  # 1,890 more: methods and judges of models that write; measuring what steps reach here
         "it plans lives that begin with a training, or with a model from outside, and reads their rows",
     ),
-    "forecast_writing": (9_640, "it reads prompts in every layout, and the settings of every method"),
+    "forecast_writing": (9_740, "it reads prompts in every layout, and the settings of every method"),
     "import_model": (9_700, "it takes over models of every family, with tokenizers of every kind"),
     "new_tokens": (
         7_500,
@@ -168,9 +168,9 @@ WIDEST = {
     ),
     "on_policy": (9_620, "it writes with the model that is trained, for the teacher that judges it"),
     "pretrain": (13_100, "it trains, with all that ends or keeps a training"),
-    "rationale_study": (19_460, "it runs finetune for every student, asks it, and draws what came out"),
+    "rationale_study": (19_510, "it runs finetune for every student, asks it, and draws what came out"),
     "reading": (13_200, "it builds what a training reads"),
-    "reading_examples": (17_960, "it reads data in every layout, and models of every family that read it"),
+    "reading_examples": (18_030, "it reads data in every layout, and models of every family that read it"),
     "retention": (7_300, "it asks tasks, reads text, and compares, as evaluate does"),
     "scale": (14_600, "it runs a station for every rung, fits a law to what they came to, and draws it"),
     "search": (15_800, "it trains in every way that finetune does, and judges what comes of it"),

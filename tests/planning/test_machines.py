@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -37,23 +37,23 @@ def test_an_unknown_machine_is_refused_with_a_hint() -> None:
         find_machine("h201")
 
 
-def test_this_machine_is_measured_once_and_again_when_it_is_quiet(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_this_machine_says_where_others_were_at_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    made: list[float] = []
+    found = asdict(replace(find_machine("l4"), name="here", source="a machine"))
+    monkeypatch.setattr(machines, "_measure", lambda: (found, 0.5))
+    assert this_machine().source == "a machine, while others were at work (it had 50% of the processors)"
+    note = next((tmp_path / "modelwright" / "machines").glob("*.json"))
+    note.write_text(note.read_text().replace('"watts"', '"power"'))  # of another version
+    monkeypatch.setattr(machines, "_measure", lambda: (found, 1.0))
+    assert this_machine().source == "a machine" and this_machine().watts == find_machine("l4").watts
 
-    def measure(load: float) -> machines.Machine:
-        made.append(load)
-        return replace(find_machine("l4"), name="here", bandwidth=len(made))
 
-    monkeypatch.setattr(machines, "_measure", measure)
-    monkeypatch.setattr(machines, "_load", lambda: 3.0)
-    assert this_machine().bandwidth == this_machine().bandwidth == 1
-    monkeypatch.setattr(machines, "_load", lambda: 0.1)
-    assert this_machine().bandwidth == this_machine().bandwidth == 2
-    next((tmp_path / "modelwright" / "machines").glob("*.json")).write_text("{")
-    assert this_machine().bandwidth == 3
+def test_this_machine_is_measured_for_real(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(machines, "PROBE_SIZE", 256)
+    here = this_machine()
+    assert here.rate("float32") > 1e8 and here.bandwidth > 1e8 and here.memory > 1e8
+    assert this_machine() == here
 
 
 def test_prices_by_the_hour_or_by_the_socket(tmp_path: Path) -> None:

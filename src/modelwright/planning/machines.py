@@ -1,17 +1,16 @@
 """What a training could run on: machines by name, and this one, measured.
 
 `machines.yaml` holds the vendors' figures. This machine is measured: the rate of a large matrix product in
-both formats and the bandwidth of its memory, once, and kept in the user's cache with when and by what.
+both formats and the bandwidth of its memory, once, and kept in the user's cache with when and by what
+(planning/measuring.py). What training steps reach of that is measured apart (planning/trial_steps.py).
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import re
-import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.resources import files
@@ -23,18 +22,14 @@ import yaml
 from pydantic import Field
 
 from modelwright.base.config import Config, validate
-from modelwright.base.errors import ConfigError, DamagedFile, UserError, did_you_mean
-from modelwright.base.files import canonical_json, read_json, sha256_text, write_json
-from modelwright.base.native import cache_folder
+from modelwright.base.errors import ConfigError, UserError, did_you_mean
 from modelwright.base.resources import ASSUMED_WATTS_PER_CPU
 from modelwright.base.run import machine
+from modelwright.planning.measuring import best_seconds, disturbed, noted, watched
 
 GIB = 2**30
 PROBE_SIZE = 2048
 """Side of the square matrices of the probe: 8 MiB in bf16, beyond the caches of one core."""
-PROBE_REPEATS = 5
-BUSY = 0.6
-"""Tasks for each processor from which on a measurement is not to be trusted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +46,9 @@ class Machine:
     rates: Mapping[str, float]
     """FLOP/s of matrix products by format: "float32", "bfloat16", "fp8"."""
     watts: float
+    step_rates: Mapping[str, Sequence[tuple[int, int, float]]] = field(default_factory=dict)
+    """Format -> (width, context, FLOP/s of forward and backward) of training steps, where they were measured
+    (planning/trial_steps.py)."""
     link: float = 0.0
     """Bytes per second to the other devices of a node, both directions together; 0: there are none."""
     source: str = ""
@@ -137,19 +135,13 @@ def find_machine(name: str) -> Machine:
 
 def this_machine(*, again: bool = False) -> Machine:
     """This machine, as it was measured; measured now where it never was, `again`, or where others were at
-    work then and are not now."""
-    file = cache_folder() / "machines" / f"{sha256_text(canonical_json(_identity()))[:16]}.json"
-    load = _load()
-    if file.is_file() and not again:
-        try:
-            note = read_json(file)
-            if note["load"] <= BUSY or load >= note["load"]:
-                return Machine(**note["machine"])
-        except (DamagedFile, KeyError, TypeError):
-            pass  # an older or broken note: measure again
-    found = _measure(load)
-    write_json(file, {"machine": asdict(found), "identity": _identity(), "load": load})
-    return found
+    work then and fewer are now."""
+    note, share = noted("products", _measure, again=again)
+    try:
+        found = Machine(**note)
+    except TypeError:  # a note of another version
+        return this_machine(again=True)
+    return replace(found, source=found.source + disturbed(share))
 
 
 def peak_rate(dtype: str) -> tuple[float, str]:
@@ -160,40 +152,29 @@ def peak_rate(dtype: str) -> tuple[float, str]:
     return (known or here).rate(dtype), (known or here).source
 
 
-def _load() -> float:
-    """Tasks that wait or work, for each processor."""
-    return os.getloadavg()[0] / (os.cpu_count() or 1)
-
-
-def _identity() -> dict[str, Any]:
-    """What the measurement depends on."""
-    torch_threads = {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
-    return machine() | torch_threads | {"node": platform.node()}
-
-
-def _measure(load: float) -> Machine:
+def _measure() -> tuple[dict[str, Any], float]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    formats = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    rates = {name: _matmul_rate(device, dtype) for name, dtype in formats.items()}
+    (rates, bandwidth), share = watched(lambda: (_rates(device), _bandwidth(device)))
     if device == "cuda":
         facts = torch.cuda.get_device_properties(0)
         name, memory, known = facts.name, facts.total_memory, by_device_name(facts.name)
         watts, link = (known.watts, known.link) if known else (300.0, 0.0)
+        share = 1.0  # the processors only wait
     else:
         name, memory, link = machine()["processor"], _usable_memory(), 0.0
         watts = ASSUMED_WATTS_PER_CPU * (os.cpu_count() or 1)
-    loaded = f", while others were at work ({load:.1f} tasks a processor)" if load > BUSY else ""
-    when = f"{datetime.now(UTC):%Y-%m-%d}, {_identity()['threads']} threads, torch {torch.__version__}"
-    return Machine(
+    threads = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    found = Machine(
         name="here",
         kind="gpu" if device == "cuda" else "cpu",
         memory=float(memory),
-        bandwidth=_bandwidth(device),
+        bandwidth=bandwidth,
         rates=rates,
         watts=watts,
         link=link,
-        source=f"{name}, measured {when}{loaded}",
+        source=f"{name}, measured {datetime.now(UTC):%Y-%m-%d}, {threads}",
     )
+    return asdict(found), share
 
 
 def by_device_name(name: str) -> Machine | None:
@@ -204,18 +185,21 @@ def by_device_name(name: str) -> Machine | None:
     return find_machine(max(fitting, key=lambda key: key.count("-"))) if fitting else None
 
 
-def _matmul_rate(device: str, dtype: torch.dtype) -> float:
-    """FLOP/s of a square product; the best of a few."""
+def _rates(device: str) -> dict[str, float]:
+    """Format -> FLOP/s of a square product; the best of a few."""
     size = PROBE_SIZE * (4 if device == "cuda" else 1)
-    a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
-    return 2.0 * size**3 / _best_seconds(lambda: torch.mm(a, b), device)
+    found: dict[str, float] = {}
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+        found[name] = 2.0 * size**3 / best_seconds(partial(torch.mm, a, b), device)
+    return found
 
 
 def _bandwidth(device: str) -> float:
     """Bytes per second of adding two tensors far beyond the caches: two read, one written."""
     size = 2**24 * (16 if device == "cuda" else 1)
     a, b, c = (torch.ones(size, device=device) for _ in range(3))
-    return 3 * 4 * size / _best_seconds(lambda: torch.add(a, b, out=c), device)
+    return 3 * 4 * size / best_seconds(lambda: torch.add(a, b, out=c), device)
 
 
 def read_bandwidth(size: int, device: str = "cpu") -> float:
@@ -227,20 +211,9 @@ def read_bandwidth(size: int, device: str = "cpu") -> float:
         columns = 2**14 // dtype.itemsize
         matrix = torch.ones(max(1, size // 2**14), columns, dtype=dtype, device=device)
         vector = torch.ones(columns, dtype=dtype, device=device)
-        seconds = _best_seconds(partial(torch.mv, matrix, vector), device)
+        seconds = best_seconds(partial(torch.mv, matrix, vector), device)
         found = max(found, matrix.numel() * dtype.itemsize / seconds)
     return found
-
-
-def _best_seconds(work: Any, device: str) -> float:
-    best = float("inf")
-    for _ in range(PROBE_REPEATS):
-        start = time.perf_counter()
-        work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return best
 
 
 def _usable_memory() -> int:
