@@ -7,16 +7,23 @@ one written out, which compiled is the faster of the two here; the Trainer also 
 first steps are not timed. Ours also keeps documents apart by a mask, averages weights, watches for spikes
 and writes its metrics; the others do not. A last side multiplies matrices and nothing else: what the machine
 gives, beside which our arithmetic per second stands
-(6 FLOPs per weight and token and the attention's, model/flops.py; recomputation does not count).
+(6 FLOPs per weight and token and the attention's, model/flops.py; recomputation does not count). Each case
+says of which machine it is, and of which versions.
 
-    make bench NAME=train_cpu
+    make bench NAME=train_cpu                     # both sizes
+    python benchmarks/train_cpu.py small          # this size; the other's results and other machines' stay
 """
 
 from __future__ import annotations
 
+import json
+import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +32,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from modelwright.base.device import keep_freed_memory
-from modelwright.base.run import Run
+from modelwright.base.run import Run, code_revision, machine
 from modelwright.base.schema import Batch
 from modelwright.kernels import tiles
 from modelwright.model.config import ModelChoice, ModelConfig
@@ -39,7 +46,7 @@ from modelwright.training.loop import LoopConfig, train
 from modelwright.training.optimizer import OptimizerConfig
 from novels import Tokens
 from plain_loop import PlainLlama, PlainLoop
-from record import Pace, Paced, compare, interleave, publish
+from record import RESULTS, Pace, Paced, Row, compare, interleave, publish
 
 WARM_UP = 4
 LONG_RUN = 1e17
@@ -56,6 +63,7 @@ class Case:
     rows: int
     context: int
     rounds: int
+    ours: tuple[str, ...]
     peers: tuple[str, ...]
 
     @property
@@ -71,6 +79,7 @@ class Case:
         return self.rounds + WARM_UP + 2
 
 
+OURS = "ours", "ours, compiled", "ours with Muon"
 ALL_PEERS = (
     "Trainer, eager",
     "Trainer, compiled",
@@ -82,8 +91,8 @@ ALL_PEERS = (
 )
 BEST_PEERS = ALL_PEERS[2], ALL_PEERS[3], ALL_PEERS[5], ALL_PEERS[6]
 CASES = {
-    "small": Case(4, 4096, rows=16, context=256, rounds=40, peers=ALL_PEERS),
-    "100M": Case(12, 16_384, rows=4, context=512, rounds=12, peers=BEST_PEERS),
+    "small": Case(4, 4096, rows=16, context=256, rounds=40, ours=OURS, peers=ALL_PEERS),
+    "100M": Case(12, 16_384, rows=4, context=512, rounds=12, ours=OURS[:1], peers=BEST_PEERS),
 }
 
 
@@ -196,7 +205,6 @@ LLAMA_FIELDS = {
     "max_position_embeddings",
     "tie_word_embeddings",
 }
-OURS = "ours", "ours, compiled", "ours with Muon"
 WORKERS = {
     "ours": lambda case: run_ours(case, "adamw"),
     "ours, compiled": lambda case: run_ours(case, "adamw", "always"),
@@ -216,35 +224,61 @@ WORKERS = {
 }
 
 
-def measure(key: str, case: Case) -> list[Any]:
-    """All sides of a case, in turns."""
-    names = (*OURS, *case.peers, "matrix products")
-    seconds = interleave({name: [sys.executable, __file__, key, name] for name in names}, case.rounds)
-    rate = {name: [case.tokens / step for step in steps] for name, steps in seconds.items()}
+PACKAGES = "torch", "transformers", "accelerate"
+
+
+def measure(name: str, key: str, case: Case) -> tuple[list[Row], dict[str, Any]]:
+    """(all sides of a case, in turns; what stands beside the rows), the rows under `name`."""
+    sides = (*case.ours, *case.peers, "matrix products")
+    seconds = interleave(
+        {side: [sys.executable, __file__, "--side", key, side] for side in sides}, case.rounds
+    )
+    rate = {side: [case.tokens / step for step in steps] for side, steps in seconds.items()}
     millions = Transformer(case.shape).num_parameters() / 1e6
+    per_token = training_flops_per_token(case.shape, case.context) / 1e9
     rows = []
-    for mine in OURS:
-        label = f"{millions:.1f}M Llama, {case.rows} x {case.context} tokens, {mine}"
+    for mine in case.ours:
+        label = f"{name}: {millions:.1f}M Llama, {case.rows} x {case.context} tokens, {mine}"
         for peer in case.peers:
             bar = TRAINER_BAR if peer.startswith("Trainer") else PLAIN_BAR
             judged = bar if mine == "ours" else None
             rows.append(compare(label, "tokens/s", rate[mine], rate[peer], peer, judged))
-        per_token = training_flops_per_token(case.shape, case.context) / 1e9
-        ours, peak = ([each * per_token for each in rate[name]] for name in (mine, "matrix products"))
+        ours, peak = ([each * per_token for each in rate[side]] for side in (mine, "matrix products"))
         bar = MATMUL_BAR if mine == "ours" and key == "100M" else None
         rows.append(compare(label, "GFLOP/s", ours, peak, "bf16 products of 2048", bar))
-    return rows
+    return rows, {
+        "revision": code_revision(),
+        "date": datetime.now(UTC).isoformat(timespec="minutes"),
+        "hardware": machine(),
+        "versions": {package: version(package) for package in PACKAGES},
+        "rounds": case.rounds,
+        "tokens_per_second": {side: statistics.median(each) for side, each in rate.items()},
+    }
 
 
-def main() -> None:
-    """Run all, publish."""
-    rows = [row for key, case in CASES.items() for row in measure(key, case)]
+def main(keys: Sequence[str]) -> None:
+    """Measure these cases, and publish them with what the result file has of others and of other machines."""
+    file, here = RESULTS / "train_cpu.json", machine()["processor"]
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": [], "cases": {}}
+    cases, rows = before["cases"], [Row(**row) for row in before["rows"]]
+    for key in keys:
+        name = f"{key}, {here}"
+        found, cases[name] = measure(name, key, CASES[key])
+        rows = [row for row in rows if row.name.partition(":")[0] != name] + found
+        print(json.dumps(cases[name], indent=2))
+    rows.sort(key=lambda row: place_of(row.name.partition(":")[0]))
     notes = f"bf16, {torch.get_num_threads()} threads; {__doc__}"
-    publish("train_cpu", rows, ("torch", "transformers", "accelerate"), " ".join(notes.split()))
+    publish("train_cpu", rows, PACKAGES, " ".join(notes.split()), {"cases": cases})
+
+
+def place_of(name: str) -> tuple[str, int]:
+    """Where a case stands: one machine after the other, each in the order of `CASES`."""
+    key, _, processor = name.partition(", ")
+    return processor, list(CASES).index(key)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        WORKERS[sys.argv[2]](CASES[sys.argv[1]])
+    if sys.argv[1:2] == ["--side"]:
+        WORKERS[sys.argv[3]](CASES[sys.argv[2]])
     else:
-        main()
+        main(sys.argv[1:] or list(CASES))
