@@ -249,6 +249,8 @@ def test_plots_of_odd_data() -> None:
     assert plots.line_chart([], "x", "y", "t") == ""
     one = plots.line_chart([plots.Line(name="<b>", points=[(0, 1.0)], dots=True)], "x", "y", "t")
     assert "<b>" not in one and "&lt;b&gt;" in one
+    alone = plots.line_chart([plots.Line(name="a", points=[(1, 1.0)])], "x", "y", "t")
+    assert alone.count("<circle") == one.count("<circle")  # a line of one point would not be seen
     assert plots.line_chart([plots.Line(name="a", points=[(0, 0.0), (1, -1.0)])], "x", "y", "t") == ""
     assert plots.interval_chart([("empty", [])], "t") == ""
 

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,10 @@ class Watch:
         self._thread.join()
 
     def _work(self) -> None:
-        while not self._ended.wait(self._every):
+        with suppress(OSError):  # a full disk ends the samples; who trains says so
+            while not self._ended.wait(self._every):
+                self._sample()
             self._sample()
-        self._sample()
 
     def _sample(self) -> None:
         now, busy = time.monotonic(), _cpu_seconds()

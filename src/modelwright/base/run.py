@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -90,6 +90,12 @@ class Run:
         """A line for log.txt and for whoever watches."""
         self._log.write(f"{datetime.now(UTC):%H:%M:%S} {text}\n")
         self._view.log(f"  {text}")
+
+    def failed(self, error: Exception) -> None:
+        """Why the stage ended, for log.txt alone: whoever catches the error says it."""
+        why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        with suppress(OSError):  # the disk may be full
+            self._log.write(f"{datetime.now(UTC):%H:%M:%S} failed: {why}\n")
 
     def metric(self, step: int, **values: float | int | str) -> None:
         """Deterministic values of a step (a repeated run gives the same bits)."""

@@ -22,9 +22,9 @@ def recipes(
         print(recipe_text(name), end="")
         return
     rows = {recipe: load_recipe(recipe, environment={}).about for recipe in shipped()}
-    print(
-        json.dumps(rows, indent=2) if as_json else "\n".join(f"{n:14} {about}" for n, about in rows.items())
-    )
+    widest = max(map(len, rows))
+    lines = "\n".join(f"{recipe:{widest}} {about}" for recipe, about in rows.items())
+    print(json.dumps(rows, indent=2) if as_json else lines)
 
 
 @app.command(rich_help_panel=LOOK)

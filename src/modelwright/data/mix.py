@@ -136,7 +136,7 @@ def _members(phases: Sequence[Phase], tokens: Mapping[str, int]) -> dict[str, tu
         if not fitting:
             raise ConfigError(
                 f"mix: source '{source}' has no weight. Give it one (0 leaves it out), or name '*' for the "
-                f"rest.{did_you_mean(source, patterns)}"
+                f"rest. Weights are given to: {', '.join(patterns)}."
             )
         members[fitting[0]].append(source)
     for name, sources in members.items():

@@ -103,7 +103,7 @@ def line_chart(
             parts.append(f'<polygon class="band s{number}" points="{around}"/>')
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline class="curve s{number}" points="{path}"/>')
-        if line.dots:
+        if line.dots or len(places) == 1:  # of a single point there is no line to be seen
             parts += [
                 f'<circle class="fill s{number}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in places
             ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,7 @@ from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.files import write_json, write_text
 from modelwright.base.policy import Policy, refuse
 from modelwright.base.progress import View
+from modelwright.base.room import saying_when_full
 from modelwright.base.run import Run
 from modelwright.base.seeding import derive
 from modelwright.life import loading, outside, planning
@@ -159,20 +161,21 @@ class Life:
         run.sampler_of = loading.sampler_of if self.alone else None
         write_json(folder / STARTED, mark)
         try:
-            planning.foretell(self.recipe, self.folder, run)
-            artifact: Artifact = stage.run(config, run)
+            with saying_when_full(folder):
+                planning.foretell(self.recipe, self.folder, run)
+                artifact: Artifact = stage.run(config, run)
         except KeyboardInterrupt:
             run.log("interrupted. What was made is kept; resume with the same command.")
             raise
         except Exception as error:
-            run.log(f"failed: {type(error).__name__}")
+            run.failed(error)
             if has_work(self.folder):
-                error.add_note(
-                    f"'{verb}' failed. What was made is kept; the same command goes on from there."
-                )
+                kept = "What was made is kept; once that is mended, the same command goes on from there."
+                error.add_note(f"'{verb}' failed. {kept}")
             raise
         finally:
-            run.close()
+            with suppress(OSError):  # what is kept was closed by `finish`; a full disk has been said
+                run.close()
         self.view.log(f"  done in {artifact.manifest.cost.seconds:,.0f} s, artifact {artifact.id[:12]}")
         if outcome := planning.outcome(self.recipe, self.folder, verb):
             self.view.log(f"  {outcome}")

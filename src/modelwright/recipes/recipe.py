@@ -141,7 +141,7 @@ def run_directory(name: str, recipe: Recipe) -> Path:
 
 def parse_inputs(assignments: Sequence[str]) -> dict[str, Path]:
     """["model=runs/a/finetune"] -> {"model": Path("runs/a/finetune")}."""
-    roles = ["model", *(station.role for station in STATIONS)]
+    roles = {"model", *(station.role for station in STATIONS)}
     inputs: dict[str, Path] = {}
     for assignment in assignments:
         role, equals, path = assignment.partition("=")

@@ -18,11 +18,12 @@ from modelwright.base.errors import UserError
 from modelwright.base.files import atomic_directory, atomic_path, link, sha256_text, write_json
 from modelwright.base.policy import refuse
 from modelwright.base.provenance import Provenance
+from modelwright.base.room import saying_when_full
 from modelwright.base.run import Run
 from modelwright.data.corpus import shard_name
 from modelwright.data.decontaminate.items import read_items
 from modelwright.data.decontaminate.settings import BARS
-from modelwright.data.execution import Execution, Performer, alone_in, saying_when_full
+from modelwright.data.execution import Execution, Performer, alone_in
 from modelwright.data.pipeline.plan import (
     CLEAN,
     DROPPED_FOLDER,

@@ -63,7 +63,7 @@ class Windows:
         self.windows = (len(tokens) - length) // length
         if self.windows < 1:
             raise UserError(
-                f"the corpus has {len(tokens):,} tokens, too few for one window of {length}: "
+                f"the corpus has {len(tokens):,} tokens, too few for one window of {length:,}: "
                 "add text or set a shorter pretrain.context"
             )
         self._tokens, self._rows, self._length = tokens, rows, length

@@ -6,7 +6,6 @@ when it is asked again. So who runs it, how many there are, and how often it was
 """
 
 from modelwright.data.execution.holding import alone_in
-from modelwright.data.execution.room import saying_when_full
 from modelwright.data.execution.run import Execution, Performer
 
-__all__ = ["Execution", "Performer", "alone_in", "saying_when_full"]
+__all__ = ["Execution", "Performer", "alone_in"]

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from modelwright.base.errors import UserError
+from modelwright.base.room import disk_full, is_full
 from modelwright.data.execution.beat import Beat
-from modelwright.data.execution.room import disk_full, is_full
 
 NOTES = "notes"
 """Where the units' notes lie below the work folder."""

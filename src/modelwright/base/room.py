@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,10 +14,15 @@ from modelwright.base.errors import UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No room on the device, in the user's quota, or under the process's limit of a file's size."""
+_SAID_BY_RUST = re.compile(r"\(os error (\d+)\)")
+"""safetensors says a failed write in words, with the system's number behind them."""
 
 
-def is_full(error: OSError) -> bool:
+def is_full(error: Exception) -> bool:
     """Whether a write failed for want of room. numpy says no more than how many items it wrote."""
+    if not isinstance(error, OSError):
+        number = _SAID_BY_RUST.search(str(error))
+        return number is not None and int(number[1]) in _FULL
     short_write = error.errno is None and " requested and " in str(error) and "written" in str(error)
     return error.errno in _FULL or short_write
 
@@ -28,17 +34,17 @@ def disk_full(folder: Path) -> str:
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     limited = "" if limit == resource.RLIM_INFINITY else f" (no file may be over {limit:,} bytes: ulimit -f)"
     return (
-        f"the disk is full: {free:,} bytes are left at {folder}{limited}. What was finished is kept; make "
-        "room and give the same command again, it goes on from there."
+        f"the disk is full: {free:,} bytes are left at {folder}{limited}. Make room and give the same "
+        "command again: what was finished is kept."
     )
 
 
 @contextmanager
 def saying_when_full(folder: Path) -> Generator[None]:
-    """A write in the block that finds no room raises the `UserError` that a unit of work would."""
+    """A write in the block that finds no room raises a `UserError`."""
     try:
         yield
-    except OSError as error:
+    except Exception as error:
         if is_full(error):
             raise UserError(disk_full(folder)) from error
         raise
