@@ -30,6 +30,7 @@ from modelwright.training.diagnose import first_nonfinite
 from modelwright.training.guard import Action, Guard, GuardConfig
 from modelwright.training.loop import LoopConfig, train
 from modelwright.training.optimizer import OptimizerConfig
+from modelwright.training.spread import Share, Spread
 from modelwright.training.step_plan import BatchRampConfig, StepPlan
 
 GUARD = GuardConfig(settled=4, window=16, patience=3)
@@ -67,10 +68,17 @@ def test_a_spike_is_withheld_and_does_not_move_the_limit(name: str) -> None:
     assert guard.withheld == 0
 
 
-def test_nothing_is_believed_before_enough_was_seen() -> None:
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_the_second_step_has_a_limit_and_it_comes_nearer_with_each(name: str) -> None:
     guard = Guard(GuardConfig())
-    assert guard.judge({"loss": 9.0, "grad_norm": 500.0}).action is Action.APPLY
-    assert guard.limit("loss") == math.inf
+    assert guard.limit(name) == math.inf
+    limits: list[float] = []
+    for _ in range(40):
+        assert guard.judge({"loss": 8.0, "grad_norm": 2.0}).action is Action.APPLY
+        limits.append(guard.limit(name))
+    wide = {"loss": (5 * 8.0, 1.4 * 8.0), "grad_norm": (41 * 2.0, 5 * 2.0)}[name]
+    assert wide[0] * 0.9 < limits[0] < wide[0] and limits[31:] == pytest.approx([wide[1]] * 9)
+    assert limits[:32] == sorted(limits[:32], reverse=True)
 
 
 @pytest.mark.parametrize("spikes", ["record", "ignore"])
@@ -190,9 +198,9 @@ def test_a_withheld_update_changes_no_weight_and_is_recorded(
     model, before = make_model(), dict[str, torch.Tensor]()
     original = loop._withhold
 
-    def watch(*args: Any) -> None:
+    def watch(*args: Any) -> Any:
         before.update({name: p.detach().clone() for name, p in model.named_parameters()})
-        original(*args)
+        return original(*args)
 
     monkeypatch.setattr(loop, "_withhold", watch)
     trained = train_in(tmp_path, model, NextToken(), make_windows(), 11, SPIKY)
@@ -272,6 +280,83 @@ def test_without_a_checkpoint_to_go_back_to_it_says_so(
         train_in(tmp_path, make_model(), NextToken(), make_windows(), 12, SPIKY)
 
 
+def break_weight_at(monkeypatch: pytest.MonkeyPatch, model: nn.Module, asked: int) -> None:
+    """A weight becomes NaN as a step (from 1) begins."""
+    original = loop._accumulate
+
+    def wrapped(*args: Any) -> Any:
+        if args[-1] + 1 == asked:
+            with torch.no_grad():
+                model.get_parameter("model.norm.weight")[0] = math.nan
+        return original(*args)
+
+    monkeypatch.setattr(loop, "_accumulate", wrapped)
+
+
+def test_a_broken_weight_goes_back_at_once_even_in_the_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model()
+    break_weight_at(monkeypatch, model, 14)
+    found = train_in(tmp_path, model, NextToken(), make_windows(), 14, SPIKY)
+    assert found.metrics == {"updates_withheld": 1, "rollbacks": 1}
+    last = list(read_metrics(tmp_path / "metrics.jsonl"))[-1]["event"]
+    assert last.startswith("roll back: loss, grad_norm not finite; the weights model.norm.weight hold values")
+    assert "step 14: back to the weights after step 12" in (tmp_path / "log.txt").read_text()
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_a_checkpoint_with_a_broken_weight_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weight broke after the last loss before the checkpoint: nobody could see it yet."""
+    model = make_model()
+    original = loop._State.save
+
+    def save(at: Any, checkpoints: Checkpoints) -> None:
+        if at.step == 8:
+            with torch.no_grad():
+                model.get_parameter("model.norm.weight")[0] = math.nan
+        original(at, checkpoints)
+
+    monkeypatch.setattr(loop._State, "save", save)
+    found = train_in(tmp_path, model, NextToken(), make_windows(), 14, SPIKY)
+    assert found.metrics == {"updates_withheld": 1, "rollbacks": 1}
+    log = (tmp_path / "log.txt").read_text()
+    assert "passing over the checkpoint of step 8: the weights model.norm.weight hold values" in log
+    assert "step 9: back to the weights after step 4" in log
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_amid_trouble_no_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one that is kept, that of step 8 would push out the one of step 4, which is gone back to."""
+    explode_at(monkeypatch, 7, 8, 9)
+    settings = SPIKY.model_copy(update={"keep_checkpoints": 1})
+    train_in(tmp_path, make_model(), NextToken(), make_windows(), 11, settings)
+    assert "step 9: back to the weights after step 4" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_frozen_weight_that_broke_ends_the_run_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No checkpoint holds it, so none can bring it back."""
+    model = make_model()
+    model.get_parameter("model.norm.weight").requires_grad_(False)
+    break_weight_at(monkeypatch, model, 9)
+    with pytest.raises(UserError, match=r"step 9: .*not finite; the weights model.norm.weight hold values"):
+        train_in(tmp_path, model, NextToken(), make_windows(), 12, SPIKY)
+
+
+def test_of_a_mixture_of_experts_too_the_log_says_what_is_usual(tmp_path: Path) -> None:
+    """Its balance is measured besides, after the guard has judged: it makes no other kind of step."""
+    mixture: dict[str, Any] = {"architecture": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2}
+    model = make_model(**mixture, moe_intermediate_size=16)
+    settings = SPIKY.model_copy(update={"validate_every": 10})
+    train_in(tmp_path, model, NextToken(), make_windows(), 20, settings)
+    log = (tmp_path / "log.txt").read_text()
+    assert "step 10: loss " in log and log.count(" (usual ") == 4
+
+
 def break_forward(model: nn.Module, name: str) -> None:
     def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         return output * math.nan
@@ -279,11 +364,15 @@ def break_forward(model: nn.Module, name: str) -> None:
     model.get_submodule(name).register_forward_hook(hook)
 
 
+def diagnosed(model: nn.Module, objective: Any, *micro: Batch) -> str:
+    return first_nonfinite(Spread(model), objective, [Share(batch) for batch in micro]).said
+
+
 @pytest.mark.parametrize("name", ["model.embed_tokens", "model.layers.1.mlp.down_proj", "model.norm"])
 def test_the_first_module_with_a_nan_is_named(name: str) -> None:
     model = make_model()
     break_forward(model, name)
-    assert f"came out of {name} (" in first_nonfinite(model, NextToken(), [make_windows()[0]])
+    assert f"came out of {name} (" in diagnosed(model, NextToken(), make_windows()[0])
 
 
 def test_a_broken_weight_loss_or_gradient_is_named() -> None:
@@ -291,23 +380,21 @@ def test_a_broken_weight_loss_or_gradient_is_named() -> None:
     model = make_model()
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[0, 0] = math.inf
-    assert "the weights model.layers.1.mlp.up_proj.weight" in first_nonfinite(model, NextToken(), [batch])
+    assert "the weights model.layers.1.mlp.up_proj.weight" in diagnosed(model, NextToken(), batch)
 
     class Broken(NextToken):
         def __call__(self, output: Any, batch: Batch) -> Any:
             loss, metrics = super().__call__(output, batch)
             return loss * math.nan, metrics
 
-    assert "the loss of micro-batch 1 is not" in first_nonfinite(
-        make_model(), _SecondBroken(), [batch, batch]
-    )
-    assert "the loss of micro-batch 0 is not" in first_nonfinite(make_model(), Broken(), [batch])
+    assert "the loss of micro-batch 1 is not" in diagnosed(make_model(), _SecondBroken(), batch, batch)
+    assert "the loss of micro-batch 0 is not" in diagnosed(make_model(), Broken(), batch)
     model = make_model()
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     model.model.layers[0].self_attn.q_proj.weight.grad[0] = math.nan  # type: ignore[index]
-    assert "model.layers.0.self_attn.q_proj.weight" in first_nonfinite(model, NextToken(), [batch])
-    assert "did not repeat" in first_nonfinite(make_model(), NextToken(), [batch])
+    assert "model.layers.0.self_attn.q_proj.weight" in diagnosed(model, NextToken(), batch)
+    assert "did not repeat" in diagnosed(make_model(), NextToken(), batch)
 
 
 class _SecondBroken(NextToken):

@@ -56,6 +56,18 @@ def test_clipping_limits_the_gradient_and_reports_the_norm_before():
     assert clipped == pytest.approx(0.5, rel=1e-3)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_broken_gradient_leaves_the_others_to_be_seen(value):
+    model = make_model()
+    optimizer = Optimizer(model.named_parameters(), OptimizerConfig(clip_norm=0.5))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    model.model.layers[0].mlp.up_proj.weight.grad[0, 0] = value
+    assert not optimizer.clip().isfinite()
+    broken = [name for name, p in model.named_parameters() if not p.grad.isfinite().all()]
+    assert broken == ["model.layers.0.mlp.up_proj.weight"]
+
+
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_training_learns(kind, tmp_path):
     config = LoopConfig(optimizer=OptimizerConfig(kind=kind, learning_rate=1e-2))

@@ -5,9 +5,13 @@ A value is a spike when it lies far above the last ones, by their median and med
 which a single outlier cannot move (the rule of OLMo 2, arXiv 2501.00656, takes mean and standard
 deviation). Steps are compared with those of their kind: where an objective measures other things (in a
 distillation, a student's own answers instead of the rows'), its loss is of another size, and each step of a
-rare kind would look like a spike. A batch whose update was withheld is passed over: it is not read again.
-After several in a row the weights go back to the checkpoint before the first of them, and training goes on
-behind the last (as in PaLM, arXiv 2204.02311, section 5.1). All that is decided here follows from the values
+rare kind would look like a spike. The second step of a kind already has a limit, a wide one, which comes
+nearer with every healthy step: losses fall fast at first, and norms are wild while rates warm up.
+
+A batch whose update was withheld is passed over: it is not read again. After several in a row the weights go
+back to the checkpoint before the first of them, and training goes on behind the last (as in PaLM, arXiv
+2204.02311, section 5.1). Several in a row of one kind, between healthy steps of others, are no divergence:
+what is usual for the kind has changed, and is learned anew. All that is decided here follows from the values
 of the run and is part of a checkpoint, so a resumed run decides the same.
 """
 
@@ -19,9 +23,9 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from modelwright.base.config import Config
 from modelwright.base.metrics import figure
@@ -30,6 +34,11 @@ Recent = dict[str, deque[float]]
 """Watched value -> what it was in the healthy steps of late."""
 WATCHED = {"loss": 0.05, "grad_norm": 0.5}
 """Value -> the least spread that is believed, as a share of the median: losses are steady, norms are not."""
+LEAST_SPREAD = 0.02
+"""The same as it is: a student that begins as its teacher has losses and norms near zero, and a thousandfold
+of nothing is nothing."""
+AT_FIRST = 10.0
+"""How much further away a limit is when a kind is new: five times the first loss, forty times its norm."""
 
 COUNTS = ("withheld", "withheld_in_all", "rollbacks")
 
@@ -42,13 +51,19 @@ class GuardConfig(Config):
     window: int = Field(default=128, ge=8)
     """Healthy steps of its kind that a new one is compared with."""
     settled: int = Field(default=32, ge=4)
-    """Healthy steps of a kind that must be there before a spike is believed."""
+    """Healthy steps of a kind until its limit is where `deviations` puts it; before, it lies further away."""
     deviations: float = Field(default=8.0, gt=0)
     """How far above the median a spike lies, in robust standard deviations."""
     patience: int = Field(default=3, ge=1)
     """Withheld updates in a row after which training goes back to a checkpoint."""
     max_rollbacks: int = Field(default=3, ge=0)
     """Going back more often than that is a failure: the settings are wrong, not a batch."""
+
+    @model_validator(mode="after")
+    def _window_holds_what_settles(self) -> Self:
+        if self.settled > self.window:
+            raise ValueError(f"settled ({self.settled}) is more than the window keeps ({self.window})")
+        return self
 
 
 class Action(Enum):
@@ -67,9 +82,10 @@ class Verdict:
     action: Action
     reason: str = ""
 
-    def event(self) -> dict[str, float | str]:
-        """What the metrics of the step say of it: nothing where there was no reason to."""
-        return {"event": f"{self.action.value}: {self.reason}"} if self.reason else {}
+    def event(self, cause: str = "") -> dict[str, float | str]:
+        """What the metrics of the step say of it and of its cause: nothing where there was no reason to."""
+        said = f"{self.action.value}: {self.reason}"
+        return {"event": f"{said}; {cause}" if cause else said} if self.reason else {}
 
 
 class Guard:
@@ -78,6 +94,8 @@ class Guard:
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
         self._recent: dict[str, Recent] = {}
+        self._refused: dict[str, int] = {}
+        """Kind -> its spikes in a row, whatever steps of other kinds lay between them."""
         self.withheld = 0
         """Updates withheld in a row, up to the one judged last."""
         self.withheld_in_all = 0
@@ -85,29 +103,55 @@ class Guard:
 
     def judge(self, values: Mapping[str, float]) -> Verdict:
         """`values` of a step before its update is applied: at least the loss and the gradient norm."""
+        kind = kind_of(values)
         broken = [name for name, value in values.items() if not math.isfinite(value)]
-        reason = f"{', '.join(broken)} not finite" if broken else self._spike(values, kind_of(values))
+        reason = f"{', '.join(broken)} not finite" if broken else self._spike(values, kind)
         if not broken and (not reason or self._config.spikes != "skip"):
-            self._take_in(values)
+            self._take_in(values, kind)
             return Verdict(Action.APPLY, reason)
         self.withheld += 1
         self.withheld_in_all += 1
         if self.withheld < self._config.patience:
-            return Verdict(Action.SKIP, reason)
+            return Verdict(Action.SKIP, reason if broken else reason + self._refuse(kind))
+        return self.back(reason)
+
+    def back(self, reason: str) -> Verdict:
+        """Back to a checkpoint, or the end where that was done too often."""
         self.rollbacks += 1
-        if self.rollbacks > self._config.max_rollbacks:
-            return Verdict(Action.GIVE_UP, reason)
-        return Verdict(Action.ROLL_BACK, reason)
+        often = self.rollbacks > self._config.max_rollbacks
+        return Verdict(Action.GIVE_UP if often else Action.ROLL_BACK, reason)
 
-    def went_back(self) -> None:
-        """The weights are old ones now: what was normal has to be learned anew."""
+    def went_back(self, then: Mapping[str, Any] | None = None) -> None:
+        """The weights are old ones now, and `then` is the `state` of their time. The last healthy steps of
+        then say what is usual, so that there are limits, but wide ones; the fewer, the more often training
+        went back: what is read now may be of another kind. Without `then`, what is usual is learned anew."""
         self.withheld = 0
+        self._refused.clear()
         self._recent.clear()
+        if then is not None:
+            self._remember(then["recent"], self._config.settled >> 2 * self.rollbacks)
 
-    def _take_in(self, values: Mapping[str, float]) -> None:
+    def _refuse(self, kind: str) -> str:
+        """Count a spike between healthy steps of other kinds; after several in a row it is none, and this
+        says so."""
+        self._refused[kind] = self._refused.get(kind, 0) + 1
+        if self._refused[kind] < self._config.patience:
+            return ""
+        del self._recent[kind], self._refused[kind]
+        return "; others of its kind were like it, so the next ones are taken as usual"
+
+    def _take_in(self, values: Mapping[str, float], kind: str) -> None:
         self.withheld = 0
-        for name, recent in self._of_kind(kind_of(values)).items():
+        self._refused.pop(kind, None)
+        for name, recent in self._of_kind(kind).items():
             recent.append(values[name])
+
+    def _remember(self, before: Mapping[str, Any], newest: int) -> None:
+        for kind, recent in before.items():
+            if not newest or not isinstance(recent, Mapping):
+                continue  # a list was written before there were kinds: what is usual is learned anew
+            for name, values in self._of_kind(kind).items():
+                values.extend(recent[name][-newest:])
 
     def _of_kind(self, kind: str) -> Recent:
         if kind not in self._recent:
@@ -118,27 +162,28 @@ class Guard:
         """Which value lies too far above the recent ones; "" where none does."""
         if self._config.spikes == "ignore":
             return ""
-        for name, recent in self._of_kind(kind).items():
-            if len(recent) >= self._config.settled:
-                limit = self.limit(name, kind)
-                if values[name] > limit:
-                    usual = statistics.median(recent)
-                    return f"{name} {values[name]:.4g}, usual {usual:.4g}, limit {limit:.4g}"
+        for name in WATCHED:
+            limit = self.limit(name, kind)
+            if values[name] > limit:
+                usual = statistics.median(self._recent[kind][name])
+                return f"{name} {values[name]:.4g}, usual {usual:.4g}, limit {limit:.4g}"
         return ""
 
     def limit(self, name: str, kind: str = "") -> float:
-        """From where on a value is a spike; infinite until enough steps of the kind have been seen."""
-        recent = self._of_kind(kind)[name]
-        if len(recent) < self._config.settled:
+        """From where on a value is a spike; infinite for the first healthy step of a kind."""
+        recent = self._recent[kind][name] if kind in self._recent else ()
+        if not recent:
             return math.inf
         median = statistics.median(recent)
         spread = 1.4826 * statistics.median(abs(value - median) for value in recent)
-        return median + self._config.deviations * max(spread, WATCHED[name] * abs(median))
+        spread = max(spread, WATCHED[name] * abs(median), LEAST_SPREAD)
+        unsettled = max(0.0, 1 - len(recent) / self._config.settled)
+        return median + self._config.deviations * AT_FIRST**unsettled * spread
 
     def usual(self, name: str, kind: str = "") -> tuple[float, float] | None:
         """Between which bounds nine in ten of a kind's recent healthy values lie; None until enough were
         seen."""
-        recent = sorted(self._of_kind(kind)[name])
+        recent = sorted(self._recent[kind][name]) if kind in self._recent else []
         if len(recent) < self._config.settled:
             return None
         outside = len(recent) // 20
@@ -163,16 +208,13 @@ class Guard:
             kind: {name: list(values) for name, values in each.items()} for kind, each in self._recent.items()
         }
         counts = {name: getattr(self, name) for name in COUNTS}
-        return {"recent": recent, **counts}
+        return {"recent": recent, "refused": dict(self._refused), **counts}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` returned."""
         self._recent.clear()
-        for kind, recent in state["recent"].items():
-            if not isinstance(recent, Mapping):
-                continue  # written before there were kinds: what is usual is learned anew
-            for name, values in self._of_kind(kind).items():
-                values.extend(recent[name])
+        self._remember(state["recent"], self._config.window)
+        self._refused = {kind: int(count) for kind, count in state.get("refused", {}).items()}
         for name in COUNTS:
             setattr(self, name, int(state[name]))
 

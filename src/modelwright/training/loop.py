@@ -25,7 +25,7 @@ from modelwright.base.seams import UNITS, Objective
 from modelwright.training.averages import Averages, AveragesConfig
 from modelwright.training.batches import Batches, FiniteBatches
 from modelwright.training.checkpoint import Checkpoint, Checkpoints
-from modelwright.training.diagnose import first_nonfinite
+from modelwright.training.diagnose import broken_weights, first_nonfinite
 from modelwright.training.garbage import collected_every
 from modelwright.training.guard import Action, Guard, GuardConfig, Verdict
 from modelwright.training.keeping import Keeping, StopEarlyConfig
@@ -145,6 +145,19 @@ class _State:
         self.averages.load_state(checkpoint.tensors("averages", layout))
         self.spread.load_training_state(checkpoint.state().get("adapting", {}))
 
+    def go_back(self, checkpoints: Checkpoints, run: Run, before: int) -> Checkpoint | None:
+        """Take up the weights of the newest whole checkpoint of a step below `before`; it. One that was
+        written after weights broke, and before it was seen, is passed over."""
+        good = checkpoints.newest_whole(run.log, before)
+        while good is not None:
+            self.load_weights(good)
+            broken = broken_weights(self.spread)
+            if not broken:
+                return good
+            run.log(f"passing over the checkpoint of step {good.step}: {broken}")
+            good = checkpoints.newest_whole(run.log, before=good.step)
+        return None
+
     def resume(self, checkpoints: Checkpoints, run: Run, averages: AveragesConfig) -> None:
         """Take up the newest whole checkpoint, if there is one, and cut the metrics back to it."""
         if averages.snapshots:
@@ -209,19 +222,19 @@ def train(
             sums = _accumulate(spread, objective, shares, count, optimizer, at.step)
             norms = record.gradients(at.step + 1)
             values, norms = _read(spread, sums, count, norms, optimizer.clip())
-            verdict = guard.judge(values)
+            verdict, dashboard = guard.judge(values), guard.dashboard(values)
+            shown = verdict.event()
             if verdict.action is Action.APPLY:
                 optimizer.step(factor)
                 averages.update(at.step + 1)
                 norms |= record.updates()
             else:
-                _withhold(at, verdict, objective, shares, config, checkpoints, run)
+                shown = _withhold(at, verdict, objective, shares, config, checkpoints, run)
             at.step += 1
             values |= spread.after_step(at.step / plan.steps)
             at.tokens += tokens
             timing = record.timing(tokens)
             due = at.step % config.validate_every == 0 or at.step == plan.steps
-            shown = verdict.event()
             if due:
                 measured = _look(spread, validate)
                 shown |= {**measured, **keeping.judge(at.step, measured)}
@@ -230,10 +243,9 @@ def train(
             row = {"tokens": at.tokens, "learning_rate": factor * config.optimizer.rate}
             run.metric(at.step, **row, **record.flops(at.tokens), **values, **norms, **shown)
             at.save_snapshot()
-            if at.step % config.checkpoint_every == 0 or at.is_over(plan):
-                at.save(checkpoints)
+            if (at.step % config.checkpoint_every == 0 and not guard.withheld) or at.is_over(plan):
+                at.save(checkpoints)  # amid trouble none: it would push out the one to go back to
             run.timing(at.step, **timing)
-            dashboard = guard.dashboard(values)
             if due:
                 run.log(f"step {at.step:,}: {format_shown({**dashboard, **measured})}")
             collect(at.step)
@@ -334,34 +346,38 @@ def _withhold(
     config: LoopConfig,
     checkpoints: Checkpoints,
     run: Run,
-) -> None:
+) -> dict[str, float | str]:
     """An update is not applied: say it, say where a value that is not finite came from, and go back to the
-    checkpoint before the trouble if the guard asks for it."""
+    checkpoint before the trouble if the guard asks for it. What the metrics of the step say of it."""
     step = at.step + 1
     run.log(f"step {step}: {verdict.reason}; the update is withheld and its batch passed over")
     cause = ""
-    if "not finite" in verdict.reason and at.spread.world.size == 1:  # several would part ways here
-        cause = first_nonfinite(at.spread.module, objective, [share.batch for share in shares])
+    if "not finite" in verdict.reason:
+        cause, in_weights = first_nonfinite(at.spread, objective, shares)
         run.log(f"step {step}: {cause}")
+        if in_weights and verdict.action is Action.SKIP:
+            verdict = at.guard.back(verdict.reason)
     at.optimizer.zero_grad()
     if verdict.action is Action.SKIP:
-        return
-    good = checkpoints.newest_whole(run.log, before=step - at.guard.withheld + 1)
+        return verdict.event(cause)
+    good = None
+    if verdict.action is Action.ROLL_BACK:
+        good = at.go_back(checkpoints, run, before=step - at.guard.withheld + 1)
     if verdict.action is Action.ROLL_BACK and good is None and "not finite" not in verdict.reason:
         at.guard.went_back()  # too early to be sure: text of another kind looks like this too
         run.log(f"step {step}: no checkpoint to go back to; what comes now is taken as usual")
-        return
-    if verdict.action is Action.GIVE_UP or good is None:
+        return verdict.event(cause)
+    if good is None:
         raise UserError(
             f"training diverged at step {step}: {'; '.join(filter(None, (verdict.reason, cause)))}. The "
             "checkpoints before it are kept; lower the learning rate (now "
             f"{config.optimizer.rate:g}), or lengthen the warm-up, and run again"
         )
-    at.load_weights(good)
     if at.snapshots:
         at.snapshots.remove_after(good.step)
-    at.guard.went_back()
+    at.guard.went_back(good.state()["guard"])
     run.log(f"step {step}: back to the weights after step {good.step}; training goes on with new text")
+    return verdict.event(cause)
 
 
 @torch.no_grad()

@@ -127,7 +127,9 @@ class Optimizer:
         gradients = {name: p.grad for name, p in self._all.items() if p.grad is not None}
         norm = self._layout.norm(gradients)
         if self.config.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self._all.values(), self.config.clip_norm, norm)
+            # By a norm that is no number every gradient would become one: it is left to see which one was.
+            known = norm.where(norm.isfinite(), 0.0)
+            nn.utils.clip_grads_with_norm_(self._all.values(), self.config.clip_norm, known)
         return norm
 
     @torch.no_grad()
