@@ -4,9 +4,11 @@ Five settings of pretrain, finetune and align (widths, formats, optimizers, cont
 forecast by formula alone and by a rehearsal of a few real steps, then run as a station in a process of its
 own. Memory is the process's highest resident size as the kernel counts it, time what the manifest says. The
 bars: memory within 10 %, time within 20 %. "ratio" is forecast over actual; a forecast that is 1 was right.
-Time on a machine with other work says nothing: run it alone.
+Time on a machine with other work says nothing: run it alone. Each case says of which machine it is, and of
+which versions; what is finished is kept, and so is what the cases start from (runs/bench-plan).
 
-    make bench NAME=plan
+    make bench NAME=plan                                  # everything: five minutes
+    python benchmarks/plan.py align finetune ...          # cases that begin so; the others' results stay
 """
 
 from __future__ import annotations
@@ -16,13 +18,17 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from modelwright.base.artifact import Artifact
+from modelwright.base.run import code_revision, machine
 from modelwright.life import planning
 from modelwright.recipes.recipe import load_recipe
-from record import Row, publish
+from record import RESULTS, Row, publish
 
 COMMON = {
     "data.atlas_size_bytes": 1_500_000,
@@ -32,6 +38,7 @@ COMMON = {
 }
 SHORT = {"pretrain.tokens": 20_000, "finetune.conversations": 300}
 """What the cases start from need not be good."""
+BASE = Path("runs/bench-plan")
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "pretrain, 4 layers x 256, bf16, Muon, 16 x 256": (
         "pretrain",
@@ -68,21 +75,30 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def main() -> None:
-    """Forecast, run, publish."""
-    rows: list[Row] = []
-    found: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder) / "base"
-        _run(base, ["run", "quickstart", "--until", "finetune"], COMMON | SHORT)
-        for name, (station, changes) in CASES.items():
-            case = _measure(name, station, COMMON | changes, base, Path(folder) / str(len(found)))
-            found.append(case)
-            rows += _rows(case)
-    publish("plan", rows, ("torch",), " ".join((__doc__ or "").split()), {"cases": found})
+def main(chosen: Sequence[str]) -> None:
+    """Forecast and run these cases; publish each with what the result file has of others and of other
+    machines."""
+    file, here = RESULTS / "plan.json", machine()["processor"]
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": [], "cases": {}}
+    cases, rows = before["cases"], [Row(**row) for row in before["rows"]]
+    _run(BASE, ["run", "quickstart", "--until", "finetune"], COMMON | SHORT)  # passes over what is done
+    for key in (key for key in CASES if key.startswith(tuple(chosen))):
+        name, (station, changes) = f"{key}, {here}", CASES[key]
+        with tempfile.TemporaryDirectory() as folder:
+            found = _measure(station, COMMON | changes, BASE, Path(folder) / "run")
+        cases[name] = found
+        rows = [row for row in rows if row.name.partition(":")[0] != name] + _rows(name, found)
+        rows.sort(key=lambda row: place_of(row.name.partition(":")[0]))
+        publish("plan", rows, ("torch",), " ".join((__doc__ or "").split()), {"cases": cases})
 
 
-def _measure(name: str, station: str, settings: dict[str, Any], base: Path, folder: Path) -> dict[str, Any]:
+def place_of(name: str) -> tuple[str, int]:
+    """Where a case stands: one machine after the other, each in the order of `CASES`."""
+    key = next(key for key in CASES if name.startswith(key))
+    return name.removeprefix(key), list(CASES).index(key)
+
+
+def _measure(station: str, settings: dict[str, Any], base: Path, folder: Path) -> dict[str, Any]:
     overrides = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     recipe = load_recipe("quickstart", [*overrides, f"stages={json.dumps(_stages(station))}"])
     by_formula = planning.forecast(recipe)
@@ -95,7 +111,10 @@ def _measure(name: str, station: str, settings: dict[str, Any], base: Path, fold
         kind: _station(made, station) for kind, made in (("formula", by_formula), ("rehearsal", rehearsed))
     }
     return {
-        "name": name,
+        "date": datetime.now(UTC).date().isoformat(),
+        "revision": code_revision(),
+        "hardware": machine(),
+        "versions": {"torch": version("torch")},
         "seconds": cost.seconds,
         "peak_memory": peak,
         **{f"{kind}_seconds": each.seconds for kind, each in pick.items()},
@@ -128,7 +147,7 @@ def _run(folder: Path, arguments: list[str], settings: dict[str, Any]) -> float:
     return float(done.stdout.split()[-1]) * 1024
 
 
-def _rows(case: dict[str, Any]) -> list[Row]:
+def _rows(name: str, case: dict[str, Any]) -> list[Row]:
     """Each forecast beside what happened; the unit that is small enough to read."""
     rows = []
     for kind in ("formula", "rehearsal"):
@@ -136,7 +155,7 @@ def _rows(case: dict[str, Any]) -> list[Row]:
             actual = case["peak_memory" if what == "memory" else "seconds"] / scale
             forecast = case[f"{kind}_{what}"] / scale
             ratio = forecast / actual
-            label = f"{case['name']}: {what}, {kind}"
+            label = f"{name}: {what}, {kind}"
             rows.append(Row(label, unit, forecast, actual, "what happened", ratio, ratio, ratio, 1, None))
     return rows
 
@@ -144,4 +163,4 @@ def _rows(case: dict[str, Any]) -> list[Row]:
 if __name__ == "__main__":
     if os.getloadavg()[0] > 0.6 * (os.cpu_count() or 1):
         sys.stderr.write("others are at work on this machine: the times of this run say nothing\n")
-    main()
+    main(sys.argv[1:] or [""])

@@ -135,7 +135,7 @@ TRAINING_STAGES = {
 
 WIDEST = {
     "adapting": (
-        13_050,
+        13_070,
         "it loads models of every family, gives them tokens, trains adapters, and writes what PEFT reads",
     ),
     "answering": (8_300, "it runs the model in the engine that serves, whichever runner computes"),
@@ -157,10 +157,10 @@ WIDEST = {
         "it trains models of every family, on data in every layout or on own answers, in every way",
     ),
     "forecast": (
-        14_890,  # 1,890 more: methods and judges of models that write; measuring what steps reach here
+        14_930,  # 1,890 more: methods and judges of models that write; measuring what steps reach here
         "it plans lives that begin with a training, or with a model from outside, and reads their rows",
     ),
-    "forecast_writing": (9_740, "it reads prompts in every layout, and the settings of every method"),
+    "forecast_writing": (9_770, "it reads prompts in every layout, and the settings of every method"),
     "import_model": (9_700, "it takes over models of every family, with tokenizers of every kind"),
     "new_tokens": (
         7_500,
@@ -168,7 +168,7 @@ WIDEST = {
     ),
     "on_policy": (9_620, "it writes with the model that is trained, for the teacher that judges it"),
     "pretrain": (13_100, "it trains, with all that ends or keeps a training"),
-    "rationale_study": (19_510, "it runs finetune for every student, asks it, and draws what came out"),
+    "rationale_study": (19_530, "it runs finetune for every student, asks it, and draws what came out"),
     "reading": (13_200, "it builds what a training reads"),
     "reading_examples": (18_030, "it reads data in every layout, and models of every family that read it"),
     "retention": (7_300, "it asks tasks, reads text, and compares, as evaluate does"),

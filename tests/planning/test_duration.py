@@ -14,6 +14,7 @@ from modelwright.planning.duration import (
     MUON_ITERATIONS,
     STEP_CONSTANT,
     Work,
+    efficiency,
     forecast_duration,
     interpolate,
     muon_flops,
@@ -21,7 +22,7 @@ from modelwright.planning.duration import (
     update_seconds,
 )
 from modelwright.planning.machines import GIB, Machine, find_machine
-from modelwright.planning.memory import Training
+from modelwright.planning.memory import Training, state_bytes
 from modelwright.planning.shape import Shape, known_shape
 from modelwright.planning.sharding import Box, as_markdown, choose_box, sharded, table
 
@@ -38,10 +39,32 @@ def test_flops_of_a_token_by_hand() -> None:
 
 
 def test_a_step_by_hand() -> None:
-    arithmetic = 3 * SHAPE.forward_flops(128) * 512 / (1e11 * 0.51)  # the table says 51 % at this width
+    arithmetic = 3 * SHAPE.forward_flops(128) * 512 / (1e11 * 0.65)  # what is assumed at this width
     # AdamW's two moments twice; weights twice; gradients thrice; the average twice, beside the weights
     moved = 4 * SHAPE.parameters * (2 * 2 + 2 + 3 + 3)
     assert step_seconds(SHAPE, TRAINING, MACHINE) == pytest.approx(arithmetic + moved / 1e10 + STEP_CONSTANT)
+
+
+def test_what_small_trainings_reached_stands_in_for_an_assumption() -> None:
+    rates = [(256, 256, 4e10), (256, 1024, 6e10), (512, 256, 8e10), (512, 1024, 8e10)]
+    tried = replace(MACHINE, step_rates={"bfloat16": rates})
+    assert efficiency(tried, 256, "bfloat16", 640) == pytest.approx(0.5)
+    assert efficiency(tried, 384, "bfloat16", 64) == pytest.approx(0.6)
+    assert efficiency(tried, 4096, "bfloat16", 4096) == pytest.approx(0.8)
+    assert efficiency(tried, 512, "float32", 256) == efficiency(MACHINE, 512, "float32", 256)
+    work = Work(steps=10)
+    sources = [forecast_duration(SHAPE, TRAINING, work, machine).source for machine in (tried, MACHINE)]
+    assert sources == ["trial", "assumption"]
+    muon = replace(TRAINING, optimizer="muon")
+    plain = 2 * state_bytes(SHAPE, muon) + 4 * SHAPE.parameters * 8
+    iteration = muon_flops(SHAPE) / 4e10
+    assert update_seconds(SHAPE, muon, tried) == pytest.approx(plain / 1e10 + iteration)
+
+
+def test_no_logits_where_there_is_no_loss() -> None:
+    half = step_seconds(SHAPE, replace(TRAINING, supervised=0.5), MACHINE)
+    logits = 0.5 * 3 * 2 * SHAPE.vocab * SHAPE.hidden * 512
+    assert step_seconds(SHAPE, TRAINING, MACHINE) - half == pytest.approx(logits / (1e11 * 0.65))
 
 
 def test_muons_arithmetic_by_hand() -> None:

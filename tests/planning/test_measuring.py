@@ -38,6 +38,8 @@ def test_measured_once_and_again_when_it_is_quieter(monkeypatch: pytest.MonkeyPa
         return noted("products", lambda: take(share), **how)[0]["count"]
 
     assert ask(3.0, share=0.5) == ask(3.0) == ask(4.0) == 1  # disturbed, and no quieter now
+    assert ask(0.1) == 1  # quieter, but of this minute
+    monkeypatch.setattr(measuring, "AGAIN", 0)
     assert ask(0.1, share=QUIET) == ask(0.0) == ask(5.0) == 2
     assert ask(9.0, again=True) == 3
     for broken in ("{", "[]", json.dumps({"share": "?", "found": {}, "load": 0})):
@@ -71,7 +73,6 @@ def test_a_machine_gets_its_rates_once_and_says_so(monkeypatch: pytest.MonkeyPat
     said: list[str] = []
     assert with_step_rates(HERE, "bfloat16", said.append).step_rates == {"bfloat16": [(64, 256, 1e9)]}
     assert len(said) == 2 and "once" in said[0] and "others were at work" in said[1]
-    monkeypatch.setattr(measuring, "_load", lambda: 99.0)
     again = with_step_rates(HERE, "bfloat16", said.append)
     assert len(said) == 3 and with_step_rates(again, "bfloat16", said.append) is again
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from modelwright.model.config import ModelChoice
 from modelwright.model.transformer import Transformer
-from modelwright.planning.activations import Batch, loss_bytes
+from modelwright.planning.activations import Batch, loss_bytes, turning_bytes
 from modelwright.planning.memory import (
+    CPU_WARM,
     Training,
     optimizer_bytes,
     training_memory,
@@ -28,18 +29,18 @@ SMALL = Shape(vocab=1000, hidden=64, feed_forward=192, layers=2, heads=4, kv_hea
 TRAINING = Training(batch=Batch(rows=4, context=128))
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_optimizer_state_is_counted_as_it_is(kind: Any) -> None:
+@pytest.mark.parametrize(("kind", "even"), [("adamw", False), ("muon", False), ("muon", True)])
+def test_optimizer_state_is_counted_as_it_is(kind: Any, even: bool) -> None:
     config = ModelChoice(depth=2, hidden_size=64, head_dim=16).derive(200)
     model = Transformer(config)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    optimizer = Optimizer(model.named_parameters(), OptimizerConfig(kind=kind))
+    optimizer = Optimizer(model.named_parameters(), OptimizerConfig(kind=kind, even_neurons=even))
     optimizer.step(1.0)
     state = sum(
         tensor.nbytes for tensor in optimizer.state().values() if tensor.ndim
     )  # counters of steps aside
-    assert optimizer_bytes(Shape.of(config), kind) == state
+    assert optimizer_bytes(Shape.of(config), kind, even_neurons=even) == state
 
 
 def test_muons_workspace_by_hand() -> None:
@@ -54,6 +55,17 @@ def test_parts_add_up_to_the_total() -> None:
     assert memory.weights == 4 * SMALL.parameters
     many = training_memory(SMALL, replace(TRAINING, averages=3))
     assert many.total - memory.total == pytest.approx(2 * 4 * SMALL.parameters)
+
+
+def test_what_malloc_cannot_hand_out_again_by_hand() -> None:
+    memory = training_memory(SMALL, TRAINING)
+    turning = 2 * 4 * 128 * (3 * 192 + 3 * 64)
+    assert turning == turning_bytes(SMALL, TRAINING.batch)
+    lesser = 4 * SMALL.parameters + update_bytes(SMALL, TRAINING)
+    highest = memory.activations + memory.loss
+    assert memory.peak == "loss" and highest > lesser and memory.loss >= turning
+    assert memory.overhead == pytest.approx(CPU_WARM + 0.2 * highest + 0.3 * lesser)
+    assert training_memory(SMALL, replace(TRAINING, kind="gpu")).overhead < memory.overhead
 
 
 def test_the_loss_holds_a_chunk_of_logits_and_never_all() -> None:

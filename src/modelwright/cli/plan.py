@@ -68,6 +68,7 @@ def plan(
         for remark in planning.remarks(loaded, start):
             print(f"note: {remark}", file=sys.stderr)
         how = {"on": on, "devices": devices, "price_file": price_file, "probe": probe, "model": start}
+        how |= {"say": lambda line: print(line, file=sys.stderr)}
         if out is not None:
             planning.keep_forecast(loaded, out, **how)
         view.show_forecast(planning.forecast(loaded, **how), as_json)

@@ -61,7 +61,9 @@ def foretell(recipe: Recipe, folder: Path, run: Run) -> None:
     devices = place().size if machine().get("gpu") else 1  # processes on a CPU share the one there is
     given = run.inputs.get("model")
     try:
-        made = keep_forecast(recipe, folder, devices=devices, model=given.file("model") if given else None)
+        made = keep_forecast(
+            recipe, folder, devices=devices, say=run.log, model=given.file("model") if given else None
+        )
         run.log(f"forecast: {stage_module('forecast').before(made, run.stage)}")
     except Exception as error:
         run.log(f"no forecast: {type(error).__name__}: {error}")

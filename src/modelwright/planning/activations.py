@@ -164,3 +164,14 @@ def loss_bytes(shape: Shape, batch: Batch, *, fused: bool = True, supervised: fl
     hidden = tokens * shape.hidden * batch.bytes * (1 if supervised == 1.0 else 2)
     product = FP32 * shape.embedding  # logits.T @ hidden, added to the gradient of the head
     return logits + hidden + (head + product if fused else 0)
+
+
+def turning_bytes(shape: Shape, batch: Batch) -> float:
+    """Gradients within the last layer, where the backward pass turns into it and all is still kept: of three
+    feed-forward widths and of three numbers of the stream."""
+    wide = (3 if shape.gated else 2) * (
+        shape.active_experts * shape.expert_width + shape.shared_width
+        if shape.experts
+        else shape.feed_forward
+    )
+    return float(batch.bytes * batch.tokens * (wide + 3 * shape.hidden))

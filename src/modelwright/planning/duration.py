@@ -3,15 +3,16 @@
     step = FLOPs / (rate x efficiency) + bytes of the update / bandwidth + a constant
 
 `rate` is that of a large matrix product: measured here, or stated by the vendor. Efficiency is what a whole
-forward and backward pass reaches of it: narrow matrices, attention, norms and the loss are slower. On a CPU
-it is an estimated table by width; a rehearsal of a few real steps (`--probe`) replaces the whole formula. On
-GPUs it is a share that good engines reach, stated with its source, for as long as nobody has measured ours
-there.
+forward and backward pass reaches of it: narrow matrices, attention, norms and the loss are slower. On this
+machine's CPU it is measured, with small networks (planning/trial_steps.py); a rehearsal of a few real steps
+(`--probe`) replaces the whole formula. On GPUs it is a share that good engines reach, stated with its source,
+for as long as nobody has measured ours there.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modelwright.planning.activations import FP32
@@ -19,13 +20,8 @@ from modelwright.planning.machines import Machine
 from modelwright.planning.memory import Training, matrix_groups, state_bytes
 from modelwright.planning.shape import Shape
 
-CPU_EFFICIENCY = {
-    "bfloat16": ((128, 0.07), (256, 0.51), (512, 0.60), (768, 0.63), (1024, 0.65)),
-    "float32": ((128, 0.25), (256, 0.60), (512, 0.75), (768, 0.80), (1024, 0.85)),
-}
-"""Width -> share of the measured matmul rate that forward and backward reach, without compilation. In bf16
-measured at 256, 512 and 768 (8 and 16 rows of 256 tokens, two cores with matrix units, 2026-11-23); the
-others, and fp32, are estimates."""
+CPU_EFFICIENCY = ((128, 0.5), (256, 0.65), (512, 0.8))
+"""An assumption, for a CPU on which no steps were tried: between two kinds of processors in both formats."""
 GPU_EFFICIENCY = ((768, 0.35), (2048, 0.42), (4096, 0.45))
 """bf16, compiled. An assumption: torchtitan reaches 33 to 39 % on Llama 3.1 8B, nanochat 41 to 50 % at
 widths of 768 to 1536, modded-nanogpt about 40 % at 768."""
@@ -70,7 +66,7 @@ class Duration:
     efficiency: float
     """Share of the machine's matmul rate in forward and backward."""
     source: str
-    """How it was found: "table", "assumption" or "rehearsal"."""
+    """How it was found: "trial" (small networks, here), "assumption" or "rehearsal"."""
     writing: float = 0.0
     """Answers of the model's own, at most."""
 
@@ -80,13 +76,23 @@ class Duration:
         return self.steps + self.measuring + self.checkpoints + self.start + self.writing
 
 
-def efficiency(machine: Machine, width: int, dtype: str) -> float:
-    """Share of the matmul rate that forward and backward of a network this wide reach."""
-    tables = {"cpu": CPU_EFFICIENCY.get(dtype, CPU_EFFICIENCY["bfloat16"]), "gpu": GPU_EFFICIENCY}
+def efficiency(machine: Machine, width: int, dtype: str, context: int) -> float:
+    """Share of the matmul rate that forward and backward of a network this wide reach on rows this long."""
+    if tried := machine.step_rates.get(dtype):
+        by_width = {
+            wide: sorted((long, rate) for w, long, rate in tried if w == wide) for wide, _, _ in tried
+        }
+        rates = [(wide, interpolate(rows, context)) for wide, rows in sorted(by_width.items())]
+        return interpolate(rates, width) / machine.rate(dtype)
+    tables = {"cpu": CPU_EFFICIENCY, "gpu": GPU_EFFICIENCY}
     return interpolate(tables.get(machine.kind, MAC_EFFICIENCY), width)
 
 
-def interpolate(table: tuple[tuple[int, float], ...], width: int) -> float:
+def _efficiency(shape: Shape, training: Training, machine: Machine) -> float:
+    return efficiency(machine, shape.hidden, training.dtype, training.batch.context)
+
+
+def interpolate(table: Sequence[tuple[int, float]], width: int) -> float:
     """Between the neighbours in a table; its ends go on as they are."""
     place = bisect_left([known for known, _ in table], width)
     if place == 0:
@@ -100,13 +106,19 @@ def interpolate(table: tuple[tuple[int, float], ...], width: int) -> float:
 def step_seconds(shape: Shape, training: Training, machine: Machine, devices: int = 1) -> float:
     """One update, by the formula, on `devices` that share its rows evenly."""
     rate = machine.rate(training.dtype)
-    forward = shape.forward_flops(training.batch.context) * training.step_tokens / devices
+    forward = _forward_flops(shape, training) * training.step_tokens / devices
     passes = {"none": 3.0, "selective": 3.2, "full": 4.0}[training.checkpointing]
     if training.frozen:  # no gradient of frozen weights; the adapter's own products are small
         passes -= 1 - 3 * training.trained(shape) / shape.parameters
-    share = efficiency(machine, shape.hidden, training.dtype)
+    share = _efficiency(shape, training, machine)
     arithmetic = passes * forward / (rate * share)
     return arithmetic + update_seconds(shape, training, machine) + STEP_CONSTANT
+
+
+def _forward_flops(shape: Shape, training: Training) -> float:
+    """Of a token, on average: logits are made where there is a loss, and nowhere else."""
+    unread = (1 - training.supervised) * 2.0 * shape.vocab * shape.hidden
+    return shape.forward_flops(training.batch.context) - unread
 
 
 def teacher_seconds(training: Training, machine: Machine, devices: int = 1) -> float:
@@ -115,7 +127,7 @@ def teacher_seconds(training: Training, machine: Machine, devices: int = 1) -> f
         return 0.0
     shape = training.teacher.shape
     flops = shape.forward_flops(training.batch.context) * training.step_tokens / devices
-    return flops / (machine.rate(training.dtype) * efficiency(machine, shape.hidden, training.dtype))
+    return flops / (machine.rate(training.dtype) * _efficiency(shape, training, machine))
 
 
 def own_seconds(shape: Shape, training: Training, machine: Machine) -> float:
@@ -134,8 +146,18 @@ def update_seconds(shape: Shape, training: Training, machine: Machine) -> float:
     moved = state + weights * (2 + 3 + 3 * training.averages)
     seconds = moved / machine.bandwidth
     if training.optimizer == "muon" and not training.frozen:
-        seconds += muon_flops(shape) / (machine.rate(training.dtype) * 0.5)
+        seconds += muon_flops(shape) / (
+            machine.rate(training.dtype) * _muon_efficiency(shape, training, machine)
+        )
     return seconds
+
+
+def _muon_efficiency(shape: Shape, training: Training, machine: Machine) -> float:
+    """Share of the matmul rate in the iteration: on a CPU as in forward and backward (measured: 0.92 to 1.07
+    of that); elsewhere an assumption."""
+    if machine.kind != "cpu":
+        return 0.5
+    return _efficiency(shape, training, machine)
 
 
 def muon_flops(shape: Shape) -> float:
@@ -162,7 +184,7 @@ def forecast_duration(
     """All of a station. `rehearsed`: seconds of a step as measured, in place of the formula."""
     step = rehearsed if rehearsed is not None else step_seconds(shape, training, machine, devices)
     taught = teacher_seconds(training, machine, devices)  # a rehearsal has no teacher either
-    share = efficiency(machine, shape.hidden, training.dtype)
+    share = _efficiency(shape, training, machine)
     flops = 3 * shape.forward_flops(training.batch.context) * training.step_tokens / devices
     if rehearsed is not None:
         share = flops / (machine.rate(training.dtype) * max(rehearsed, 1e-9))
@@ -176,6 +198,10 @@ def forecast_duration(
         checkpoints=work.checkpoints * saved / DISK,
         start=START + FP32 * shape.parameters / 1e9 + work.reading,
         efficiency=share,
-        source="rehearsal" if rehearsed is not None else "table" if machine.kind == "cpu" else "assumption",
+        source="rehearsal" if rehearsed is not None else _source(training, machine),
         writing=own_seconds(shape, training, machine),
     )
+
+
+def _source(training: Training, machine: Machine) -> str:
+    return "trial" if machine.step_rates.get(training.dtype) else "assumption"

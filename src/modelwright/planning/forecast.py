@@ -90,7 +90,7 @@ class Rehearsed:
 
     step_seconds: float
     peak_memory: float
-    """Bytes of the process that rehearsed."""
+    """Bytes that a process of a station would hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +138,8 @@ def training_station(
     memory = training_memory(shape, training)
     step = rehearsed.step_seconds if rehearsed else None
     duration = forecast_duration(shape, training, work, machine, devices, step)
-    # A rehearsal reads no data, so it may hold less than a station; what it holds beyond the formula is real.
-    peak = max(memory.total, rehearsed.peak_memory) if rehearsed else memory.total
+    # A rehearsal has no teacher and writes nothing: what these hold is counted.
+    peak = rehearsed.peak_memory + memory.teacher + memory.answers if rehearsed else memory.total
     tokens = round(work.steps * training.step_tokens * work.share)
     energy, own = energy_wh(machine, duration.total, devices), training.own
     return StationForecast(
@@ -183,18 +183,13 @@ def _flops_per_token(shape: Shape, training: Training) -> float:
 def _about(duration: Duration, rehearsed: Rehearsed | None) -> str:
     if rehearsed:
         return "a few real steps of this shape"
-    return (
-        f"formula; efficiency from a {duration.source}"
-        if duration.source == "table"
-        else "assumed efficiency"
-    )
+    return "formula; rate of small trainings here" if duration.source == "trial" else "assumed efficiency"
 
 
 def _measured_parts(memory: Memory, peak: float) -> dict[str, float]:
-    """The parts as counted, with what was measured beyond them as the allocator's."""
-    parts = dict(memory.parts)
-    parts["allocator"] += peak - memory.total
-    return parts
+    """The parts as counted; what was measured beside them is the allocator's and the process's."""
+    parts, beside = dict(memory.parts), memory.overhead + peak - memory.total
+    return parts | {"allocator": max(0.0, beside), "process": memory.base + min(0.0, beside)}
 
 
 def energy_wh(machine: Machine, seconds: float, devices: int = 1) -> float:

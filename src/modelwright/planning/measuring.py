@@ -24,6 +24,8 @@ from modelwright.base.run import machine
 T = TypeVar("T")
 
 REPEATS = 5
+AGAIN = 600
+"""Seconds for which a disturbed measurement stands: forecasts made together rest on the same figures."""
 QUIET = 0.85
 """Share of the processors' time from which on a measurement is to be trusted: alone on a machine of two cores
 it had 0.93 to 0.99, beside another process 0.5 to 0.67 (measured; the rest is what one thread does alone)."""
@@ -54,20 +56,22 @@ def noted(
     what: str, measure: Callable[[], tuple[dict[str, Any], float]], *, again: bool = False
 ) -> tuple[dict[str, Any], float]:
     """What `measure` found on this machine, and its share of the processors' time (`watched`): as it stands
-    in the user's cache; measured now where it does not, `again`, or where others were at work then and fewer
-    are now."""
+    in the user's cache; measured now where it does not, `again`, or where others were at work a while ago and
+    fewer are now."""
     facts = identity()
     file = cache_folder() / "machines" / f"{sha256_text(canonical_json(facts))[:16]}-{what}.json"
     load = _load()
     if file.is_file() and not again:
         try:
             note = read_json(file)
-            if note["share"] >= QUIET or load >= note["load"]:
+            stands = load >= note["load"] or time.time() < note["time"] + AGAIN
+            if note["share"] >= QUIET or stands:
                 return dict(note["found"]), float(note["share"])
         except (DamagedFile, KeyError, TypeError, ValueError):
             pass  # an older or broken note: measure again
     found, share = measure()
-    write_json(file, {"found": found, "share": share, "load": load, "identity": facts})
+    note = {"found": found, "share": share, "load": load, "time": time.time(), "identity": facts}
+    write_json(file, note)
     return found, share
 
 

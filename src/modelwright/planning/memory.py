@@ -7,9 +7,9 @@ matrices in the blocks), 4 for each average of the weights. A step has three hei
     backward   all gradients, 4 bytes, while the last layer's activations are still there
     update     all gradients, and what Muon needs to orthogonalise the largest group of equal matrices
 
-On a CPU the process comes on top, and what its allocator cannot hand out again: blocks that are freed at one
-height are not found again at the next, so that heights partly add up (measured: `CPU_GROWTH`). On a GPU: the
-context, and the caching allocator's rounding.
+On a CPU the process comes on top, and what its allocator cannot hand out again: a hole is not found again by
+a block of its own size, so that each height takes more than it holds, and heights partly add up (measured:
+`CPU_GROWTH`). On a GPU: the context, and the caching allocator's rounding.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from modelwright.planning.activations import (
     kept_bytes,
     layer_bytes,
     loss_bytes,
+    turning_bytes,
 )
 from modelwright.planning.adapted import Frozen
 from modelwright.planning.shape import Shape
@@ -37,10 +38,12 @@ MIB = 2**20
 CPU_BASE = 373 * MIB
 """A process of ours with torch, pyarrow and a tokenizer, its libraries warm: resident memory, measured with
 torch 2.13 on Linux."""
-CPU_GROWTH = (1.09, 1.32)
-"""What a process grows by for each byte alive at the loss, and for each byte alive at the update, fitted to
-processes of 8 to 25 steps on Linux (glibc's malloc, which gives no aligned block back as one of the same
-size)."""
+CPU_WARM = 60 * MIB
+"""What training adds to it: what libraries build at their first products, and what a station reads."""
+CPU_GROWTH = (0.2, 0.3)
+"""What a process holds beyond each byte that is alive at its greatest height, and for each byte of the lesser
+one of activations and update, which finds no room in the holes of the other: fitted to processes of 13 to 61
+steps on Linux (glibc's malloc, which gives no aligned block back as one of the same size)."""
 CUDA_BASE = 600 * MIB
 """CUDA context, cuBLAS workspaces. An assumption: not measured by us."""
 ROUNDING = 1.06
@@ -55,6 +58,8 @@ class Training:
     accumulation: int = 1
     steps: int = 1
     optimizer: Literal["adamw", "muon"] = "muon"
+    even_neurons: bool = False
+    """NorMuon: a running size is kept for each neuron."""
     averages: int = 1
     """Copies of the weights that are averaged over time (EMA)."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -142,14 +147,17 @@ def state_bytes(shape: Shape, training: Training) -> float:
     """What the optimizer keeps; adapters are AdamW's."""
     if training.frozen:
         return 2 * FP32 * training.frozen.trained(shape)
-    return optimizer_bytes(shape, training.optimizer)
+    return optimizer_bytes(shape, training.optimizer, even_neurons=training.even_neurons)
 
 
-def optimizer_bytes(shape: Shape, optimizer: str) -> float:
-    """State of AdamW (two moments), and of Muon (one) for the matrices in the blocks."""
+def optimizer_bytes(shape: Shape, optimizer: str, *, even_neurons: bool = False) -> float:
+    """State of AdamW (two moments), and of Muon (one) for the matrices in the blocks; `even_neurons`: with a
+    number for each row or column of them, whichever are more."""
     others = shape.parameters - shape.block_matrices
     per_matrix = 2 * FP32 if optimizer == "adamw" else FP32
-    return per_matrix * shape.block_matrices + 2 * FP32 * others
+    neurons = sum(count * max(rows, columns) for count, rows, columns in matrix_groups(shape))
+    sizes = FP32 * neurons if even_neurons and optimizer == "muon" else 0
+    return per_matrix * shape.block_matrices + sizes + 2 * FP32 * others
 
 
 def update_bytes(shape: Shape, training: Training) -> float:
@@ -205,6 +213,7 @@ def training_memory(shape: Shape, training: Training) -> Memory:
     loss = loss_bytes(shape, batch, fused=makes_gradients, supervised=training.supervised)
     weights, gradients = FP32 * float(shape.parameters), FP32 * float(training.trained(shape))
     last = layer_bytes(shape, batch) + FP32 * shape.embedding
+    turning = turning_bytes(shape, batch)
     taught = 0.0
     if training.teacher:
         taught = training.teacher.held_bytes(batch.bytes)
@@ -221,7 +230,7 @@ def training_memory(shape: Shape, training: Training) -> Memory:
     accumulated = gradients if training.accumulation > 1 else 0.0
     update = update_bytes(shape, training)
     heights = {
-        "loss": kept + loss + accumulated,
+        "loss": kept + max(loss, turning) + accumulated,
         "backward": gradients + last,
         "update": gradients + update,
     }
@@ -234,7 +243,7 @@ def training_memory(shape: Shape, training: Training) -> Memory:
         optimizer=state,
         averages=averages,
         activations=kept + accumulated,
-        loss=loss if peak == "loss" else last,
+        loss=max(loss, turning) if peak == "loss" else last,
         workspace=update,
         teacher=taught,
         answers=answers,
@@ -249,8 +258,8 @@ def _overhead(heights: Mapping[str, float], always: float, kind: str) -> float:
     highest = max(heights.values())
     if kind != "cpu":
         return (ROUNDING - 1) * (always + highest)
-    at_loss, at_update = CPU_GROWTH
-    return max(0.0, at_loss * heights["loss"] + at_update * heights["update"] - highest)
+    at_highest, at_lesser = CPU_GROWTH
+    return CPU_WARM + at_highest * highest + at_lesser * min(heights["loss"], heights["update"])
 
 
 def with_rows(training: Training, rows: int) -> Training:

@@ -6,7 +6,7 @@ Settings are read as they are: any station with rows, a context and an optimizer
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,16 +37,18 @@ from modelwright.planning.machines import Machine, Prices, find_machine, load_pr
 from modelwright.planning.memory import CPU_BASE, Training
 from modelwright.planning.shape import Shape, find_shape
 from modelwright.planning.taught import Teacher
+from modelwright.planning.trial_steps import with_step_rates
 from modelwright.stages import rehearsal
 from modelwright.stages.forecast_rows import (
     how_many,
+    largest_padded,
     mean_padded,
-    padded,
     pair_lengths,
     sampled_conversations,
     tokens_of,
 )
 from modelwright.stages.forecast_writing import own_answers, synthesis
+from modelwright.training.dial import settle
 
 BYTES_PER_SECOND = {"prepare": 5.5e5, "tokenize": 2.5e6}
 """Text through a station on two cores (prepare: one timing of atlas, 1.5 MB; tokenize: an estimate)."""
@@ -80,6 +82,8 @@ class Setting:
     devices: int = 1
     probe: bool = False
     """Rehearse a few real steps of each training."""
+    say: Callable[[str], None] | None = None
+    """Gets a line before something is measured that takes seconds."""
 
 
 def forecast(
@@ -136,11 +140,12 @@ def plan(
     price_file: Path | None = None,
     probe: bool = False,
     model: Path | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Forecast:
     """The same with a machine by name and prices from a file."""
     if devices < 1:
         raise ConfigError(f"--devices got {devices}, expected at least 1")
-    setting = Setting(find_machine(on), load_prices(price_file), devices, probe)
+    setting = Setting(find_machine(on), load_prices(price_file), devices, probe, say)
     return forecast(name, configs, setting, model)
 
 
@@ -202,14 +207,17 @@ def _shape(configs: Mapping[str, Any], model: Path | None) -> Shape | None:
 
 def _trained(verb: str, config: Any, shape: Shape, setting: Setting) -> StationForecast:
     """A station that trains: how many micro-batches of which shape, and what else it reads."""
-    training, work = _pretraining(config, shape) if hasattr(config, "plan_for") else _tuning(config)
+    if hasattr(config, "plan_for"):
+        config = config.model_copy(update={"optimizer": settle(config.optimizer, shape.hidden)})
+        training, work = _pretraining(config, shape)
+    else:
+        training, work = _tuning(config)
     training = _on(training, config, setting)
+    machine = with_step_rates(setting.machine, training.dtype, setting.say)
     rehearsed: Rehearsed | None = None
-    if setting.probe and setting.machine.name == "here":
+    if setting.probe and machine.name == "here" and rehearsal.can_stand_for(training):
         rehearsed = rehearsal.in_a_process(shape.name, config, shape, training)
-    return training_station(
-        verb, shape, training, work, setting.machine, setting.prices, setting.devices, rehearsed
-    )
+    return training_station(verb, shape, training, work, machine, setting.prices, setting.devices, rehearsed)
 
 
 def _pretraining(config: Any, shape: Shape) -> tuple[Training, Work]:
@@ -228,7 +236,9 @@ def _tuning(config: Any) -> tuple[Training, Work]:
         lengths = sorted(pair_lengths(config.sources, config.pairs))
         pairs = how_many(config.sources, config.pairs, preferences_from)
         rows, usual = 2 * config.rows, mean_padded(lengths, config.rows / pairs)
-        batch = Batch(rows=rows, context=min(config.context, padded(lengths[-1])), masked=False)
+        batch = Batch(
+            rows=rows, context=min(config.context, largest_padded(lengths, config.rows / pairs)), masked=False
+        )
         micro = -int(-pairs * config.epochs // config.rows)
         steps = -(-micro // config.accumulation)
         held_out = round(2 * config.validation_pairs * usual * (_measurements(steps, config) + 1))
@@ -288,6 +298,7 @@ def _on(training: Training, config: Any, setting: Setting) -> Training:
         kind=machine.kind,
         accumulation=config.accumulation,
         optimizer=config.optimizer.kind,
+        even_neurons=bool(config.optimizer.even_neurons),
         averages=_averages(config),
         frozen=_frozen(config),
         teacher=Teacher.of(getattr(config, "teacher", None)),

@@ -13,17 +13,17 @@ from modelwright.data.synthesis.tasks import last_question
 
 SAMPLE = 300
 """Conversations and pairs that are read to know how long the others are."""
-BYTES_PER_TOKEN = 3.6
-"""Of a vocabulary of some thousands on its own text."""
-TURN_TOKENS = 5
-"""What the chat template adds to a message."""
+BYTES_PER_TOKEN, PAIR_BYTES_PER_TOKEN = 3.7, 3.9
+"""In conversations and in pairs: measured on those of the embedded corpus, with its vocabulary of 4,096."""
+TURN_TOKENS = 6.5
+"""What the chat template adds to a message (measured there)."""
 PAD_MULTIPLE = 32
 """Rows of pairs are padded to a multiple of this (training/batches.py)."""
 
 
-def tokens_of(messages: Sequence[Message]) -> float:
+def tokens_of(messages: Sequence[Message], bytes_per_token: float = BYTES_PER_TOKEN) -> float:
     """About, of turns in the chat template."""
-    return sum(len(each.content.encode()) / BYTES_PER_TOKEN + TURN_TOKENS for each in messages)
+    return sum(len(each.content.encode()) / bytes_per_token + TURN_TOKENS for each in messages)
 
 
 def sampled_conversations(sources: Sequence[Any], count: int) -> list[Conversation]:
@@ -47,8 +47,9 @@ def pair_lengths(sources: Sequence[Any], count: int) -> list[int]:
         raise UserError("the sources hold no preference pair: nothing can be planned")
 
     def length(pair: Preference) -> int:
-        answer = max(len(pair.chosen.encode()), len(pair.rejected.encode())) / BYTES_PER_TOKEN + TURN_TOKENS
-        return round(tokens_of(pair.prompt) + answer)
+        longer = max(len(pair.chosen.encode()), len(pair.rejected.encode()))
+        answer = longer / PAIR_BYTES_PER_TOKEN + TURN_TOKENS
+        return round(tokens_of(pair.prompt, PAIR_BYTES_PER_TOKEN) + answer)
 
     return [length(pair) for pair in found]
 
@@ -61,8 +62,8 @@ def how_many(sources: Sequence[Any], wanted: int, read: Any) -> int:
 
 
 def padded(length: int) -> int:
-    """To a multiple, as rows are."""
-    return -(-length // PAD_MULTIPLE) * PAD_MULTIPLE
+    """To a multiple, as rows are: without the last token, which is only foretold."""
+    return -(-(length - 1) // PAD_MULTIPLE) * PAD_MULTIPLE
 
 
 def mean_padded(lengths: Sequence[int], share: float) -> float:
@@ -71,3 +72,11 @@ def mean_padded(lengths: Sequence[int], share: float) -> float:
     size = max(1, round(share * len(lengths)))
     batches = [lengths[at : at + size] for at in range(0, len(lengths), size)]
     return sum(len(batch) * padded(batch[-1]) for batch in batches) / len(lengths)
+
+
+def largest_padded(lengths: Sequence[int], share: float) -> int:
+    """Tokens of the largest micro-batch, for each row of a full one: the longest rows may be few, and lie in
+    one that is not full. `lengths` and `share` as above."""
+    size = max(1, round(share * len(lengths)))
+    batches = [lengths[at : at + size] for at in range(0, len(lengths), size)]
+    return max(len(batch) * padded(batch[-1]) // size for batch in batches)

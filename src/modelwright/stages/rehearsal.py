@@ -22,14 +22,14 @@ from modelwright.base.config import Config
 from modelwright.base.device import choose
 from modelwright.base.errors import UserError
 from modelwright.base.metrics import read_metrics
-from modelwright.base.resources import peak_resident_bytes
+from modelwright.base.resources import peak_resident_bytes, resident_bytes
 from modelwright.base.run import Run
 from modelwright.base.schema import IGNORE, Batch
 from modelwright.model.config import ModelConfig
 from modelwright.model.init import initialize
 from modelwright.model.transformer import Transformer
 from modelwright.planning.forecast import Rehearsed
-from modelwright.planning.memory import Training
+from modelwright.planning.memory import CPU_BASE, Training
 from modelwright.planning.shape import Shape
 from modelwright.training.batches import next_token_batch
 from modelwright.training.loop import LoopConfig, train
@@ -39,6 +39,11 @@ STEPS, WARM_UP = 6, 2
 DOCUMENT = 80
 """Tokens of a random document, on average."""
 SECONDS = 600
+
+
+def can_stand_for(training: Training) -> bool:
+    """Whether these steps are a training's: they train all of a model, and compute nothing again."""
+    return training.frozen is None and training.checkpointing == "none"
 
 
 def in_a_process(name: str, config: Config, shape: Shape, training: Training) -> Rehearsed:
@@ -114,8 +119,9 @@ class RandomBatches:
 
 
 def rehearse(asked: dict[str, Any]) -> dict[str, float]:
-    """Run the steps here; seconds of one, and the peak of this process."""
-    device = choose("auto", asked["dtype"])
+    """Run the steps here; seconds of one, and the peak of a station's process: such a process before there is
+    a model, and what this one grew by. On a GPU: the peak there."""
+    device, before = choose("auto", asked["dtype"]), resident_bytes()
     model = Transformer(ModelConfig(**asked["model"]), device.dtype)
     initialize(model, 0)
     model.to(device.name)
@@ -135,7 +141,7 @@ def rehearse(asked: dict[str, Any]) -> dict[str, float]:
             matmul_dtype=device.dtype,
         )
         run.close()
-        peak = float(peak_resident_bytes())
+        peak = float(CPU_BASE + peak_resident_bytes() - before)
         tokens = asked["rows"] * asked["context"] * config.accumulation
         speeds = [row["tokens_per_second"] for row in read_metrics(Path(folder) / "timing.jsonl")]
     seconds = statistics.median(tokens / speed for speed in speeds[WARM_UP:])
