@@ -135,52 +135,52 @@ TRAINING_STAGES = {
 
 WIDEST = {
     "adapting": (
-        13_070,
+        13_260,
         "it loads models of every family, gives them tokens, trains adapters, and writes what PEFT reads",
     ),
     "answering": (8_300, "it runs the model in the engine that serves, whichever runner computes"),
-    "align": (14_100, "it trains models of every family that can be imported, whole or by adapters"),
+    "align": (14_140, "it trains models of every family that can be imported, whole or by adapters"),
     "average": (14_800, "it trains, loads models of every kind, and judges them"),
-    "averaging_study": (16_600, "it runs two stations, pretrain and average, for every cell of its table"),
+    "averaging_study": (16_610, "it runs two stations, pretrain and average, for every cell of its table"),
     "compress": (9_000, "it loads and judges models of every family that can be imported"),
     "dataset_check": (
         9_800,
         "it holds rows against evaluation sets, each other, personal data, languages and a chat template",
     ),
     "evaluate": (
-        15_530,
+        15_570,
         "it runs the model with all its kernels in the engine that serves, on suites and rows of any layout",
     ),
     "export": (10_500, "it loads models of every kind, and reads what it wrote with three readers"),
     "finetune": (
-        17_870,
+        18_130,  # 260 more: tokens and words dealt out over tensor-parallel processes
         "it trains models of every family, on data in every layout or on own answers, in every way",
     ),
     "forecast": (
         14_930,  # 1,890 more: methods and judges of models that write; measuring what steps reach here
         "it plans lives that begin with a training, or with a model from outside, and reads their rows",
     ),
-    "forecast_writing": (9_770, "it reads prompts in every layout, and the settings of every method"),
+    "forecast_writing": (9_870, "it reads prompts in every layout, and the settings of every method"),
     "import_model": (9_700, "it takes over models of every family, with tokenizers of every kind"),
     "new_tokens": (
         7_500,
         "tokenizers of every kind get tokens, and adapters that have them are gone on with",
     ),
-    "on_policy": (9_620, "it writes with the model that is trained, for the teacher that judges it"),
+    "on_policy": (9_725, "it writes with the model that is trained, for the teacher that judges it"),
     "pretrain": (13_100, "it trains, with all that ends or keeps a training"),
-    "rationale_study": (19_530, "it runs finetune for every student, asks it, and draws what came out"),
+    "rationale_study": (19_790, "it runs finetune for every student, asks it, and draws what came out"),
     "reading": (13_200, "it builds what a training reads"),
-    "reading_examples": (18_030, "it reads data in every layout, and models of every family that read it"),
-    "retention": (7_300, "it asks tasks, reads text, and compares, as evaluate does"),
+    "reading_examples": (18_290, "it reads data in every layout, and models of every family that read it"),
+    "retention": (7_340, "it asks tasks, reads text, and compares, as evaluate does"),
     "scale": (14_600, "it runs a station for every rung, fits a law to what they came to, and draws it"),
     "search": (15_800, "it trains in every way that finetune does, and judges what comes of it"),
     "serve": (
-        15_600,
+        15_640,
         "it runs the model with all its kernels, and speaks every endpoint's protocol, refusals included",
     ),
     "study": (15_000, "it runs two stations, tokenize and pretrain, for every cell of its table"),
     "screening": (
-        18_910,
+        18_950,
         "it runs the model that judges and sums its price, and looks at rows in every way that data has",
     ),
     "synthesize": (

@@ -80,6 +80,7 @@ class Uniform:
 
     hidden = torch.zeros(2, 2, 3)
     head = torch.zeros(4, 3)
+    words = auxiliary = None
 
     def logits(self) -> torch.Tensor:
         return self.hidden @ self.head.T

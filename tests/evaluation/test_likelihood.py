@@ -18,6 +18,7 @@ VOCABULARY = 8
 class _Output:
     hidden: torch.Tensor
     head: torch.Tensor
+    words: None = None
     auxiliary: None = None
 
     def logits(self) -> torch.Tensor:

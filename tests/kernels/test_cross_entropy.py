@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate
+from threading import Barrier
+
 import pytest
 import torch
+from torch import Tensor
 
 from modelwright.kernels import cross_entropy
 from modelwright.kernels.cross_entropy import (
@@ -69,9 +76,9 @@ def test_without_gradients_none_are_made(monkeypatch):
     weighted = []
     real = cross_entropy._logprobs
 
-    def watched(logits, targets, weights, z):
+    def watched(logits, targets, weights, *others):
         weighted.append(weights is not None)
-        return real(logits, targets, weights, z)
+        return real(logits, targets, weights, *others)
 
     monkeypatch.setattr(cross_entropy, "_logprobs", watched)
     expected = linear_cross_entropy(hidden, head, targets).detach()
@@ -142,3 +149,100 @@ def test_rows_of_zeros_behind_the_last_part_count_for_nothing(tokens: int) -> No
     for loss in (summed, -each.sum()):
         for found, expected in zip(torch.autograd.grad(loss, (hidden, head)), wanted, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+class Meeting:
+    """Threads that stand in for processes, and hand each other tensors."""
+
+    def __init__(self, count: int) -> None:
+        self._barrier, self._brought = Barrier(count, timeout=60), [torch.empty(0)] * count
+
+    def exchange(self, place: int, tensor: Tensor) -> list[Tensor]:
+        self._brought[place] = tensor.detach().clone()
+        self._barrier.wait()
+        found = list(self._brought)
+        self._barrier.wait()
+        return found
+
+
+@dataclass
+class Part:
+    """`base.seams.Words`: rows `first` and on of a head, in one of the threads."""
+
+    meeting: Meeting
+    place: int
+    first: int
+    most: int = 50
+
+    def gathered(self, tensor: Tensor) -> Tensor:
+        return torch.stack(self.meeting.exchange(self.place, tensor))
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        return tensor.copy_(torch.stack(self.meeting.exchange(self.place, tensor)).sum(0))
+
+    def whole(self, head: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+Loss = Callable[[Tensor, Tensor, Tensor, Part | None], Tensor]
+
+
+def shared(loss: Loss, sizes: list[int], n: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Loss, and gradients of hidden states and of the own rows of the head, of each of several threads."""
+    meeting, ends = Meeting(len(sizes)), list(accumulate(sizes))
+
+    def work(place: int) -> tuple[Tensor, Tensor, Tensor]:
+        hidden, head, targets = inputs(n)
+        own = head.detach()[ends[place] - sizes[place] : ends[place]].requires_grad_()
+        found = loss(hidden, own, targets, Part(meeting, place, ends[place] - sizes[place]))
+        of_hidden, of_head = torch.autograd.grad(found, (hidden, own))
+        return found.detach(), of_hidden, of_head
+
+    with ThreadPoolExecutor(len(sizes)) as pool:
+        return list(pool.map(work, range(len(sizes))))
+
+
+LOSSES: dict[str, Loss] = {
+    "sum": lambda h, w, t, words: regularised_cross_entropy(h, w, t, 0.0, 8, words)[0],
+    "sum, chunks by size": lambda h, w, t, words: regularised_cross_entropy(h, w, t, 0.0, None, words)[0],
+    "sum, z-loss": lambda h, w, t, words: regularised_cross_entropy(h, w, t, 0.3, 8, words)[0],
+    "tokens": lambda h, w, t, words: token_logprobs(h, w, t, 8, words) @ torch.linspace(-1, 2, len(t)),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("sizes", [[25, 25], [26, 24], [1, 48, 1], [50]])
+@pytest.mark.parametrize("n", [1, 20, 100])
+def test_a_head_that_is_shared_out_by_words_gives_what_a_whole_one_does(name, sizes, n):
+    hidden, head, targets = inputs(n)
+    expected = LOSSES[name](hidden, head, targets, None)
+    d_hidden, d_head = torch.autograd.grad(expected, (hidden, head))
+    found = shared(LOSSES[name], sizes, n)
+    for loss, of_hidden, _ in found:
+        assert torch.equal(loss, found[0][0])
+        torch.testing.assert_close(loss, expected.detach())
+        torch.testing.assert_close(of_hidden, d_hidden, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.cat([of_head for *_, of_head in found]), d_head, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e3, 1e30])
+def test_logits_far_apart_stay_finite_where_words_are_shared_out(size):
+    """A token's largest logit lies with another process than its target's."""
+    hidden = torch.full((1, 1), size)
+    head, targets = torch.tensor([[-1.0], [0.0], [1.0], [0.5]]), torch.tensor([0])
+    meeting = Meeting(2)
+
+    def work(place: int) -> float:
+        rows = head[2 * place : 2 * place + 2]
+        return float(token_logprobs(hidden, rows, targets, words=Part(meeting, place, 2 * place)))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(work, range(2))) == pytest.approx([-2 * size] * 2)
+
+
+@pytest.mark.parametrize("wrong", [-100, 50, 10**8])
+def test_a_target_outside_of_a_vocabulary_that_is_shared_out_is_no_loss(wrong):
+    def loss(hidden: Tensor, head: Tensor, targets: Tensor, words: Part | None) -> Tensor:
+        return LOSSES["sum"](hidden, head, targets.index_fill(0, torch.tensor([5]), wrong), words)
+
+    assert [float(found) for found, *_ in shared(loss, [25, 25], 8)] == [float("inf")] * 2

@@ -290,7 +290,8 @@ class Table(torch.nn.Module):
         self.logits = torch.nn.Parameter(2.0 * drawn)
 
     def on_batch(self, batch: Batch) -> Any:
-        return SimpleNamespace(hidden=self.logits[batch.ids], head=torch.eye(5), auxiliary=None)
+        output = {"hidden": self.logits[batch.ids], "head": torch.eye(5)}
+        return SimpleNamespace(**output, words=None, auxiliary=None)
 
     def written(self, answers: int, length: int, seed: int) -> Batch:
         """What it writes after word 0, as on-policy batches are."""

@@ -18,8 +18,6 @@ from modelwright.base.files import write_json
 from modelwright.base.schema import IGNORE, Batch
 from modelwright.base.world import World, place
 from modelwright.kernels import native
-from modelwright.model.config import ModelConfig
-from modelwright.model.sharding import tensor_plan
 from modelwright.objectives.next_token import NextToken
 from modelwright.training.batches import Example, Pairs
 from modelwright.training.compute import ComputeConfig
@@ -65,13 +63,12 @@ def test_pairs_say_that_two_rows_belong_together():
 
 
 @given(
-    size=st.tuples(st.integers(1, 9), st.integers(1, 4)),
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 20)),
     shards=st.integers(1, 5),
-    tensor=st.sampled_from([1, 2, 4]),
+    tensor=st.sampled_from([1, 2, 3, 4]),
     cut=st.sampled_from([None, 0, 1]),
 )
-def test_pieces_cover_a_parameter_once_for_each_copy(size, shards, tensor, cut):
-    shape = (size[0] * 4, size[1] * 4)
+def test_pieces_cover_a_parameter_once_for_each_copy(shape, shards, tensor, cut):
     box = Box(1, shards, tensor)
     counted = torch.zeros(shape)
     for at in range(box.held_by):
@@ -201,14 +198,6 @@ def test_the_processes_stand_in_a_box():
         choose_box(ComputeConfig(tensor_parallel=3), many)
     with pytest.raises(ConfigError, match="groups of 3"):
         choose_box(ComputeConfig(shard_size=3), many)
-
-
-def test_a_plan_that_does_not_fit_the_shape_is_refused():
-    shape: ModelConfig = make_model(num_attention_heads=4, num_key_value_heads=2).config
-    assert tensor_plan(shape, 1) == {}
-    assert tensor_plan(shape, 2)["model.layers.*.mlp.down_proj"] == "rows"
-    with pytest.raises(ConfigError, match="num_key_value_heads"):
-        tensor_plan(shape, 4)
 
 
 def test_who_is_alone_needs_no_torchrun(monkeypatch):

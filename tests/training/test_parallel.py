@@ -46,6 +46,8 @@ AVERAGED: Task = {"steps": 6, "loop": OFTEN | {"averages": AVERAGES}}
 KEPT: Task = {"steps": 6, "sign": -1, "loop": OFTEN | {"keep": "best", "stop_early": {"patience": 1}}}
 """What is measured rises from the start: step 4 is the last, and the weights after step 2 are kept."""
 UNTIED = {"tie_word_embeddings": False, "architecture": "qwen2", "hidden_size": 24}
+ODD = {"model": {"vocab_size": 41, "num_key_value_heads": 4}, "length": 13}
+"""Neither the words nor a row's tokens can be dealt out evenly."""
 FSDP, TENSOR = {"shard": "fsdp"}, {"tensor_parallel": 2}
 
 
@@ -114,6 +116,9 @@ FOUR: dict[str, Task] = {
     "fsdp x tensor 2x2 adamw": ADAMW | {"compute": TENSOR | FSDP},
     "replicas x tensor 2x2, untied, biases, uneven": MUON
     | {"compute": TENSOR | {"shard": "none"}, "model": UNTIED},
+    "fsdp x tensor 2x2, mixture": ADAMW | {"compute": TENSOR | FSDP, "model": MIXTURE},
+    "fsdp x tensor 2x2, uneven words and tokens": ADAMW | ODD | {"compute": TENSOR | FSDP},
+    "tensor 4, uneven words and tokens": MUON | ODD | {"compute": {"tensor_parallel": 4}},
     "fsdp, untied, biases, uneven": HALVES | {"compute": FSDP, "model": UNTIED},
     "fsdp, whole micro-batches": MUON | {"compute": FSDP, "loop": OFTEN | {"accumulation": 4}, "rows": 1},
     "fsdp in the background": MUON | {"compute": FSDP, "loop": OFTEN | {"checkpoint_in_background": True}},
@@ -133,6 +138,10 @@ TWO: dict[str, Task] = {
     "fsdp 2, the best is kept": KEPT | {"compute": FSDP},
     "replicas 2": HALVES | {"compute": {"shard": "none"}},
     "from 4 to 2": MUON | {"compute": FSDP, "from": "fsdp x tensor 2x2 muon"},
+    "tensor 2, mixture, computed again": ADAMW
+    | {"compute": TENSOR | {"activation_checkpointing": "selective"}, "model": MIXTURE, "length": 13},
+    "tensor 2, computed again": ADAMW | {"compute": TENSOR | {"activation_checkpointing": "full"}},
+    "tensor, from 4 to 2": MUON | ODD | {"compute": TENSOR, "from": "tensor 4, uneven words and tokens"},
     "from 1 to 2": MUON | {"compute": TENSOR, "from": "one"},
     "fsdp 2 normuon, polar": POLAR | {"compute": FSDP},
     "tensor 2 normuon": NORMUON | {"compute": TENSOR},
@@ -176,7 +185,12 @@ def test_several_processes_stop_at_the_same_time(trained):
 
 @pytest.mark.parametrize(
     ("source", "task"),
-    [("killed in a step", MUON), ("tensor 2 normuon", NORMUON), ("fsdp x tensor 2x2 normuon", NORMUON)],
+    [
+        ("tensor 4, uneven words and tokens", MUON | ODD),
+        ("killed in a step", MUON),
+        ("tensor 2 normuon", NORMUON),
+        ("fsdp x tensor 2x2 normuon", NORMUON),
+    ],
 )
 def test_one_process_goes_on_from_a_checkpoint_of_several(source, task, trained, tmp_path):
     continue_from(trained / source, tmp_path / "broken")

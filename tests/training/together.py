@@ -32,6 +32,7 @@ from modelwright.training import checkpoint, loop
 from modelwright.training.compute import ComputeConfig
 from modelwright.training.loop import LoopConfig, mean_loss, train
 from modelwright.training.parallel import spread_out
+from modelwright.training.recompute import recompute
 
 CPU = Device("cpu", torch.float32, 1, False)
 SIZES = {
@@ -63,10 +64,12 @@ def train_together(folder: Path, task: dict[str, Any], world: World) -> None:
         model = with_adapter(model, AdapterConfig(**adapter), task.get("nf4", False))
         spread = spread_out(model, model.model.layers, {}, compute, CPU, world, replicated=True)
     else:
+        if compute.activation_checkpointing != "none":
+            recompute(model.model.layers, compute.activation_checkpointing)
         plan = tensor_plan(shape, compute.tensor_parallel)
         spread = spread_out(model, model.model.layers, plan, compute, CPU, world)
         spread.fill(first_weights(model, seed=1))
-    batches = make_windows(rows=task.get("rows", 4))
+    batches = make_windows(task.get("rows", 4), task.get("length", 16))
     steps = config.plan(task["steps"] * config.accumulation)
     if world.is_first:
         folder.mkdir(parents=True, exist_ok=True)

@@ -49,6 +49,32 @@ class Tokenizer(Protocol):
         ...
 
 
+class Words(Protocol):
+    """A head (V, D) whose rows, a word each, are shared out: a process has (v, D); all see every token."""
+
+    @property
+    def first(self) -> int:
+        """Id of the first word here."""
+        ...
+
+    @property
+    def most(self) -> int:
+        """Words of the process that has most of them. All agree on it, as on what they exchange."""
+        ...
+
+    def gathered(self, tensor: Tensor) -> Tensor:
+        """(processes, *shape) of what each has, in the order of words. No gradient."""
+        ...
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """The sum over the processes, in place."""
+        ...
+
+    def whole(self, head: Tensor) -> Tensor:
+        """(V, D) from each one's (v, D). Whoever uses it computes all its gradients on every process."""
+        ...
+
+
 class Output(Protocol):
     """What a language model returns: hidden states, and logits only for those who ask."""
 
@@ -60,6 +86,11 @@ class Output(Protocol):
     @property
     def head(self) -> Tensor:
         """(V, D) weight of the output projection: logits = hidden @ head.T"""
+        ...
+
+    @property
+    def words(self) -> Words | None:
+        """Where processes share out the rows of `head`: which ones these are. None: all of them."""
         ...
 
     @property

@@ -10,6 +10,10 @@ walk over the tokens in chunks and keep only what they return.
 - `token_logprobs`: one log-probability per token, for objectives that weigh tokens themselves.
   Logits are computed again in the backward pass.
 
+Where processes share out the words of the head (`base.seams.Words`), each makes the logits of its own words.
+Normalizers and the targets' logits are exchanged chunk by chunk; the gradient of the hidden states, to which
+every word adds, is summed once.
+
 `reference_logprobs` is the plain version that both are tested against.
 """
 
@@ -25,6 +29,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from modelwright.base.device import can_compile_for_gpu
+from modelwright.base.seams import Words
 from modelwright.kernels import native
 from modelwright.kernels.linear import add_weight_gradient
 
@@ -58,24 +63,34 @@ def linear_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, chunk: i
 
 
 def regularised_cross_entropy(
-    hidden: Tensor, head: Tensor, targets: Tensor, z: float, chunk: int | None = None
+    hidden: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    z: float,
+    chunk: int | None = None,
+    words: Words | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(sum over N tokens of -log p(target) + z n^2, the z-loss's part of it, without a gradient), where n is
-    the log of the softmax's denominator. With z = 0 it costs nothing."""
+    the log of the softmax's denominator. With z = 0 it costs nothing. `words`: which rows of a head that is
+    shared out these are."""
     needs_gradient = torch.is_grad_enabled() and (hidden.requires_grad or head.requires_grad)
-    size = chunk or _chunk(hidden, head)
-    return _SummedCrossEntropy.apply(hidden, head, targets, z, size, needs_gradient)  # type: ignore[no-any-return]
+    size = chunk or _chunk(hidden, head, words)
+    return _SummedCrossEntropy.apply(hidden, head, targets, z, size, needs_gradient, words)  # type: ignore[no-any-return]
 
 
-def token_logprobs(hidden: Tensor, head: Tensor, targets: Tensor, chunk: int | None = None) -> Tensor:
-    """(N,) log p(target) in fp32."""
-    return _TokenLogprobs.apply(hidden, head, targets, chunk or _chunk(hidden, head))  # type: ignore[no-any-return]
+def token_logprobs(
+    hidden: Tensor, head: Tensor, targets: Tensor, chunk: int | None = None, words: Words | None = None
+) -> Tensor:
+    """(N,) log p(target) in fp32; `words` as above."""
+    size = chunk or _chunk(hidden, head, words)
+    return _TokenLogprobs.apply(hidden, head, targets, size, words)  # type: ignore[no-any-return]
 
 
-def _chunk(hidden: Tensor, head: Tensor) -> int:
+def _chunk(hidden: Tensor, head: Tensor, words: Words | None) -> int:
+    rows = head.shape[0] if words is None else words.most
     if hidden.device.type == "cuda":
-        return max(CHUNK, CUDA_CHUNK // head.shape[0])
-    return max(CHUNK, FUSED_CHUNK // head.shape[0]) if native.usable(hidden) else CHUNK
+        return max(CHUNK, CUDA_CHUNK // rows)
+    return max(CHUNK, FUSED_CHUNK // rows) if native.usable(hidden) else CHUNK
 
 
 def chunks(x: Tensor, chunk: int) -> list[tuple[slice, Tensor]]:
@@ -93,11 +108,13 @@ def chunks(x: Tensor, chunk: int) -> list[tuple[slice, Tensor]]:
 
 
 def _logprobs(
-    logits: Tensor, targets: Tensor, weights: Tensor | None, z: float = 0.0
+    logits: Tensor, targets: Tensor, weights: Tensor | None, z: float = 0.0, words: Words | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """(N,) log p(target) in fp32, and where z is not 0, (N,) normalizers n. With `weights`, (N,) or one for
     all, the (N, V) logits are overwritten by the gradient of sum(weights * (log p(target) - z n^2)), which is
     weights * (onehot - softmax * (1 + 2 z n))."""
+    if words is not None:
+        return _shared_logprobs(logits, targets, weights, z, words)
     if native.usable(logits):
         targets = _checked(targets, logits.shape[1])
         found = torch.empty(len(targets), dtype=torch.float32, device=logits.device)
@@ -106,9 +123,8 @@ def _logprobs(
         output = (found, normalizers, z)
         native.call("cross_entropy", logits.dtype, logits, targets, weights, stride, *output, *logits.shape)
         return found, normalizers
-    if logits.device.type == "cuda" and not torch.compiler.is_compiling():
-        with torch.compiler.set_stance("default"):  # compiled in evaluation too, where blocks run eagerly
-            return _fused()(logits, targets, weights, z)
+    if logits.device.type == "cuda":
+        return _fused(one_pass, logits, targets, weights, z)
     normalizers = logits.float().logsumexp(-1) if z else None
     log_probabilities = logits.float().log_softmax(-1)
     found = log_probabilities.gather(1, targets[:, None]).squeeze(1)
@@ -121,10 +137,46 @@ def _logprobs(
     return found, normalizers
 
 
+def _shared_logprobs(
+    logits: Tensor, targets: Tensor, weights: Tensor | None, z: float, words: Words
+) -> tuple[Tensor, Tensor]:
+    """The same from (N, v) logits of this process's words."""
+    places = targets - words.first
+    known = _fused(known_here, logits, places)
+    normalizers, found = words.gathered(known).unbind(1)
+    offset = normalizers.logsumexp(0)
+    if weights is not None:
+        _fused(slope_here, logits, places, offset, weights, z)
+    return found.amax(0) - offset, offset
+
+
+def known_here(logits: Tensor, places: Tensor) -> Tensor:
+    """(2, N) what some words' logits (N, v) tell of all: the log of the sum of their exponentials, and the
+    target's logit, or -inf where its place is not among theirs. So a target that is no word at all costs inf,
+    which no training takes for a loss."""
+    wide = logits.float()
+    hit = torch.arange(logits.shape[1], device=logits.device) == places[:, None]
+    return torch.stack((wide.logsumexp(-1), torch.where(hit, wide, float("-inf")).amax(-1)))
+
+
+def slope_here(logits: Tensor, places: Tensor, offset: Tensor, weights: Tensor, z: float) -> None:
+    """Overwrite (N, v) logits by the gradient, given all words' normalizers (N,)."""
+    hit = torch.arange(logits.shape[1], device=logits.device) == places[:, None]
+    share = (logits.float() - offset[:, None]).exp() * (1 + 2 * z * offset)[:, None]
+    logits.copy_((hit.float() - share) * (weights if weights.ndim == 0 else weights[:, None]))
+
+
+def _fused(function: Callable[..., Any], logits: Tensor, *rest: Any) -> Any:
+    """Compiled where there is a compiler for GPUs; in evaluation too, where blocks run eagerly."""
+    if logits.device.type != "cuda" or torch.compiler.is_compiling():
+        return function(logits, *rest)
+    with torch.compiler.set_stance("default"):
+        return _compiled(function)(logits, *rest)
+
+
 @cache
-def _fused() -> Callable[[Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor | None]]:
-    """`one_pass`, compiled where there is a compiler for GPUs."""
-    return torch.compile(one_pass, dynamic=True) if can_compile_for_gpu() else one_pass
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=True) if can_compile_for_gpu() else function
 
 
 def one_pass(
@@ -157,7 +209,14 @@ def _checked(targets: Tensor, vocab_size: int) -> Tensor:
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, z: float, chunk: int, needs_gradient: bool
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        z: float,
+        chunk: int,
+        needs_gradient: bool,
+        words: Words | None,
     ) -> tuple[Tensor, Tensor]:
         cast = head.to(hidden.dtype)
         total, squares = torch.zeros(2, dtype=torch.float32, device=hidden.device).unbind()
@@ -167,15 +226,17 @@ class _SummedCrossEntropy(torch.autograd.Function):
         d_head = torch.zeros_like(head, dtype=torch.float32) if learns else None
         for part, rows in chunks(hidden, chunk):
             logits, count = rows @ cast.T, part.stop - part.start
-            found, normalizers = _logprobs(logits[:count], targets[part], minus_one, z)
+            found, normalizers = _logprobs(logits[:count], targets[part], minus_one, z, words)
             total = total - found.sum()
-            if normalizers is not None:
+            if z and normalizers is not None:
                 squares = squares + z * normalizers.square().sum()
             if d_hidden is not None:
                 logits[count:] = 0
                 d_hidden[part] = (logits @ cast)[:count]
             if d_head is not None:
                 add_weight_gradient(d_head, logits, rows)
+        if d_hidden is not None and words is not None:
+            d_hidden = words.add_up(d_hidden)
         ctx.save_for_backward(d_hidden, d_head)
         ctx.mark_non_differentiable(squares)
         return (total + squares if z else total), squares
@@ -185,18 +246,21 @@ class _SummedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         d_hidden, d_head = ctx.saved_tensors
         d_head = None if d_head is None else d_head * upstream[0]
-        return d_hidden * upstream[0].to(d_hidden.dtype), d_head, None, None, None, None
+        return d_hidden * upstream[0].to(d_hidden.dtype), d_head, *[None] * 5
 
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, chunk: int, words: Words | None
+    ) -> Tensor:
         cast = head.to(hidden.dtype)
         found = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         for part, rows in chunks(hidden, chunk):
-            found[part] = _logprobs((rows @ cast.T)[: part.stop - part.start], targets[part], None)[0]
+            logits = (rows @ cast.T)[: part.stop - part.start]
+            found[part] = _logprobs(logits, targets[part], None, words=words)[0]
         ctx.save_for_backward(hidden, head, targets)
-        ctx.chunk = chunk
+        ctx.chunk, ctx.words = chunk, words
         return found
 
     @staticmethod
@@ -209,9 +273,11 @@ class _TokenLogprobs(torch.autograd.Function):
         d_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for part, rows in chunks(hidden, ctx.chunk):
             logits, count = rows @ cast.T, part.stop - part.start
-            _logprobs(logits[:count], targets[part], weights[part])
+            _logprobs(logits[:count], targets[part], weights[part], words=ctx.words)
             logits[count:] = 0
             d_hidden[part] = (logits @ cast)[:count]
             if d_head is not None:
                 add_weight_gradient(d_head, logits, rows)
-        return d_hidden, None if d_head is None else d_head.to(head.dtype), None, None
+        if ctx.words is not None:
+            d_hidden = ctx.words.add_up(d_hidden)
+        return d_hidden, None if d_head is None else d_head.to(head.dtype), None, None, None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from modelwright.base.schema import IGNORE, Batch
+from modelwright.base.seams import Words
 from modelwright.kernels import fp8
 from modelwright.kernels.attention import additive
 from modelwright.model.attention import Attention, KeyValueCache, document_mask
@@ -43,10 +44,13 @@ class ModelOutput:
     """What training a mixture of experts adds to the loss, summed over supervised tokens (base/seams.py)."""
     routings: Sequence[Routing] = ()
     """What the router of each mixture said, in the order of layers."""
+    words: Words | None = None
+    """Where processes share out the head: which rows these are (base/seams.py)."""
 
     def logits(self) -> Tensor:
         """(B, T, V) in fp32."""
-        return (self.hidden @ self.head.to(self.hidden.dtype).T).float()
+        head = self.head if self.words is None else self.words.whole(self.head)
+        return (self.hidden @ head.to(self.hidden.dtype).T).float()
 
 
 class Block(nn.Module):

@@ -131,9 +131,10 @@ class Distillation:
             taught = self.teacher(batch)
         places, targets = batch.supervised(), batch.targets.flatten()
         student, teacher = (each.hidden.flatten(0, 1)[places] for each in (output, taught))
-        heads, own = (output.head, taught.head), SAMPLED in batch.extra
+        head = output.head if output.words is None else output.words.whole(output.head)
+        own = SAMPLED in batch.extra
         loss, parts = summed_over_logits(
-            student, heads[0], teacher, heads[1], targets[places], judge(self.config, own=own)
+            student, head, teacher, taught.head, targets[places], judge(self.config, own=own)
         )
         name, units = "own_token" if own else "next_token", parts.new_tensor(len(places))
         metrics = {"divergence": parts[0], name: parts[1], name + UNITS: units}

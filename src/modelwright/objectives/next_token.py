@@ -53,4 +53,4 @@ class NextToken:
         hidden, targets, places = output.hidden.flatten(0, 1), batch.targets.flatten(), batch.supervised()
         if len(places) < len(targets):  # in pre-training there is nothing to leave out
             hidden, targets = hidden[places], targets[places]
-        return regularised_cross_entropy(hidden, output.head, targets, self._z)
+        return regularised_cross_entropy(hidden, output.head, targets, self._z, words=output.words)

@@ -42,7 +42,8 @@ def sequence_logps(output: Output, targets: Tensor, places: Tensor | None = None
     all B x T (`Batch.supervised`), where they are known."""
     if places is None:
         places = (targets.flatten() != IGNORE).nonzero().flatten()
-    found = token_logprobs(output.hidden.flatten(0, 1)[places], output.head, targets.flatten()[places])
+    hidden, targets_there = output.hidden.flatten(0, 1)[places], targets.flatten()[places]
+    found = token_logprobs(hidden, output.head, targets_there, words=output.words)
     rows = places // targets.shape[1]
     return torch.zeros(len(targets), dtype=found.dtype, device=found.device).index_add(0, rows, found)
 

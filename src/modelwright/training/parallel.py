@@ -3,9 +3,9 @@
 Where few parameters learn beside frozen ones (adapters), each process has all of them instead: `Replicated`.
 
 Otherwise the processes form a box: replicas x shards x tensor. Processes along "tensor" hold parts of each
-matrix product and read the same rows. Along "shards" they hold parts of each parameter, gathered where a
-block computes and given up after it. "replicas" hold copies of one another. Rows are dealt out over replicas
-and shards.
+matrix product and read the same rows (tensor_parallel.py). Along "shards" they hold parts of each parameter,
+gathered where a block computes and given up after it. "replicas" hold copies of one another. Rows are dealt
+out over replicas and shards.
 
 Gradients are added up and not divided: the loss is divided by the count of the whole batch beforehand,
 so that a step is the same at any number of processes but for the rounding of sums in another order.
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor import DTensor
 
 from modelwright.base.device import Device
 from modelwright.base.errors import ConfigError
@@ -34,8 +32,8 @@ from modelwright.training.checkpoint import Checkpoints
 from modelwright.training.compute import ComputeConfig
 from modelwright.training.layout import Piece, ShardedLayout, in_order, whole_piece
 from modelwright.training.spread import Spread
+from modelwright.training.tensor_parallel import add_up_gradients, cut, hand_out_head
 
-STYLES = {"columns": ColwiseParallel, "rows": RowwiseParallel}
 REPLICAS, SHARDS, TENSOR = "replicas", "shards", "tensor"
 
 
@@ -176,7 +174,7 @@ class Sharded(Several):
         sides = (box.replicas, box.shards, box.tensor)
         mesh = init_device_mesh(device.name, sides, mesh_dim_names=(REPLICAS, SHARDS, TENSOR))
         shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
-        cuts = _cut(module, plan, mesh) if box.tensor > 1 else {}
+        cuts = cut(module, plan, mesh[TENSOR]) if box.tensor > 1 else {}
         _shard(module, blocks, mesh, device)
         groups: list[Any] = [
             dist.new_group(list(range(first, first + box.held_by)))
@@ -196,10 +194,7 @@ class Sharded(Several):
             name: nn.Parameter(whole.to_local().detach(), whole.requires_grad)
             for name, whole in self._wholes.items()
         }
-        summed = [name for name, cut in plan.items() if cut == "summed"] if box.tensor > 1 else []
-        self._summed = [
-            name for name in shapes if any(fnmatchcase(name.rpartition(".")[0], each) for each in summed)
-        ]
+        self._whole_on_each = {name: piece for name, piece in self._pieces.items() if name not in cuts}
         for name, piece in self._pieces.items():
             assert tuple(piece.shape) == pieces[rank][name].shape, f"{name} is not cut as it was said to be"
 
@@ -222,28 +217,12 @@ class Sharded(Several):
             gradient = whole.grad
             self._pieces[name].grad = gradient.to_local() if isinstance(gradient, DTensor) else gradient
             whole.grad = None
-        found = [grad for name in self._summed if (grad := self._pieces[name].grad) is not None]
-        if found:
-            together = torch.cat([gradient.reshape(-1) for gradient in found])
-            dist.all_reduce(together, group=self._tensor_group)
-            parts = together.split([gradient.numel() for gradient in found])
-            for gradient, part in zip(found, parts, strict=True):
-                gradient.copy_(part.view(gradient.shape))
+        if self.box.tensor > 1:
+            add_up_gradients(self._whole_on_each, self._tensor_group)
 
     def settle(self) -> None:
         assert isinstance(self.module, FSDPModule)
         self.module.reshard()
-
-
-def _cut(module: nn.Module, plan: Mapping[str, str], mesh: DeviceMesh) -> dict[str, int]:
-    """Apply the plan; parameter name -> the axis along which it is cut."""
-    styles = {name: STYLES[cut]() for name, cut in plan.items() if cut in STYLES}
-    parallelize_module(module, mesh[TENSOR], styles)
-    return {
-        name: placement.dim
-        for name, parameter in module.named_parameters()
-        if isinstance(parameter, DTensor) and isinstance(placement := parameter.placements[0], Shard)
-    }
 
 
 def _shard(module: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, device: Device) -> None:
@@ -258,7 +237,7 @@ def _shard(module: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, dev
     along = mesh[REPLICAS, SHARDS] if mesh[REPLICAS].size() > 1 else mesh[SHARDS]
     settings: dict[str, Any] = {"mesh": along, "mp_policy": policy}
     # Before FSDP's own hook, which would hang one more hook on the head's weight at every step.
-    module.register_forward_hook(_stand_in_for_head)
+    module.register_forward_hook(hand_out_head)
     for block in blocks:
         fully_shard(block, **settings)
     # The head is used after the forward pass (by the loss), so the last group is given up after the backward.
@@ -278,31 +257,14 @@ def _sharded(parameter: nn.Parameter) -> DTensor:
     return parameter
 
 
-def _piece(shape: tuple[int, ...], cut: int | None, box: Box, at: int) -> Piece:
+def _piece(shape: tuple[int, ...], along: int | None, box: Box, at: int) -> Piece:
     """Which box of a parameter the process at place `at` of a copy holds: a part along the axis of the tensor
-    plan, and of that the part along the first axis that FSDP takes, as torch.chunk cuts."""
+    plan, and of that the part along the first axis that FSDP takes, each as torch.chunk cuts."""
     shard, way = divmod(at, box.tensor)
     offset, size = list(whole_piece(shape).offset), list(shape)
-    if cut is not None:
-        size[cut] //= box.tensor
-        offset[cut] = way * size[cut]
-    step = -(-size[0] // box.shards)
-    first, last = (min(place * step, size[0]) for place in (shard, shard + 1))
-    offset[0], size[0] = offset[0] + first, last - first
+    for axis, place, parts in ((along, way, box.tensor), (0, shard, box.shards)):
+        if axis is not None:
+            step = -(-size[axis] // parts)
+            first, last = (min(each * step, size[axis]) for each in (place, place + 1))
+            offset[axis], size[axis] = offset[axis] + first, last - first
     return Piece(tuple(offset), tuple(size))
-
-
-class _Same(torch.autograd.Function):
-    """The same numbers under another name in the graph: neither a leaf nor a view."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        return tensor.detach()
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> Tensor:
-        return upstream[0]
-
-
-def _stand_in_for_head(module: nn.Module, inputs: Any, output: Any) -> Any:
-    return dataclasses.replace(output, head=_Same.apply(output.head))
