@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from modelwright.evaluation import compare
 from modelwright.evaluation.compare import Comparison, kl_divergence, quantile_interval, same_top
 
 
@@ -72,3 +73,39 @@ def test_a_copy_has_no_damage() -> None:
     damage = comparison.result()
     assert damage.mean_kl.mean == 0 and damage.bits_per_byte_change.mean == 0
     assert damage.top1.mean == 1 and damage.top1.low < 1  # fifteen tokens prove little
+
+
+@pytest.mark.parametrize("at_once", [1, 3 * 20, 7 * 20 + 5])
+def test_a_wide_vocabulary_is_compared_some_positions_at_a_time(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many logits in fp64 as the bound says, one position at the least; all figures stay."""
+    generator = torch.Generator().manual_seed(8)
+    rows = [
+        (*torch.randn(2, 11, 20, generator=generator), torch.randint(0, 20, (11,), generator=generator))
+        for _ in range(3)
+    ]
+    sizes = torch.tensor([0, 0, 0, *[2] * 8])  # whole parts without text
+
+    def damage() -> compare.Damage:
+        comparison = Comparison()
+        for before, after, targets in rows:
+            comparison.add(before, after, targets, sizes)
+        return comparison.result()
+
+    whole = damage()
+    seen: list[int] = []
+
+    def watched(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        seen.append(reference.numel())
+        return kl_divergence(reference, other)
+
+    monkeypatch.setattr(compare, "LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(compare, "kl_divergence", watched)
+    parts = damage()
+    assert max(seen) <= max(20, at_once) and sum(seen) == 3 * 11 * 20
+    assert parts.top1 == whole.top1
+    assert parts.mean_kl.mean == pytest.approx(whole.mean_kl.mean, rel=1e-12)
+    assert parts.kl_99.high == pytest.approx(whole.kl_99.high, rel=1e-12)
+    assert parts.bits_per_byte_before == pytest.approx(whole.bits_per_byte_before, rel=1e-12)
+    assert parts.bits_per_byte_after == pytest.approx(whole.bits_per_byte_after, rel=1e-12)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelwright.base.schema import Completion, Sampling
 from modelwright.evaluation import likelihood
@@ -166,3 +167,36 @@ def test_choices_of_several_prompts_do_not_mix() -> None:
 def test_empty_choice_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one token"):
         score_choices(_Scorer(), [[1]], [[""]], lambda text: [])
+
+
+class _Largest(TorchDispatchMode):
+    """The largest tensor that an operation makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for each in made if isinstance(made, tuple) else (made,):
+            self.numbers = max(self.numbers, each.numel() if isinstance(each, torch.Tensor) else 0)
+        return made
+
+
+@pytest.mark.parametrize("bound", [50_000, 3_000, 999])
+def test_logits_stay_below_a_bound_however_wide_the_vocabulary(
+    bound: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 8 x 49 positions in a vocabulary of 1,000, at most so many at a time; one position at the least."""
+    table = torch.randn(1000, 2, generator=torch.Generator().manual_seed(3))
+    documents = torch.randint(1, 1000, (8, 50), generator=torch.Generator().manual_seed(4)).tolist()
+
+    def score() -> float:
+        def model(ids: torch.Tensor) -> _Output:
+            return _Output(table[ids], table.flip(0))
+
+        return bits_per_byte(model, documents, [1] * 1000, max_tokens=10**6, window=64).value
+
+    whole = score()
+    monkeypatch.setattr(likelihood, "LOGITS_PER_CHUNK", bound)
+    with _Largest() as largest:
+        found = score()
+    assert largest.numbers <= max(bound, 2 * 1000) and found == pytest.approx(whole, rel=1e-6)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from modelwright.base.errors import UserError
 from modelwright.base.schema import Sampling, Structure
+from modelwright.inference.cache import unwritten_zeros
 from modelwright.inference.compiled import CompiledRunner
 from modelwright.inference.engine import Engine
 from modelwright.inference.loop import in_parts
@@ -162,14 +163,15 @@ def test_an_emptied_cache_is_there_once(make_model, monkeypatch, kind, cache):
     """It may take most of the memory: there is no room for the old and the new one at a time."""
     runner = kind(make_model("llama"), 8, cache)
     pools = runner._cache if kind is CompiledRunner else [runner._cache.keys, runner._cache.values]
-    old, zeros = [weakref.ref(pool) for pool in pools], torch.zeros
+    old = [weakref.ref(pool) for pool in pools]
     del pools
 
     def fresh(*shape, **settings):
         assert [ref() for ref in old] == [None, None]
-        return zeros(*shape, **settings)
+        return unwritten_zeros(*shape, **settings)
 
-    monkeypatch.setattr(torch, "zeros", fresh)
+    for user in ("cache", "compiled"):
+        monkeypatch.setattr(f"modelwright.inference.{user}.unwritten_zeros", fresh)
     runner.clear()
     piece = [Piece([5, 6], 0, [3], 1)]
     assert torch.equal(runner.logits(piece), kind(make_model("llama"), 8, cache).logits(piece))

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from modelwright.base.artifact import Artifact
 from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.run import Run
+from modelwright.formats.huggingface import load_config, load_model
+from modelwright.inference.blocks import SIZE, blocks_for
+from modelwright.inference.cache import unwritten_zeros
+from modelwright.inference.engine import SCRATCH
 from modelwright.stages import evaluate
 from modelwright.stages.evaluate import Config, Seen, compare, verdict
 from modelwright.stages.report import write_report
@@ -82,6 +89,41 @@ def test_every_model_is_asked_the_same_and_all_of_it_is_kept(
     assert artifact.metrics["base/arithmetic"] == results["base"]["arithmetic"]["mean"]
     assert artifact.manifest.cost.tokens > 0
     assert "could not be read" not in write_report(tmp_path / "life").read_text(encoding="utf-8")
+
+
+def test_one_model_at_a_time_is_held_with_a_cache_for_what_is_asked(
+    inputs: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the next one is loaded, nothing is left of the one before it: neither weights nor cache. The
+    cache has room for all slots with the longest problem, and for one sequence of the model's context."""
+    gone: list[weakref.ref[Any]] = []
+    caches: list[int] = []
+
+    def load(*arguments: Any, **settings: Any) -> Any:
+        gc.collect()
+        assert [each for each in gone if each() is not None] == []
+        model = load_model(*arguments, **settings)
+        gone.extend(weakref.ref(each) for each in (model, model.model.layers[0].mlp.down_proj.weight))
+        return model
+
+    def zeros(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+        made = unwritten_zeros(*shape, dtype=dtype)
+        caches.append(made.numel())
+        gone.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(evaluate, "load_model", load)
+    for user in ("cache", "compiled"):
+        monkeypatch.setattr(f"modelwright.inference.{user}.unwritten_zeros", zeros)
+    suites = ("arithmetic", "answer_length")
+    config = Config(suites=suites, limit=5, max_tokens=4, slots=64, prompts=(), device="cpu")
+    artifact = evaluate.run(config, Run(tmp_path / "held", "evaluate", "report", config, 1, inputs))
+    assert artifact.manifest.cost.tokens > 0 and len(caches) == 4, "keys and values of two models"
+    network = load_config(inputs["base"].file("model"))
+    longest = 160 + 60  # the task's longest answer, and more than its prompt
+    blocks = max(5 * (blocks_for(longest) + 1), blocks_for(network.max_position_embeddings)) + SCRATCH
+    position = network.num_hidden_layers * network.num_key_value_heads * max(network.head_dim, 32)
+    assert max(caches) <= position * SIZE * (blocks + 1)
 
 
 def test_the_same_settings_give_the_same_bytes(inputs: dict[str, Artifact], tmp_path: Path) -> None:

@@ -13,8 +13,12 @@ from statistics import NormalDist
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from modelwright.evaluation.statistics import Interval, t_interval, wilson
+
+LOGITS_AT_ONCE = 1 << 22
+"""Logits of each model that are compared at a time, in fp64 (32 MiB, and some copies of that)."""
 
 
 def kl_divergence(reference: Tensor, other: Tensor) -> Tensor:
@@ -76,14 +80,18 @@ class Comparison:
     def add(self, reference: Tensor, other: Tensor, targets: Tensor, sizes: Tensor) -> None:
         """One sequence: (T, V) logits of both, (T,) true next tokens, and (T,) how many bytes of text each
         stands for; those of 0 bytes count in neither sum of bits per byte (as in `likelihood`)."""
-        self._kl.append(kl_divergence(reference, other).cpu())
-        self._same.append(same_top(reference, other).cpu())
-        text = sizes > 0
-        before, after = (
-            float(torch.nn.functional.cross_entropy(logits[text].double(), targets[text], reduction="sum"))
-            for logits in (reference, other)
-        )
-        self._nats.append((before, after, int(sizes.sum())))
+        kl, same, nats = list[Tensor](), list[Tensor](), [0.0, 0.0]
+        rows = max(1, LOGITS_AT_ONCE // reference.shape[-1])
+        parts = (tensor.split(rows) for tensor in (reference, other, targets, sizes > 0))
+        for before, after, true, text in zip(*parts, strict=True):
+            kl.append(kl_divergence(before, after).cpu())
+            same.append(same_top(before, after).cpu())
+            for which, logits in enumerate((before, after)):
+                losses = cross_entropy(logits[text].double(), true[text], reduction="sum")
+                nats[which] += float(losses)
+        self._kl.append(torch.cat(kl))
+        self._same.append(torch.cat(same))
+        self._nats.append((nats[0], nats[1], int(sizes.sum())))
 
     def result(self) -> Damage:
         """The verdict over everything added."""

@@ -6,6 +6,10 @@ what the compiled step (kernels/decoder.cpp), which reads blocks where they lie,
 
 from __future__ import annotations
 
+import math
+import mmap
+import sys
+
 import torch
 from torch import Tensor
 
@@ -16,6 +20,16 @@ from modelwright.model.transformer import Transformer
 
 DEFAULT_BYTES = 2 << 30
 """How large the cache may be where nobody says."""
+
+
+def unwritten_zeros(*shape: int, dtype: torch.dtype) -> Tensor:
+    """Zeros in main memory that take no room before they are written, and leave none taken: mapped apart, they
+    go back to the system whole. `torch.zeros` writes all of them at once, and what malloc keeps is
+    not always found again: three caches, one after the other, took the room of three (measured)."""
+    size = math.prod(shape) * dtype.itemsize
+    # On Windows memory that belongs to no file is the process's own anyway.
+    own = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+    return torch.frombuffer(mmap.mmap(-1, size, **own), dtype=dtype).view(shape)
 
 
 class PagedCache:
@@ -81,14 +95,15 @@ class PagedCache:
             scales.fill_(1)
 
     def _allocate(self) -> None:
-        shape, device = self._shape, self._device
+        shape, device = (*self._shape, self._head_dim), self._device
         self.keys = self.values = torch.empty(0)
         self.scales: list[Tensor] | None = None
-        self.keys, self.values = (
-            torch.zeros(*shape, self._head_dim, dtype=self._stored, device=device) for _ in range(2)
-        )
+        if device.type == "cpu":
+            self.keys, self.values = (unwritten_zeros(*shape, dtype=self._stored) for _ in range(2))
+        else:
+            self.keys, self.values = (torch.zeros(shape, dtype=self._stored, device=device) for _ in range(2))
         if self._stored == torch.int8:
-            self.scales = [torch.ones(*shape, 1, device=device) for _ in range(2)]
+            self.scales = [torch.ones(*self._shape, 1, device=device) for _ in range(2)]
 
 
 class CacheView:
@@ -107,10 +122,15 @@ class CacheView:
 
 
 def blocks_of_cache(
-    model: Transformer, cache: str, cache_tokens: int | None, max_slots: int, max_length: int
+    model: Transformer,
+    cache: str,
+    cache_tokens: int | None,
+    max_slots: int,
+    max_length: int,
+    usual_length: int | None = None,
 ) -> int:
     """How many blocks the cache has: as asked, or enough for all slots within a bound; always enough for
-    one."""
+    one. `usual_length`: what most requests stay below."""
     least = blocks_for(max_length)
     if cache_tokens is not None:
         if cache_tokens < least * SIZE:
@@ -120,9 +140,10 @@ def blocks_of_cache(
             )
         return cache_tokens // SIZE
     element = 1 if cache == "int8" else model.compute_dtype.itemsize
-    return max(
-        least, min(max_slots * least, DEFAULT_BYTES // (_numbers_of_position(model.config) * SIZE * element))
-    )
+    bound = DEFAULT_BYTES // (_numbers_of_position(model.config) * SIZE * element)
+    # Who is admitted leaves a block for each that runs (scheduler.py), so that nobody has to wait for one.
+    slot = least if usual_length is None else min(least, blocks_for(usual_length) + 1)
+    return max(least, min(max_slots * slot, bound))
 
 
 def _numbers_of_position(config: ModelConfig) -> int:

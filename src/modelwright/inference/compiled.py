@@ -15,6 +15,7 @@ from torch import Tensor
 
 from modelwright.base.errors import UserError
 from modelwright.inference import graphs
+from modelwright.inference.cache import unwritten_zeros
 from modelwright.inference.graphs import GraphRunner
 from modelwright.inference.packing import MODES, PackedModel, serves
 from modelwright.inference.runner import Piece, PlainRunner, Runner
@@ -94,7 +95,7 @@ class CompiledRunner:
         size = -(-config.head_dim // tile) * tile * tile
         stored = torch.int8 if self._eight_bits else self.model.compute_dtype
         self._cache, self._scales = list[Tensor](), list[Tensor]()
-        cache = [torch.zeros(*heads, size, dtype=stored) for _ in range(2)]
+        cache = [unwritten_zeros(*heads, size, dtype=stored) for _ in range(2)]
         scales = [torch.ones(*heads, tile) for _ in range(2)] if self._eight_bits else []
         self._cache, self._scales = cache, scales
         self._point_to_cache()

@@ -49,7 +49,8 @@ class Engine:
     model's context by default). `stop_ids` end every completion, besides the request's own; by
     default they are the tokenizer's, such as end-of-turn and end-of-text, and `()` switches that off.
     `cache_tokens` is how many positions the key-value cache holds (by default enough for all slots, in at
-    most 2 GiB); `cache` is what they are stored in. A step computes at most `step_tokens` tokens.
+    most 2 GiB; where `usual_length` is given, for slots of so many, prompt and answer together); `cache` is
+    what they are stored in. A step computes at most `step_tokens` tokens.
     `head` "int8" keeps the output projection of the compiled path in 8 bits (see CompiledRunner).
     `use_compiled` False takes the plain path even where there is a compiled one. `speculate` lets it guess.
     `owns_model`: nobody else needs the model, which saves the memory of a second copy of its weights.
@@ -64,6 +65,7 @@ class Engine:
         max_length: int | None = None,
         stop_ids: Sequence[int] | None = None,
         cache_tokens: int | None = None,
+        usual_length: int | None = None,
         cache: Literal["auto", "int8"] = "auto",
         step_tokens: int = 512,
         head: Literal["auto", "int8"] = "auto",
@@ -80,7 +82,7 @@ class Engine:
         self.max_length = min(max_length or context, context)
         self.vocab_size = model.config.vocab_size
         self.stop_ids = frozenset(tokenizer.stop_ids if stop_ids is None else stop_ids)
-        blocks = blocks_of_cache(model, cache, cache_tokens, max_slots, self.max_length)
+        blocks = blocks_of_cache(model, cache, cache_tokens, max_slots, self.max_length, usual_length)
         scratch = max(SCRATCH, blocks_for(self.max_length))
         self._scratch = range(blocks, blocks + scratch)
         self._adapters, self._use_compiled = AdapterSet(model), use_compiled

@@ -60,6 +60,7 @@ def run(config: Config, run: Run) -> Artifact:
     made = quantize(original, Scheme(config.bits, config.group), getattr(torch, config.kept_dtype))
     with atomic_directory(run.dir / "model") as folder:
         save_model(folder, made, source)
+    del made
     saved = load_model(run.dir / "model").eval()  # what is judged is the file, not the object in memory
     damage = _compare(config, run, original, saved)
     sizes = _sizes(source, run.dir / "model", original)

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from modelwright.base.artifact import FULL_PRECISION_MODELS, Artifact
 from modelwright.base.config import Config as BaseConfig
-from modelwright.base.device import choose
+from modelwright.base.device import choose, freed_memory_given_back
 from modelwright.base.errors import UserError
 from modelwright.base.files import write_json
 from modelwright.base.metrics import finite, in_words
@@ -115,13 +115,16 @@ def run(config: Config, run: Run) -> Artifact:
     roles = sorted(models, key=_order)
     seen: dict[str, Seen] = {}
     with run.progress("problems", len(roles) * sum(map(len, problems.values()))) as bar:
-        for role in roles:
+        for role in roles:  # one model at a time is in memory
             seen[role] = Seen()
-            examiner = Examiner(config, run, role, models[role])
-            examiner.look(seen[role])
+            examiner = Examiner(config, run, role, models[role], seen[role])
+            examiner.read()
+            examiner.open_engine(tasks, problems)
+            examiner.look()
             for name, task in tasks.items():
-                examiner.ask(name, task, problems[name], seen[role])
+                examiner.ask(name, task, problems[name])
                 bar.advance(len(problems[name]), model=role, suite=name)
+            del examiner  # before the next is there
             run.log(f"{role}: {_summary(seen[role].results)}")
     comparisons = [row for pair in pairwise(roles) for row in compare(*pair, seen, tasks)]
     results = {role: found.results for role, found in seen.items()}
@@ -138,21 +141,21 @@ def run(config: Config, run: Run) -> Artifact:
 
 
 class Examiner:
-    """One model, ready to be asked."""
+    """One model, and what is found for it. Its weights are there once: the plain model reads, then the engine
+    takes them over and answers."""
 
-    def __init__(self, config: Config, run: Run, role: str, artifact: Artifact) -> None:
+    def __init__(self, config: Config, run: Run, role: str, artifact: Artifact, seen: Seen) -> None:
         folder = artifact.file("model")
-        self._config, self._run, self._role = config, run, role
+        self._config, self._run, self._role, self._seen = config, run, role, seen
         self._device = choose(config.device, "float32").name
-        self._model: Transformer = load_model(folder, device=self._device).eval()
+        with freed_memory_given_back():
+            self._model: Transformer = load_model(folder, device=self._device).eval()
+        self._parameters = self._model.num_active_parameters()
         self._tokenizer = BPETokenizer.load(folder)
-        self._engine = Engine(self._model, self._tokenizer, max_slots=config.slots)
         self._prompts = prompts_of(self._tokenizer)
 
-    def look(self, seen: Seen) -> None:
-        """Bits per byte on validation text, and the next-token distributions."""
-        for prompt in self._config.prompts:
-            seen.distributions[prompt] = self._distribution(prompt)
+    def read(self) -> None:
+        """Bits per byte on validation text."""
         if not self._config.validation_tokens or "tokens" not in self._run.inputs:
             return
         shards = TokenShards.open(self._run.input("tokens").file("validation"))
@@ -167,8 +170,32 @@ class Examiner:
             window=min(256, self._model.config.max_position_embeddings),
             device=self._device,
         )
-        seen.results[BITS_PER_BYTE] = as_result(as_interval(found), "bits")
-        self._count(seen, found.tokens)
+        self._seen.results[BITS_PER_BYTE] = as_result(as_interval(found), "bits")
+        self._count(found.tokens)
+
+    def open_engine(self, tasks: Mapping[str, Task], problems: Mapping[str, Sequence[Problem]]) -> None:
+        """Hand the model to an engine, whose cache is large enough for these problems and no larger."""
+        longest = max(
+            (
+                len(self._prompts.ids(problem)) + max_tokens_of(task, self._config.max_tokens)
+                for name, task in tasks.items()
+                for problem in problems[name]
+            ),
+            default=1,
+        )
+        with freed_memory_given_back():
+            self._engine = Engine(
+                self._model,
+                self._tokenizer,
+                max_slots=min(self._config.slots, max(1, *map(len, problems.values()))),
+                usual_length=longest,
+                owns_model=True,
+            )
+
+    def look(self) -> None:
+        """The next-token distributions."""
+        for prompt in self._config.prompts:
+            self._seen.distributions[prompt] = self._distribution(prompt)
 
     def _distribution(self, prompt: str) -> dict[str, Any]:
         """The likeliest next tokens, and the entropy of all of them in bits."""
@@ -181,8 +208,9 @@ class Examiner:
             "top": [[self._tokenizer.decode([token]), probability] for token, probability in pairs],
         }
 
-    def ask(self, name: str, task: Task, problems: Sequence[Problem], seen: Seen) -> None:
+    def ask(self, name: str, task: Task, problems: Sequence[Problem]) -> None:
         """All problems of a task; samples are written, scores and their interval kept."""
+        seen = self._seen
         asked = [p for p in problems if len(self._prompts.ids(p)) < self._engine.max_length]
         if len(asked) < len(problems):
             self._run.log(f"{self._role}, {name}: {len(problems) - len(asked)} prompts exceed the context")
@@ -191,7 +219,7 @@ class Examiner:
         write_samples(self._run.dir / "samples" / self._role / f"{name}.jsonl", rollouts)
         seen.scores[name] = graded(rollouts)
         read = sum(len(self._prompts.ids(rollout.problem)) for rollout in rollouts)
-        self._count(seen, read + sum(len(rollout.completion.ids) for rollout in rollouts))
+        self._count(read + sum(len(rollout.completion.ids) for rollout in rollouts))
         if len(seen.scores[name]) < len(rollouts):
             self._run.log(f"{self._role}, {name}: {len(rollouts) - len(seen.scores[name])} answers ungraded")
         if seen.scores[name]:
@@ -201,9 +229,9 @@ class Examiner:
             cut = sum(r.completion.finish_reason == "length" for r in rollouts) / len(rollouts)
             seen.results[name] = {**as_result(interval, unit), "cut_short": cut}
 
-    def _count(self, seen: Seen, tokens: int) -> None:
-        seen.tokens += tokens
-        seen.flops += 2.0 * self._model.num_active_parameters() * tokens
+    def _count(self, tokens: int) -> None:
+        self._seen.tokens += tokens
+        self._seen.flops += 2.0 * self._parameters * tokens
 
 
 def compare(
