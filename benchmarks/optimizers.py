@@ -44,7 +44,7 @@ from record import kept, known, publish
 VOCABULARY, CONTEXT, ROWS, DEPTH = 1024, 128, 8, 4
 SIZES = {"small": (128, 300), "second": (256, 400)}
 """Name -> width and steps: 0.9M and 3.4M parameters."""
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
 HELD_OUT_ROWS = 256
 LOW = {"learning_rate": 3e-3, "matrix_learning_rate": 0.02}
 """What the rates were before the sweep."""
@@ -52,6 +52,9 @@ RATES = ((1, 1), (1, 4), (1, 8), (2, 4), (0.5, 4), (1, 2), (2, 1), (0.5, 1))
 """Factors on the two rates of LOW: matrices, and all others."""
 T_QUANTILE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 """97.5 % quantiles of Student's t by degrees of freedom."""
+
+DERIVED = {"even_neurons": True, "weight_decay": 0.1, "momentum": 0.9}
+"""The variant of Muon that training/dial.py derives: around it the rates are swept."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "Muon as it was": {},
@@ -61,6 +64,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "jordan, 3 steps": {"iterations": 3},
     "even neurons (NorMuon)": {"even_neurons": True},
     "decay 0.1": {"weight_decay": 0.1},
+    "NorMuon, decay 0.1": {"even_neurons": True, "weight_decay": 0.1},
+    "NorMuon, decay 0.1, momentum 0.9": DERIVED,
+    "NorMuon, cautious decay 0.1": {"even_neurons": True, "weight_decay": 0.1, "cautious": True},
     "cautious decay 0.1": {"weight_decay": 0.1, "cautious": True},
     "cautious decay 0.1, falling": {"weight_decay": 0.1, "cautious": True, "decay_falls": True},
     "rms scale": {"scale": "rms"},
@@ -151,15 +157,16 @@ def trials(group: str) -> Iterator[Trial]:
     elif group == "rates":
         for (matrix, others), width in itertools.product(RATES, (128, 256, 64)):
             rates = {"matrix_learning_rate": 0.02 * matrix, "learning_rate": 3e-3 * others}
-            yield Trial(group, f"{matrix:g} x, {others:g} x", width, DEPTH, 300, ROWS, 0, rates)
+            yield Trial(group, f"{matrix:g} x, {others:g} x", width, DEPTH, 300, ROWS, 0, DERIVED | rates)
     elif group == "batch":
         for rows, factor in itertools.product((32, 4), (1, 2, 0.5)):
             rates = {"matrix_learning_rate": 0.02 * factor, "learning_rate": 0.012 * factor}
-            yield Trial(group, f"{factor:g} x", 128, DEPTH, 300 * ROWS // rows, rows, 0, rates)
+            steps = 300 * ROWS // rows
+            yield Trial(group, f"{factor:g} x", 128, DEPTH, steps, rows, 0, DERIVED | rates)
     elif group == "depths":
         for depth, factor in itertools.product((2, 6, 3), (1, 2, 0.5)):
             rates = {"matrix_learning_rate": 0.02 * factor, "learning_rate": 0.012 * factor}
-            yield Trial(group, f"{factor:g} x", 128, depth, 300, ROWS, 0, rates)
+            yield Trial(group, f"{factor:g} x", 128, depth, 300, ROWS, 0, DERIVED | rates)
     else:
         raise SystemExit(f"no group '{group}': there are {', '.join(GROUPS)}")
 

@@ -51,7 +51,7 @@ VOCABULARY, ROWS, CONTEXT, STEPS = 4096, 16, 256, 400
 SHAPE = ModelChoice(depth=4, architecture="llama").derive(VOCABULARY)
 HELD_OUT_ROWS = 256
 RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
-WARM_UPS = (0.02, 0.1)
+WARM_UPS = (0.02, 0.1, 0.2, 0.4)
 SCHEDULES = {"cosine": ScheduleConfig(kind="cosine", final=0.1), "wsd": ScheduleConfig(kind="wsd")}
 DECAY = 0.1
 HORIZONS = tuple(range(100, STEPS + 1, 25))
@@ -66,11 +66,11 @@ say = Console(stderr=True).print
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Of the plain loop."""
+    """Of the plain loop; the search begins where it ended before."""
 
-    rate: float = 1e-3
-    warm_up: float = 0.1
-    kind: str = "cosine"
+    rate: float = 2e-3
+    warm_up: float = 0.2
+    kind: str = "wsd"
 
     def __str__(self) -> str:
         return f"AdamW {self.rate:g}, {self.kind}, warm-up {self.warm_up:g}"

@@ -33,6 +33,20 @@ def test_the_anchor_and_the_words() -> None:
     found = settle(asked, 128)
     assert (found.rate, found.matrix_rate) == (0.012, 0.05)
     said = describe(asked, found, 128)
-    assert said == "learning rate 0.012 (derived from width 128), of matrices 0.05 (as set)"
+    rates = "learning rate 0.012 (derived from width 128), of matrices 0.05 (as set)"
+    assert said == f"{rates}, NorMuon with momentum 0.9, weight decay 0.1"
     adamw = OptimizerConfig(kind="adamw")
-    assert describe(adamw, settle(adamw, 256), 256) == "learning rate 0.003 (derived from width 256)"
+    said = describe(adamw, settle(adamw, 256), 256)
+    assert said == "learning rate 0.003 (derived from width 256), weight decay 0"
+
+
+def test_the_variant_of_muon_is_derived_and_stays_where_it_is_set() -> None:
+    found = settle(OptimizerConfig(), 128)
+    assert found.even_neurons is True and (found.decay, found.matrix_momentum) == (0.1, 0.9)
+    plain = settle(OptimizerConfig(even_neurons=False, weight_decay=0.0), 128)
+    assert plain.even_neurons is False and plain.decay == 0
+    assert ", Muon with momentum 0.9, weight decay 0" in describe(OptimizerConfig(), plain, 128)
+    adamw = settle(OptimizerConfig(kind="adamw"), 128)
+    assert not adamw.even_neurons and adamw.decay == 0
+    untouched = OptimizerConfig()  # what finetune and align take
+    assert not untouched.even_neurons and (untouched.decay, untouched.matrix_momentum) == (0, 0.95)

@@ -182,6 +182,42 @@ def test_a_state_of_another_model_is_refused(tmp_path):
         optimizer.load_state(checkpoint.tensors("optimizer"))
 
 
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_a_state_from_before_the_first_update_is_taken_up(kind):
+    """Every update before a checkpoint may have been withheld; and what was learned since is dropped."""
+    model = make_model()
+    fresh, stepped = (Optimizer(model.named_parameters(), OptimizerConfig(kind=kind)) for _ in range(2))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    stepped.step(1e-3)
+    stepped.load_state(fresh.state())
+    before, after = fresh.state(), stepped.state()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_what_is_left_of_a_checkpoint_that_was_being_removed_is_cleared_away(tmp_path):
+    train_tiny(tmp_path, steps=4)
+    folder = tmp_path / "checkpoints"
+    left = folder / "step-00000002"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    found = Checkpoints(folder, keep=9).all()
+    assert not left.exists() and [each.step for each in found] == [4]
+
+
+def test_a_state_of_another_variant_of_muon_is_refused():
+    model = make_model()
+    plain = Optimizer(model.named_parameters(), OptimizerConfig())
+    evened = Optimizer(model.named_parameters(), OptimizerConfig(even_neurons=True))
+    for one, other in ((plain, evened), (evened, plain)):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        one.step(1e-3)
+        with pytest.raises(ValueError, match="set even_neurons as it was"):
+            other.load_state(one.state())
+
+
 def test_divergence_says_what_to_do_and_keeps_the_checkpoints(tmp_path, monkeypatch):
     original, calls = loop._read, {"n": 0}
 

@@ -29,7 +29,8 @@ def _temporary_beside(path: Path) -> Path:
     return path.parent / f"{_TEMPORARY}{uuid.uuid4().hex[:12]}-{path.name}"
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -44,9 +45,9 @@ def atomic_path(path: Path) -> Generator[Path]:
     temporary = _temporary_beside(path)
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -64,8 +65,8 @@ def atomic_directory(path: Path) -> Generator[Path]:
     try:
         yield temporary
         for file in sorted(temporary.rglob("*")):
-            _sync(file)
-        _sync(temporary)
+            sync(file)
+        sync(temporary)
         if path.exists():
             aside = _temporary_beside(path)
             os.replace(path, aside)
@@ -73,7 +74,7 @@ def atomic_directory(path: Path) -> Generator[Path]:
             shutil.rmtree(aside)
         else:
             os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -77,6 +77,7 @@ class Attention(nn.Module):
         q, k, v = rotate(q.transpose(1, 2), *rope), rotate(k.transpose(1, 2), *rope), v.transpose(1, 2)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
-        causal = bias is None and cache is None and length > 1
+        # Asked, and not copied: where lengths vary, a compiler has a symbol for the answer.
+        causal = True if bias is None and cache is None and length > 1 else False  # noqa: SIM210
         mixed = attend(q, k, v, bias, causal=causal)
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))

@@ -23,9 +23,9 @@ def first_weights(model: Transformer, seed: int) -> Iterator[tuple[str, Tensor]]
     """Each parameter's name and first value, one after the other: a process that holds a piece of each never
     holds more than one whole. Every process draws all of them, and all draw the same.
 
-    Matrices get std 1/sqrt(fan_in) (capped at 0.02 x sqrt(1024 / width) for the embedding), and the two
-    projections that write to the residual stream are divided by sqrt(2 x layers), as in GPT-2, so that the
-    stream's variance does not grow with depth. Experts and routers are matrices like any other.
+    Matrices get std 1/sqrt(fan_in), the embedding and the head 0.02, and the two projections that write to
+    the residual stream are divided by sqrt(2 x layers), as in GPT-2, so that the stream's variance does not
+    grow with depth. Experts and routers are matrices like any other.
     """
     generator = torch.Generator().manual_seed(seed)
     config = model.config

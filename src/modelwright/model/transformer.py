@@ -179,9 +179,11 @@ class Transformer(nn.Module):
         """Run the network on a micro-batch; documents packed in one row do not see each other. While a
         mixture is trained, each expert's tokens are counted, and the output carries the auxiliary loss."""
         mask = None if batch.segments is None else document_mask(batch.segments, self.config.sliding_window)
-        balancer = self._balancer
-        output = self(batch.ids, batch.positions, mask, favour=balancer.favour if balancer else None)
-        if not (output.routings and self.training and torch.is_grad_enabled()):
+        learns = self.training and torch.is_grad_enabled()
+        # What is measured is what would be exported, which carries no bias.
+        favour = self._balancer.favour if self._balancer and learns else None
+        output = self(batch.ids, batch.positions, mask, favour=favour)
+        if not (output.routings and learns):
             return output
         supervised = batch.targets.flatten() != IGNORE
         return replace(output, auxiliary=self._balancing().take(output.routings, supervised))

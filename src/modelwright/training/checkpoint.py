@@ -82,6 +82,9 @@ class Checkpoints:
         if self._world.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_temporaries(self.folder)
+            for left in self.folder.glob("step-*"):
+                if not (left / STATE).exists():  # killed while an old one was being removed
+                    shutil.rmtree(left)
         self._world.barrier()
 
     def all(self) -> list[Checkpoint]:

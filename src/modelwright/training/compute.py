@@ -96,7 +96,9 @@ def compile_blocks(
     ones.
 
     Blocks have the same code, so the compiler runs once for all of them; compiling the whole network
-    instead takes several times as long for a few per cent more speed.
+    instead takes several times as long for a few per cent more speed. The first size of a batch is taken as
+    the only one; where a second one comes (rows padded to the longest of them), that side is compiled once
+    more for all sizes. One program for each would end at torch's eighth, and the rest would run eagerly.
     """
     pays = flops >= config.compile_pays_after and not own_are_faster
     wanted = config.compile == "always" or (config.compile == "auto" and pays)
@@ -106,4 +108,4 @@ def compile_blocks(
         return
     log(f"{device.describe()}; compiling the blocks at the first step")
     for block in blocks:
-        block.compile(dynamic=False, mode=config.compile_mode)
+        block.compile(mode=config.compile_mode)

@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 Shape = tuple[int, ...]
+PART = 1 << 22
+"""Numbers of a gradient that are squared in fp64 at a time: a copy of a whole embedding would be gigabytes."""
 OnStack = Callable[[Tensor], Tensor]
 """(K, M, N) matrices -> as many of the same size, each from its own alone."""
 
@@ -102,7 +104,8 @@ class ShardedLayout(Layout):
         device = next(iter(pieces.values())).device
         squares = torch.zeros((), dtype=torch.float64, device=device)
         for name, piece in pieces.items():
-            squares += piece.double().square().sum() / self._copies[name]
+            for part in piece.reshape(-1).split(PART):
+                squares += torch.linalg.vector_norm(part, dtype=torch.float64).square() / self._copies[name]
         return in_order(squares, self.group).sum(0).sqrt().float()
 
     def on_whole(self, names: Sequence[str], pieces: Sequence[Tensor], function: OnStack) -> list[Tensor]:

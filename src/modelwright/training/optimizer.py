@@ -21,6 +21,8 @@ from modelwright.training.muon import Iteration, even_out, neuron_axis, orthogon
 
 RATE, MATRIX_RATE = 3e-3, 0.02
 """Rates where nobody says anything: those at which training/dial.py starts."""
+MOMENTUM = 0.95
+"""Muon's, where nobody says anything."""
 RMS_RATE = 6e-3
 """The matrices' rate where nobody says anything and their updates are scaled as AdamW's are."""
 
@@ -37,20 +39,22 @@ class OptimizerConfig(Config):
     0.02 elsewhere."""
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
-    momentum: float = 0.95
-    """Muon's momentum (Nesterov)."""
+    momentum: float | None = Field(default=None, ge=0, lt=1)
+    """Muon's momentum (Nesterov). None: 0.9 in pretrain, 0.95 elsewhere."""
     iteration: Iteration = "jordan"
     """How Muon orthogonalises: Jordan's quintic in every step, or the best one for each (Polar Express)."""
     iterations: int = Field(default=5, ge=1)
     """Its steps."""
     scale: Literal["spectral", "rms"] = "spectral"
     """Size of Muon's updates: sqrt(max(1, rows / columns)), or as large as AdamW's (see training/muon.py)."""
-    even_neurons: bool = False
-    """NorMuon (arXiv 2510.05491): each neuron's part of an update is divided by its running size."""
+    even_neurons: bool | None = None
+    """NorMuon (arXiv 2510.05491): each neuron's part of an update is divided by its running size. None: on
+    in pretrain, off elsewhere."""
     neuron_beta: float = Field(default=0.95, ge=0, lt=1)
     """How slowly that size is forgotten."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled: per step, matrices shrink by rate x decay. Norms, biases and embeddings do not decay."""
+    weight_decay: float | None = Field(default=None, ge=0)
+    """Decoupled: per step, matrices shrink by rate x decay. Norms, biases and embeddings do not decay. None:
+    0.1 beside Muon in pretrain, 0 elsewhere."""
     cautious: bool = False
     """Muon's matrices decay only where the update pulls the same way (arXiv 2510.12402)."""
     decay_falls: bool = False
@@ -67,6 +71,16 @@ class OptimizerConfig(Config):
     def matrix_rate(self) -> float:
         """Muon's peak rate."""
         return self.matrix_learning_rate or (MATRIX_RATE if self.scale == "spectral" else RMS_RATE)
+
+    @property
+    def matrix_momentum(self) -> float:
+        """Muon's momentum."""
+        return MOMENTUM if self.momentum is None else self.momentum
+
+    @property
+    def decay(self) -> float:
+        """The matrices' decay, as a share of the rate."""
+        return self.weight_decay or 0.0
 
 
 class Optimizer:
@@ -103,7 +117,7 @@ class Optimizer:
         self._adamw = self._make_adamw(list(decaying.values()), list(others.values()))
 
     def _make_adamw(self, decaying: list[nn.Parameter], others: list[nn.Parameter]) -> torch.optim.AdamW:
-        groups = ((decaying, self.config.weight_decay), (others, 0.0))
+        groups = ((decaying, self.config.decay), (others, 0.0))
         return torch.optim.AdamW(
             [
                 {"params": group, "weight_decay": decay, "decays": decay > 0}
@@ -135,7 +149,7 @@ class Optimizer:
     @torch.no_grad()
     def step(self, factor: float) -> None:
         """One update at `factor` times the peak rates."""
-        decay = self.config.weight_decay * (factor if self.config.decay_falls else 1.0)
+        decay = self.config.decay * (factor if self.config.decay_falls else 1.0)
         for group in self._adamw.param_groups:
             group["lr"] = factor * self.config.rate
             group["weight_decay"] = decay if group["decays"] else 0.0
@@ -162,11 +176,11 @@ class Optimizer:
 
     def _ahead(self, group: list[tuple[str, nn.Parameter]]) -> list[Tensor]:
         """The gradients, taken into the momentum and seen one step ahead (Nesterov), ready for products."""
-        updates: list[Tensor] = []
+        updates, beta = list[Tensor](), self.config.matrix_momentum
         for name, parameter in group:
             assert parameter.grad is not None, f"{name} took no part in the loss"
-            momentum = self._momentum[name].lerp_(parameter.grad, 1 - self.config.momentum)
-            updates.append(parameter.grad.lerp(momentum, self.config.momentum).to(self._matmul_dtype))
+            momentum = self._momentum[name].lerp_(parameter.grad, 1 - beta)
+            updates.append(parameter.grad.lerp(momentum, beta).to(self._matmul_dtype))
         return updates
 
     def _even_out(self, names: list[str], updates: list[Tensor], axis: int) -> list[Tensor]:
@@ -195,8 +209,14 @@ class Optimizer:
     def load_state(self, flat: dict[str, Tensor]) -> None:
         """Take over what `state` returned; a state of other parameters is an error."""
         names = {key.partition("/")[2] for key in flat}
-        if names != {*self._adamw_names, *self._momentum}:
+        adamw = {*self._adamw_names} & names  # none before AdamW's first step
+        if names - adamw != self._momentum.keys() or adamw not in (set(), {*self._adamw_names}):
             raise ValueError(f"the optimizer state is of other parameters: {sorted(names)[:4]}...")
+        if {key for key in flat if key.startswith("second/")} != {f"second/{name}" for name in self._second}:
+            raise ValueError(
+                f"the optimizer state is of another variant of Muon than even_neurons={bool(self._second)}: "
+                "set even_neurons as it was, or start anew"
+            )
         for name, tensor in self._momentum.items():
             tensor.copy_(flat[f"momentum/{name}"])
         for name, tensor in self._second.items():
@@ -205,5 +225,6 @@ class Optimizer:
         state["state"] = {
             number: {key: flat[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
             for number, name in enumerate(self._adamw_names)
+            if adamw
         }
         self._adamw.load_state_dict(state)

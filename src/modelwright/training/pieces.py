@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from modelwright.base.errors import DamagedFile
-from modelwright.base.files import read_json
+from modelwright.base.files import read_json, sync
 from modelwright.training.layout import Layout, Piece, Shape, ShardedLayout, whole_piece
 
 INDEX = "index.json"
@@ -66,6 +66,7 @@ def save_pieces(
             entries[key] = asdict(Stored(file, whole, piece))
     if kept:
         save_file(kept, folder / file)
+        sync(folder / file)  # each machine its own: in a shared file system nobody can do it for another
     return entries
 
 

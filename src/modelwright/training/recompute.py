@@ -25,6 +25,7 @@ KEPT = (
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
     torch.ops.aten._scaled_dot_product_cudnn_attention.default,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.higher_order.flex_attention,
 )
 """What "selective" keeps. Products of scores in written-out attention (bmm) are large and not among them."""
 
