@@ -157,7 +157,7 @@ WIDEST = {
         "it trains models of every family, on data in every layout or on own answers, in every way",
     ),
     "forecast": (
-        14_930,  # 1,890 more: methods and judges of models that write; measuring what steps reach here
+        15_600,  # 2,560 more: models that write, measuring what steps reach, what each of several devices has
         "it plans lives that begin with a training, or with a model from outside, and reads their rows",
     ),
     "forecast_writing": (9_870, "it reads prompts in every layout, and the settings of every method"),

@@ -24,7 +24,7 @@ from modelwright.planning.duration import (
 from modelwright.planning.machines import GIB, Machine, find_machine
 from modelwright.planning.memory import Training, state_bytes
 from modelwright.planning.shape import Shape, known_shape
-from modelwright.planning.sharding import Box, as_markdown, choose_box, sharded, table
+from modelwright.planning.sharding import Box, choose_box, sharded
 
 SHAPE = Shape(vocab=1000, hidden=256, feed_forward=768, layers=2, heads=4, kv_heads=2, head_dim=64, tied=True)
 TRAINING = Training(batch=Batch(rows=4, context=128), optimizer="adamw")
@@ -126,9 +126,3 @@ def test_boxes() -> None:
     for devices, how, tensor in ((8, "zero", 1), (8, "fsdp", 3), (0, "fsdp", 1), (12, "hsdp", 1)):
         with pytest.raises(ConfigError):
             choose_box(devices, how, tensor)
-
-
-def test_the_table_of_the_chapter() -> None:
-    rows = table([known_shape("8b"), known_shape("70b")], [8, 1024], find_machine("h100"))
-    assert [row["fits"] for row in rows] == [True, True, False, True]
-    assert as_markdown(rows).count("\n") == 6

@@ -6,14 +6,15 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modelwright.base.artifact import Cost
-from modelwright.base.errors import UserError
+from modelwright.base.errors import ConfigError, UserError
 from modelwright.cli import main
 from modelwright.life import planning
-from modelwright.planning.forecast import Forecast, compare
+from modelwright.planning.forecast import Forecast, StationForecast, compare
 from modelwright.recipes.recipe import load_recipe
 
 OVERRIDES = [
@@ -50,6 +51,34 @@ def test_what_does_not_fit_comes_with_what_would() -> None:
     pretrain = found.stations[2]
     assert not pretrain.fits and pretrain.remedies
     assert pretrain.remedies[-1]["bytes"] < pretrain.peak_memory
+
+
+def test_several_devices_are_placed_as_the_recipe_or_the_command_says() -> None:
+    recipe = load_recipe("tiny", [*OVERRIDES, "pretrain.compute.shard=none"], environment={})
+
+    def stations(**how: Any) -> dict[str, StationForecast]:
+        found = planning.forecast(recipe, on="h100", **how)
+        return {station.station: station for station in found.stations if station.steps}
+
+    alone, own, fsdp = stations(), stations(devices=16), stations(devices=16, shard="fsdp")
+    assert {each.devices for each in alone.values()} == {""} and not alone["pretrain"].sent
+    assert own["pretrain"].devices == "16 replicas" and own["finetune"].devices == "2 replicas x 8 shards"
+    assert {each.devices for each in fsdp.values()} == {"16 shards"}
+    assert [each.memory["weights"] for each in (own["pretrain"], fsdp["pretrain"])] == pytest.approx(
+        [alone["pretrain"].memory["weights"], alone["pretrain"].memory["weights"] / 16], rel=0.02
+    )
+    assert own["pretrain"].sent.keys() == {"replicas"}
+    assert any("compute for nothing" in note for note in own["pretrain"].notes)
+    with pytest.raises(ConfigError, match="tensor-parallel ways"):
+        stations(devices=14, tensor=7)
+    with pytest.raises(ConfigError, match="--probe runs steps on one device"):
+        stations(devices=2, probe=True)
+
+
+def test_what_a_device_sends_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "tiny", "--on", "h100", "--devices", "4", "--shard", "hsdp"]) == 0
+    said = capsys.readouterr().out
+    assert "sent in a step" in said and "memory of a device" in said and "4 shards" in said
 
 
 def test_a_training_without_a_model_is_refused() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from modelwright.planning.machines import GIB, find_machine
 from modelwright.planning.serving import running_memory
 from modelwright.planning.shape import known_shape
-from modelwright.planning.sharding import Box, sharded
+from modelwright.planning.sharding import Box, choose_box, sharded
 from modelwright.planning.tuning import Method, TuningBatch, tuning_memory
 
 TORCHTITAN = [
@@ -73,3 +75,46 @@ def test_litgpt_inference(name: str, format: str, published: float) -> None:
 def test_llama_factory(name: str, method: Any, published: float) -> None:
     found = tuning_memory(known_shape(name), method, TuningBatch(rows=1, context=1024)).total / 1e9
     assert found == pytest.approx(published, rel=0.10)
+
+
+def rows_of(header: str) -> list[list[str]]:
+    """The cells of the table in docs/scale-out.md that begins with a header."""
+    lines = (Path(__file__).parents[2] / "docs" / "scale-out.md").read_text().splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith(header))
+    rows = takewhile(lambda line: line.startswith("|"), lines[first + 2 :])
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def as_printed(cell: str, value: float) -> bool:
+    """Whether a cell, "5,764 at 36 %" or "1.69", says a value with the digits that it gives."""
+    said = cell.split()[0].rstrip(",")
+    return said == f"{value:,.{len(said.partition('.')[2])}f}"
+
+
+@pytest.mark.parametrize("row", rows_of("| model | GPUs |"), ids=" ".join)
+def test_the_chapters_table_is_what_the_code_says(row: list[str]) -> None:
+    model, devices, how, held, sent, arithmetic, communication = row
+    kind, _, tensor = how.partition(" x tensor ")
+    machine, box = find_machine("h100"), choose_box(int(devices.replace(",", "")), kind, int(tensor or 1))
+    found = sharded(known_shape(model.lower()), box, machine)
+    all_sent = found.sent_shards + found.sent_replicas + found.sent_tensor
+    assert as_printed(held, found.memory / GIB) and as_printed(sent, all_sent / 1e9)
+    assert as_printed(arithmetic, found.arithmetic_seconds)
+    assert as_printed(communication, found.communication_seconds)
+    assert ("too much" in held) == (found.memory > machine.memory)
+
+
+@pytest.mark.parametrize("row", rows_of("| run | measured GiB |"), ids=lambda row: row[0])
+def test_the_comparison_with_torchtitan_is_what_the_code_says(row: list[str]) -> None:
+    run, _, forecast_gib, _, speed = row
+    model, gpus, *rest = run.split(", ")
+    devices = int(gpus.split()[0])
+    tensor = next((int(each.split()[1]) for each in rest if each.startswith("tensor")), 1)
+    (rows,) = (int(each.split()[0]) for each in rest if each.endswith("rows"))
+    (kind,) = (each for each in rest if each in ("selective", "full"))
+    share = float(speed.split(" at ")[1].split()[0]) / 100
+    settings: dict[str, Any] = {"rows": rows, "checkpointing": kind, "efficiency": share}
+    box = choose_box(devices, "fsdp", tensor)
+    found = sharded(known_shape(model.lower()), box, find_machine("h100"), **settings)
+    assert as_printed(forecast_gib, found.memory / GIB)
+    assert as_printed(speed, rows * 8192 / found.arithmetic_seconds / tensor)

@@ -48,7 +48,7 @@ def test_a_teacher_takes_its_weights_and_a_third_of_the_time_of_its_training() -
     idle = update_seconds(LARGE, ALONE, machine) + STEP_CONSTANT
     arithmetic = 100 * (step_seconds(LARGE, ALONE, machine) - idle)
     assert with_it - without == pytest.approx(arithmetic / 3)
-    rehearsed = [forecast_duration(STUDENT, each, work, machine, 1, 0.5).steps for each in (ALONE, TAUGHT)]
+    rehearsed = [forecast_duration(STUDENT, each, work, machine, 0.5).steps for each in (ALONE, TAUGHT)]
     assert rehearsed[1] - rehearsed[0] == pytest.approx(with_it - without), "no teacher is rehearsed"
 
 

@@ -15,6 +15,7 @@ from modelwright.life import Life
 from modelwright.recipes.recipe import Recipe
 from modelwright.stages.reading import reading_of
 from modelwright.tokenizer.bpe import BPETokenizer
+from modelwright.training.spread import deal
 
 MIX = {"weights": {"foxes": 3, "owls": 1}, "max_epochs": 50}
 
@@ -50,6 +51,9 @@ def test_the_pieces_of_a_step_are_its_tokens(mix: dict[str, Any] | None, tmp_pat
             seen.add(piece.document)
         batches = [reading.order.batches[2 * (step - 1) + micro].ids for micro in range(2)]
         assert [rows[row] for row in range(6)] == [ids for batch in batches for ids in batch.tolist()]
+        shares = [deal(reading.order.batches, reading.plan.of_step(step - 1), place, 4) for place in range(4)]
+        dealt = [ids for each in shares for share in each if share.counts for ids in share.batch.ids.tolist()]
+        assert sorted(dealt) == sorted(rows.values()), "four processes learn from the same rows"
     for document in list(tokens)[:4]:
         steps = reading.steps_of(document)
         assert bool(steps) == (document in seen)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from modelwright.base.errors import ConfigError
 from modelwright.cli.app import LOOK, AsJson, Inputs, Out, Overrides, app
+
+Shard = Literal["none", "fsdp", "hsdp"]
 
 
 @app.command(rich_help_panel=LOOK)
@@ -34,9 +36,9 @@ def plan(
     context: Annotated[int, typer.Option(min=1, help="With --model: tokens in a sequence.")] = 4096,
     rows: Annotated[int, typer.Option(min=1, help="With --model: sequences at once.")] = 1,
     shard: Annotated[
-        str | None, typer.Option(help="With --model: train on --devices, as fsdp, hsdp or none.")
+        Shard | None, typer.Option(help="How --devices hold a model in training; with a recipe, its own.")
     ] = None,
-    tensor: Annotated[int, typer.Option(min=1, help="With --shard: tensor-parallel ways.")] = 1,
+    tensor: Annotated[int | None, typer.Option(min=1, help="Tensor-parallel ways among --devices.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Forecast memory, time, money and energy of a recipe or a model; hold a run against its forecast."""
@@ -45,7 +47,7 @@ def plan(
     if (recipe is None) == (model is None):
         raise ConfigError("plan needs either a recipe (modelwright plan quickstart) or --model (--model 7B)")
     if model is not None and shard is not None:
-        view.show_sharding(model, on, devices, shard, tensor, rows, context, as_json)
+        view.show_sharding(model, on, devices, shard, tensor or 1, rows, context, as_json)
     elif model is not None:
         view.show_model(model, on, context, rows, as_json)
     elif recipe is not None:
@@ -59,6 +61,7 @@ def plan(
             and on == "here"
             and not probe
             and not overrides
+            and devices == 1
         ):
             view.show_comparison(folder, *planning.forecast_of(loaded, folder), as_json)
             return
@@ -69,6 +72,7 @@ def plan(
             print(f"note: {remark}", file=sys.stderr)
         how = {"on": on, "devices": devices, "price_file": price_file, "probe": probe, "model": start}
         how |= {"say": lambda line: print(line, file=sys.stderr)}
+        how |= {"shard": shard, "tensor": tensor}
         if out is not None:
             planning.keep_forecast(loaded, out, **how)
         view.show_forecast(planning.forecast(loaded, **how), as_json)

@@ -9,7 +9,7 @@ from modelwright.base.artifact import MANIFEST, Artifact, Cost
 from modelwright.base.config import Config, trains, writes
 from modelwright.base.errors import UserError
 from modelwright.base.run import Run, machine
-from modelwright.base.world import place
+from modelwright.base.world import World, place
 from modelwright.life import outside
 from modelwright.life.loading import stage_config, stage_module
 from modelwright.recipes.recipe import Recipe
@@ -58,12 +58,11 @@ def foretell(recipe: Recipe, folder: Path, run: Run) -> None:
     cannot be made costs a line of the log and never the run."""
     if run.stage not in recipe.stages or not _is_foretold(run.config) or not run.keeps:
         return
-    devices = place().size if machine().get("gpu") else 1  # processes on a CPU share the one there is
+    there = place() if machine().get("gpu") else World()  # processes on a CPU share the one there is
+    how = {"devices": there.size, "node": there.local_size, "say": run.log}
     given = run.inputs.get("model")
     try:
-        made = keep_forecast(
-            recipe, folder, devices=devices, say=run.log, model=given.file("model") if given else None
-        )
+        made = keep_forecast(recipe, folder, **how, model=given.file("model") if given else None)
         run.log(f"forecast: {stage_module('forecast').before(made, run.stage)}")
     except Exception as error:
         run.log(f"no forecast: {type(error).__name__}: {error}")

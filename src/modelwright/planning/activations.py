@@ -49,6 +49,9 @@ class Batch:
     recasts: bool = True
     """A CPU whose linear layers cast their weights again in the backward pass (kernels/linear.py)."""
 
+    ways: int = 1
+    """Tensor-parallel ways, which deal out what lies between products along the sequence."""
+
     @property
     def tokens(self) -> int:
         """In the micro-batch."""
@@ -70,7 +73,7 @@ def layer_bytes(shape: Shape, batch: Batch) -> float:
     q, k, a = shape.q_size, shape.kv_size, batch.bytes
     norms = FP32 * (2 + (shape.heads + shape.kv_heads if shape.qk_norm else 0))
     before_norm = a * (q + k) if shape.qk_norm else 0
-    stream = 4 * a * shape.hidden
+    stream = 2 * a * shape.hidden * (1 + 1 / batch.ways)  # products read whole sequences
     return batch.tokens * (
         stream + before_norm + _attention(shape, batch) + norms + _feed_forward(shape, batch)
     )
@@ -97,7 +100,8 @@ def _feed_forward(shape: Shape, batch: Batch) -> float:
     if not shape.experts:
         return batch.bytes * wide * shape.feed_forward
     routed = shape.active_experts * (wide * shape.expert_width + shape.hidden) + wide * shape.shared_width
-    return batch.bytes * routed + FP32 * shape.experts
+    own = (batch.bytes * routed + FP32 * shape.experts) / batch.ways
+    return own - batch.bytes * shape.hidden * (1 - 1 / batch.ways)  # no whole sequence is read here
 
 
 def cast_bytes(shape: Shape, batch: Batch) -> float:
@@ -144,12 +148,13 @@ def kept_bytes(
 
 def _kept_numbers(shape: Shape, batch: Batch, checkpointing: Checkpointing) -> float:
     """Per token of a layer that is computed again."""
+    own = shape.hidden / batch.ways
     if checkpointing == "full":
-        return shape.hidden
+        return own
     attention = 0 if batch.holds_probabilities(shape) else shape.q_size
     products = shape.q_size + 2 * shape.kv_size + 2 * shape.hidden + attention
     wide = (2 if shape.gated else 1) * (0 if shape.experts else shape.feed_forward)
-    return shape.hidden + products + wide
+    return own + products + wide
 
 
 def loss_bytes(shape: Shape, batch: Batch, *, fused: bool = True, supervised: float = 1.0) -> float:

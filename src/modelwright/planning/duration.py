@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modelwright.planning.activations import FP32
+from modelwright.planning.exchange import exchange
 from modelwright.planning.machines import Machine
 from modelwright.planning.memory import Training, matrix_groups, state_bytes
 from modelwright.planning.shape import Shape
@@ -103,16 +104,18 @@ def interpolate(table: Sequence[tuple[int, float]], width: int) -> float:
     return at_low + (at_high - at_low) * (width - low) / (high - low)
 
 
-def step_seconds(shape: Shape, training: Training, machine: Machine, devices: int = 1) -> float:
-    """One update, by the formula, on `devices` that share its rows evenly."""
+def step_seconds(shape: Shape, training: Training, machine: Machine) -> float:
+    """One update, by the formula; of several devices, on the one that reads most. Gathering and scattering
+    pass behind arithmetic, what tensor-parallel ways and the optimizer send does not."""
     rate = machine.rate(training.dtype)
-    forward = _forward_flops(shape, training) * training.step_tokens / devices
+    forward = _forward_flops(shape, training) * training.device_tokens / training.box.tensor
     passes = {"none": 3.0, "selective": 3.2, "full": 4.0}[training.checkpointing]
     if training.frozen:  # no gradient of frozen weights; the adapter's own products are small
         passes -= 1 - 3 * training.trained(shape) / shape.parameters
     share = _efficiency(shape, training, machine)
     arithmetic = passes * forward / (rate * share)
-    return arithmetic + update_seconds(shape, training, machine) + STEP_CONSTANT
+    behind, between = exchange(shape, training).seconds(training.box, machine)
+    return max(arithmetic, behind) + between + update_seconds(shape, training, machine) + STEP_CONSTANT
 
 
 def _forward_flops(shape: Shape, training: Training) -> float:
@@ -121,12 +124,12 @@ def _forward_flops(shape: Shape, training: Training) -> float:
     return shape.forward_flops(training.batch.context) - unread
 
 
-def teacher_seconds(training: Training, machine: Machine, devices: int = 1) -> float:
+def teacher_seconds(training: Training, machine: Machine) -> float:
     """What a teacher takes of an update: a forward pass over its rows."""
     if training.teacher is None:
         return 0.0
     shape = training.teacher.shape
-    flops = shape.forward_flops(training.batch.context) * training.step_tokens / devices
+    flops = shape.forward_flops(training.batch.context) * training.device_tokens
     return flops / (machine.rate(training.dtype) * _efficiency(shape, training, machine))
 
 
@@ -149,7 +152,7 @@ def update_seconds(shape: Shape, training: Training, machine: Machine) -> float:
         seconds += muon_flops(shape) / (
             machine.rate(training.dtype) * _muon_efficiency(shape, training, machine)
         )
-    return seconds
+    return seconds / training.box.held_by
 
 
 def _muon_efficiency(shape: Shape, training: Training, machine: Machine) -> float:
@@ -178,14 +181,13 @@ def forecast_duration(
     training: Training,
     work: Work,
     machine: Machine,
-    devices: int = 1,
     rehearsed: float | None = None,
 ) -> Duration:
     """All of a station. `rehearsed`: seconds of a step as measured, in place of the formula."""
-    step = rehearsed if rehearsed is not None else step_seconds(shape, training, machine, devices)
-    taught = teacher_seconds(training, machine, devices)  # a rehearsal has no teacher either
+    step = rehearsed if rehearsed is not None else step_seconds(shape, training, machine)
+    taught = teacher_seconds(training, machine)  # a rehearsal has no teacher either
     share = _efficiency(shape, training, machine)
-    flops = 3 * shape.forward_flops(training.batch.context) * training.step_tokens / devices
+    flops = 3 * shape.forward_flops(training.batch.context) * training.device_tokens / training.box.tensor
     if rehearsed is not None:
         share = flops / (machine.rate(training.dtype) * max(rehearsed, 1e-9))
     per_token = FORWARD_SHARE * step / training.step_tokens

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from modelwright.base.artifact import Cost
 from modelwright.base.config import Config
-from modelwright.planning.duration import Duration, Work, forecast_duration
+from modelwright.planning.duration import Duration, Work, forecast_duration, step_seconds
+from modelwright.planning.exchange import Exchange, exchange
 from modelwright.planning.machines import Machine, Prices
 from modelwright.planning.memory import Memory, Training, training_memory
 from modelwright.planning.remedies import remedies
@@ -40,6 +41,15 @@ class StationForecast(Config):
     memory: dict[str, float] = {}
     """Part -> bytes at the peak."""
     peak_memory: float = 0.0
+    """Of the device with most, where there are several; `memory` likewise."""
+    devices: str = ""
+    """How several devices stand, "8 replicas x 8 shards"; "" for one."""
+    sent: dict[str, float] = {}
+    """To whom -> bytes that leave a device in a step."""
+    step_seconds: float = 0.0
+    """Of one update, with what is sent."""
+    sending_seconds: float = 0.0
+    """Of one update: what is sent, whether it passes behind arithmetic or not."""
     fits: bool | None = True
     """None where nobody looked: beside a GPU, most stations run in the host's memory, which is not known."""
     remedies: tuple[dict[str, Any], ...] = ()
@@ -131,17 +141,17 @@ def training_station(
     work: Work,
     machine: Machine,
     prices: Prices,
-    devices: int = 1,
     rehearsed: Rehearsed | None = None,
 ) -> StationForecast:
-    """The forecast of a station that trains."""
+    """The forecast of a station that trains, on the devices of `training.box`."""
     memory = training_memory(shape, training)
     step = rehearsed.step_seconds if rehearsed else None
-    duration = forecast_duration(shape, training, work, machine, devices, step)
+    duration = forecast_duration(shape, training, work, machine, step)
     # A rehearsal has no teacher and writes nothing: what these hold is counted.
     peak = rehearsed.peak_memory + memory.teacher + memory.answers if rehearsed else memory.total
     tokens = round(work.steps * training.step_tokens * work.share)
-    energy, own = energy_wh(machine, duration.total, devices), training.own
+    box, own, sent = training.box, training.own, exchange(shape, training)
+    energy = energy_wh(machine, duration.total, box.devices)
     return StationForecast(
         station=station,
         about=_about(duration, rehearsed),
@@ -154,6 +164,10 @@ def training_station(
         efficiency=duration.efficiency,
         memory=_measured_parts(memory, peak) if rehearsed else memory.parts,
         peak_memory=peak,
+        devices=box.describe() if box.devices > 1 else "",
+        sent={name: size for name, size in asdict(sent).items() if size},
+        step_seconds=step or step_seconds(shape, training, machine),
+        sending_seconds=sum(sent.seconds(box, machine)),
         fits=peak <= ROOM * machine.memory,
         remedies=tuple(
             {"what": r.what, "setting": r.setting, "bytes": r.total, "effect": r.effect}
@@ -162,9 +176,30 @@ def training_station(
             )
         ),
         energy_wh=energy,
-        money=prices.of(machine.name, duration.total, devices, energy),
-        notes=(_own_note(own, duration),) if own else (),
+        money=prices.of(machine.name, duration.total, box.devices, energy),
+        notes=tuple(_notes(shape, training, duration, sent, machine)),
     )
+
+
+def _notes(
+    shape: Shape, training: Training, duration: Duration, sent: Exchange, machine: Machine
+) -> Iterator[str]:
+    """What the figures rest on, and what speaks against them."""
+    if training.own:
+        yield _own_note(training.own, duration)
+    box, units = training.box, training.batch.rows // training.rows_per_unit
+    if training.accumulation % box.readers and units < box.readers:
+        yield (
+            f"a micro-batch has {units} {'rows' if training.rows_per_unit == 1 else 'pairs'} for the"
+            f" {box.readers} devices that read different ones: {box.readers - units} compute for nothing. Set"
+            f" accumulation to a multiple of {box.readers} (steps grow with it), or take fewer devices"
+        )
+    sending = sum(sent.seconds(box, machine))
+    if sending > 0.5 * (step := step_seconds(shape, training, machine)):
+        yield (
+            f"sending takes {sending:.2g} s of a step of {step:.2g} s, behind arithmetic where it can: more"
+            " rows on each device, or fewer devices to a copy (hsdp), send less for what is computed"
+        )
 
 
 def _own_note(own: Writing, duration: Duration) -> str:

@@ -23,14 +23,22 @@ from modelwright.planning.activations import (
     FP32,
     Batch,
     Checkpointing,
-    cast_bytes,
     kept_bytes,
     layer_bytes,
     loss_bytes,
     turning_bytes,
 )
 from modelwright.planning.adapted import Frozen
+from modelwright.planning.pieces import (
+    dealt,
+    gathered_bytes,
+    largest_piece,
+    scattered_bytes,
+    treated,
+    way_of,
+)
 from modelwright.planning.shape import Shape
+from modelwright.planning.sharding import ALONE, Box
 from modelwright.planning.taught import Teacher
 from modelwright.planning.writing import Writing
 
@@ -74,8 +82,10 @@ class Training:
     """Share of the tokens with a loss."""
     rows_per_unit: int = 1
     """2 for preferences: a pair is two rows."""
-    shards: int = 1
-    """Processes that hold one copy of all together (FSDP), and share the rows."""
+    box: Box = ALONE
+    """Devices that train together: who holds what, who reads which rows."""
+    adaptable: bool = False
+    """Whether the station could train an adapter instead."""
     frozen: Frozen | None = None
     """An adapter is trained beside a frozen model. None: all weights are trained."""
     teacher: Teacher | None = None
@@ -88,9 +98,30 @@ class Training:
         return self.frozen.trained(shape) if self.frozen else shape.parameters
 
     @property
+    def travels(self) -> int:
+        """Bytes of a weight that is gathered from several devices: on a GPU those of products."""
+        return self.batch.bytes if self.kind == "gpu" else FP32
+
+    @property
+    def gathers(self) -> bool:
+        """Whether there are whole blocks on a device beside its own pieces."""
+        return not self.frozen and self.box.devices > 1 and (self.box.shards > 1 or self.travels < FP32)
+
+    @property
     def step_tokens(self) -> int:
         """Tokens of one update."""
         return self.batch.tokens * self.accumulation
+
+    @property
+    def dealt(self) -> tuple[int, int]:
+        """(rows of a micro-batch, micro-batches of a step) of the device that gets most of them."""
+        return dealt(self.batch.rows, self.accumulation, self.rows_per_unit, self.box)
+
+    @property
+    def device_tokens(self) -> int:
+        """Tokens of one update that the device reads which gets most of them."""
+        rows, micro = self.dealt
+        return rows * micro * self.batch.context
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +142,8 @@ class Memory:
     """The process before there is a model."""
     teacher: float
     """A frozen model that is learned from."""
+    gathered: float
+    """Whole weights beside the device's own pieces, while a block computes."""
     answers: float
     """The cache of what the model writes itself, and the weights that compiled steps hold for that."""
     peak: str
@@ -125,8 +158,8 @@ class Memory:
     def parts(self) -> dict[str, float]:
         """Name -> bytes of what is there at the peak: parts of other heights are left out."""
         there = {
-            "loss": ("activations", "loss"),
-            "backward": ("gradients", "last layer"),
+            "loss": ("activations", "loss", "gathered weights"),
+            "backward": ("gradients", "last layer", "gathered weights"),
             "update": ("gradients", "workspace"),
         }[self.peak]
         moving = {
@@ -135,12 +168,14 @@ class Memory:
             "gradients": self.gradients,
             "workspace": self.workspace,
             "last layer": self.loss,
+            "gathered weights": self.gathered,
         }
         always = {"weights": self.weights, "optimizer": self.optimizer, "averages": self.averages}
         rest = {"allocator": self.overhead, "process": self.base}
         always |= {"teacher": self.teacher} if self.teacher else {}
         always |= {"own answers": self.answers} if self.answers else {}
-        return {**always, **{name: moving[name] for name in there}, **rest}
+        now = {name: moving[name] for name in there if name != "gathered weights" or self.gathered}
+        return {**always, **now, **rest}
 
 
 def state_bytes(shape: Shape, training: Training) -> float:
@@ -163,13 +198,13 @@ def optimizer_bytes(shape: Shape, optimizer: str, *, even_neurons: bool = False)
 def update_bytes(shape: Shape, training: Training) -> float:
     """Muon's workspace for the largest group of equal matrices (training/optimizer.py): the Nesterov step in
     fp32, its cast to the format of products, three of them in the iteration, and two products of the shorter
-    side with itself. AdamW, fused, needs none."""
+    side with itself. Several devices treat a part of them each. AdamW, fused, needs none."""
     if training.optimizer == "adamw" or training.frozen:
         return 0.0
     width = training.batch.bytes
     cast = 0 if width == FP32 else width
     return max(
-        count
+        treated(shape, count, rows, columns, training.box)
         * rows
         * columns
         * (FP32 + cast + 3 * width + 2 * width * min(rows, columns) / max(rows, columns))
@@ -204,10 +239,14 @@ def own_bytes(shape: Shape, training: Training) -> float:
 
 
 def training_memory(shape: Shape, training: Training) -> Memory:
-    """Memory of one process. Of several that hold the model together, each has its part of the weights,
-    gradients and state, a block of gathered weights, and its rows."""
-    batch, ways = replace(training.batch, rows=-(-training.batch.rows // training.shards)), training.shards
-    casts = not training.frozen
+    """Memory of one device: the largest, where several train together. Each has its part of the weights,
+    gradients and state, a few gathered blocks, and its rows (planning/pieces.py)."""
+    whole, box = shape, training.box
+    shape, part = way_of(whole, box.tensor), largest_piece(whole, box)
+    rows, micro = training.dealt
+    batch = replace(training.batch, rows=rows, ways=box.tensor)
+    gathers, travels = training.gathers, training.travels
+    casts = not training.frozen and not (gathers and travels < FP32)  # gathered in the format of products
     kept = kept_bytes(shape, batch, training.checkpointing, training.checkpoint_every, cast=casts)
     makes_gradients = training.fused_loss and not training.frozen  # none for a frozen head
     loss = loss_bytes(shape, batch, fused=makes_gradients, supervised=training.supervised)
@@ -223,15 +262,16 @@ def training_memory(shape: Shape, training: Training) -> Memory:
         weights = training.frozen.held_bytes(shape, batch.bytes)
         kept += training.frozen.kept_bytes(shape, batch)
         last -= FP32 * shape.embedding
-    if casts and ways > 1 and training.checkpointing == "none":  # blocks are gathered, and cast, one by one
-        kept -= cast_bytes(shape, batch) * (1 - 1 / shape.layers)
-    weights, gradients = weights / ways, gradients / ways
-    averages, state = gradients * training.averages, state_bytes(shape, training) / ways
-    accumulated = gradients if training.accumulation > 1 else 0.0
-    update = update_bytes(shape, training)
+    gathered = gathered_bytes(shape, travels) if gathers else 0.0
+    of_block, of_root = scattered_bytes(shape, travels) if gathers else (0.0, 0.0)
+    last = max(last + of_block, of_root)
+    weights, gradients = weights * part, gradients * part
+    averages, state = gradients * training.averages, state_bytes(shape, training) * part
+    accumulated = gradients if micro > 1 else 0.0
+    update = update_bytes(whole, training)
     heights = {
-        "loss": kept + max(loss, turning) + accumulated,
-        "backward": gradients + last,
+        "loss": kept + max(loss, turning) + accumulated + gathered,
+        "backward": gradients + last + gathered,
         "update": gradients + update,
     }
     peak = max(heights, key=lambda name: heights[name])
@@ -246,6 +286,7 @@ def training_memory(shape: Shape, training: Training) -> Memory:
         loss=max(loss, turning) if peak == "loss" else last,
         workspace=update,
         teacher=taught,
+        gathered=gathered,
         answers=answers,
         overhead=_overhead(heights, always, training.kind),
         base=CPU_BASE if training.kind == "cpu" else CUDA_BASE,

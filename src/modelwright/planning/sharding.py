@@ -17,11 +17,10 @@ the network; parts that overlap with arithmetic are not seen, so a step takes th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modelwright.base.errors import ConfigError
-from modelwright.planning.machines import GIB, Machine
+from modelwright.planning.machines import Machine
 from modelwright.planning.shape import Shape
 
 STATE_BYTES = 16.0
@@ -57,6 +56,20 @@ class Box:
         """Groups of devices that read rows of their own."""
         return self.replicas * self.shards
 
+    @property
+    def held_by(self) -> int:
+        """Devices that hold one copy together."""
+        return self.shards * self.tensor
+
+    def describe(self) -> str:
+        """ "8 replicas x 8 shards"; sides of one are left out."""
+        sides = (("replicas", self.replicas), ("shards", self.shards), ("tensor-parallel ways", self.tensor))
+        return " x ".join(f"{size} {name}" for name, size in sides if size > 1) or "1 device"
+
+
+ALONE = Box()
+"""One device."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sharded:
@@ -86,19 +99,22 @@ class Sharded:
         return max(self.arithmetic_seconds, self.communication_seconds)
 
 
-def choose_box(devices: int, how: str, tensor: int = 1) -> Box:
-    """ "fsdp": all hold one copy together; "hsdp": those of a node do; "none": each has its own."""
+def choose_box(devices: int, how: str, tensor: int = 1, size: int | None = None, node: int = NODE) -> Box:
+    """ "fsdp": all hold one copy together; "hsdp" and "auto": those of a node do; "none": each has its own;
+    `size`: groups of so many do. Where training/parallel.py would place processes, one on each device."""
     if devices < 1 or tensor < 1 or devices % tensor:
         raise ConfigError(
             f"{devices} devices in groups of {tensor} tensor-parallel ways: expected a multiple"
         )
     readers = devices // tensor
-    near = max(1, NODE // tensor)
-    shards = {"fsdp": readers, "hsdp": min(readers, near), "none": 1}.get(how)
+    near = max(1, min(node, devices) // tensor)
+    shards = size or {"fsdp": readers, "hsdp": near, "auto": near, "none": 1}.get(how)
     if shards is None:
         raise ConfigError(f"--shard got '{how}', expected fsdp, hsdp or none")
     if readers % shards:
-        raise ConfigError(f"{readers} readers do not fill nodes of {shards}: choose a multiple of {shards}")
+        raise ConfigError(
+            f"{readers} readers do not fill groups of {shards} shards: expected a multiple of {shards}"
+        )
     return Box(replicas=readers // shards, shards=shards, tensor=tensor)
 
 
@@ -155,54 +171,23 @@ def sharded(
         sent_replicas=to_replicas,
         sent_tensor=to_ways,
         arithmetic_seconds=flops / (machine.rate("bfloat16") * efficiency),
-        communication_seconds=_seconds(box, machine, network, to_shards, to_replicas, to_ways),
+        communication_seconds=sum(wire_seconds(box, machine, to_shards, to_replicas, to_ways, network)),
     )
 
 
-def _seconds(
-    box: Box, machine: Machine, network: float, to_shards: float, to_replicas: float, to_ways: float
-) -> float:
-    """Each side on the slowest wire that it crosses; a link's rate is stated for both directions."""
+def wire_seconds(
+    box: Box,
+    machine: Machine,
+    to_shards: float,
+    to_replicas: float,
+    to_ways: float,
+    network: float = NETWORK,
+) -> tuple[float, float, float]:
+    """Seconds for bytes along each side, each on the slowest wire that it crosses; a link's rate is stated
+    for both directions."""
     near = LINK_SHARE * machine.link / 2 if machine.link else network
     far = LINK_SHARE * network
-    inside = box.shards * box.tensor <= NODE
-    seconds = to_ways / (near if box.tensor <= NODE else far) + to_shards / (near if inside else far)
-    return seconds + to_replicas / (near if box.devices <= NODE else far)
-
-
-def table(
-    shapes: Sequence[Shape], counts: Sequence[int], machine: Machine, how: str = "fsdp", rows: int = 1
-) -> list[dict[str, float | int | str]]:
-    """Rows for a chapter: model x devices -> GiB held, GB sent, seconds of arithmetic and of communication.
-    Models beyond 20B take 8 tensor-parallel ways where there are as many devices."""
-    found: list[dict[str, float | int | str]] = []
-    for shape in shapes:
-        for count in counts:
-            tensor = NODE if shape.parameters > 20e9 and count > NODE else 1
-            one = sharded(shape, choose_box(count, how, tensor), machine, rows=rows)
-            sent = one.sent_shards + one.sent_replicas + one.sent_tensor
-            found.append(
-                {
-                    "model": shape.name,
-                    "devices": count,
-                    "tensor": tensor,
-                    "GiB": one.memory / GIB,
-                    "fits": one.memory < machine.memory,
-                    "GB sent": sent / 1e9,
-                    "s arithmetic": one.arithmetic_seconds,
-                    "s communication": one.communication_seconds,
-                }
-            )
-    return found
-
-
-def as_markdown(rows: Sequence[dict[str, float | int | str]]) -> str:
-    """The table as Markdown."""
-    if not rows:
-        return ""
-    names = list(rows[0])
-    lines = ["| " + " | ".join(names) + " |", "| " + " | ".join("---" for _ in names) + " |"]
-    for row in rows:
-        cells = [f"{v:.3g}" if isinstance(v, float) else f"{v}" for v in row.values()]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    ways, shards, all_of_them = (
+        near if count <= NODE else far for count in (box.tensor, box.held_by, box.devices)
+    )
+    return to_shards / shards, to_replicas / all_of_them, to_ways / ways

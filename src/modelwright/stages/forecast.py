@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from modelwright.base.artifact import Cost
 from modelwright.base.config import Config, trains, validate, writes
@@ -36,6 +36,7 @@ from modelwright.planning.forecast import (
 from modelwright.planning.machines import Machine, Prices, find_machine, load_prices
 from modelwright.planning.memory import CPU_BASE, Training
 from modelwright.planning.shape import Shape, find_shape
+from modelwright.planning.sharding import NODE, Box, choose_box
 from modelwright.planning.taught import Teacher
 from modelwright.planning.trial_steps import with_step_rates
 from modelwright.stages import rehearsal
@@ -80,6 +81,12 @@ class Setting:
     machine: Machine
     prices: Prices
     devices: int = 1
+    node: int = NODE
+    """Devices of one machine: within it, `compute.shard: auto` and hsdp hold a copy together."""
+    shard: Literal["none", "fsdp", "hsdp"] | None = None
+    """In place of the stations' own `compute.shard`."""
+    tensor: int | None = None
+    """In place of the stations' own `compute.tensor_parallel`."""
     probe: bool = False
     """Rehearse a few real steps of each training."""
     say: Callable[[str], None] | None = None
@@ -137,6 +144,9 @@ def plan(
     *,
     on: str = "here",
     devices: int = 1,
+    node: int = NODE,
+    shard: Literal["none", "fsdp", "hsdp"] | None = None,
+    tensor: int | None = None,
     price_file: Path | None = None,
     probe: bool = False,
     model: Path | None = None,
@@ -145,7 +155,9 @@ def plan(
     """The same with a machine by name and prices from a file."""
     if devices < 1:
         raise ConfigError(f"--devices got {devices}, expected at least 1")
-    setting = Setting(find_machine(on), load_prices(price_file), devices, probe, say)
+    if probe and devices > 1:
+        raise ConfigError(f"--probe runs steps on one device: leave it out, or --devices {devices}")
+    setting = Setting(find_machine(on), load_prices(price_file), devices, node, shard, tensor, probe, say)
     return forecast(name, configs, setting, model)
 
 
@@ -217,7 +229,7 @@ def _trained(verb: str, config: Any, shape: Shape, setting: Setting) -> StationF
     rehearsed: Rehearsed | None = None
     if setting.probe and machine.name == "here" and rehearsal.can_stand_for(training):
         rehearsed = rehearsal.in_a_process(shape.name, config, shape, training)
-    return training_station(verb, shape, training, work, machine, setting.prices, setting.devices, rehearsed)
+    return training_station(verb, shape, training, work, machine, setting.prices, rehearsed)
 
 
 def _pretraining(config: Any, shape: Shape) -> tuple[Training, Work]:
@@ -242,7 +254,7 @@ def _tuning(config: Any) -> tuple[Training, Work]:
         micro = -int(-pairs * config.epochs // config.rows)
         steps = -(-micro // config.accumulation)
         held_out = round(2 * config.validation_pairs * usual * (_measurements(steps, config) + 1))
-        training = Training(batch=batch, fused_loss=False, supervised=0.4)
+        training = Training(batch=batch, fused_loss=False, supervised=0.4, rows_per_unit=2)
         return training, Work(
             steps=steps,
             share=usual / batch.context,
@@ -300,12 +312,23 @@ def _on(training: Training, config: Any, setting: Setting) -> Training:
         optimizer=config.optimizer.kind,
         even_neurons=bool(config.optimizer.even_neurons),
         averages=_averages(config),
+        adaptable=hasattr(config, "adapter") and config.adapter is None,
         frozen=_frozen(config),
         teacher=Teacher.of(getattr(config, "teacher", None)),
-        shards=1 if here or compute.shard == "none" else setting.devices,
+        box=_box(config, setting),
         checkpointing=checkpointing,
         checkpoint_every=getattr(compute, "checkpoint_every_block", 1),
     )
+
+
+def _box(config: Any, setting: Setting) -> Box:
+    """How the devices stand that train: as processes would, one on each. Beside an adapter each has all."""
+    if getattr(config, "adapter", None):
+        return Box(replicas=setting.devices)
+    compute = config.compute
+    how, size = (setting.shard, None) if setting.shard else (compute.shard, compute.shard_size)
+    ways = setting.tensor or (compute.tensor_parallel if setting.devices > 1 else 1)
+    return choose_box(setting.devices, how, ways, size if setting.devices > 1 else None, setting.node)
 
 
 def _frozen(config: Any) -> Frozen | None:

@@ -22,6 +22,12 @@ from modelwright.planning.tuning import METHODS, TuningBatch, tuning_memory
 from modelwright.terminal.printable import printable
 from modelwright.terminal.runs import duration
 
+SENT_TO = {
+    "shards": "to shards",
+    "replicas": "to replicas",
+    "tensor": "to tensor ways",
+    "optimizer": "for Muon",
+}
 PART_NAMES = {"cache": "keys and values", "loss": "loss and logits", "process": "process or context"}
 BARS = (0.10, 0.20)
 """What a forecast of memory, and of time, should be within."""
@@ -30,6 +36,13 @@ BARS = (0.10, 0.20)
 def gib(size: float) -> str:
     """`12.3 GiB`, `840 MiB`."""
     return f"{size / GIB:,.1f} GiB" if size >= GIB else f"{size / 2**20:,.0f} MiB"
+
+
+def seconds(time: float) -> str:
+    """`1.25 s`, `310 ms`, `0.18 ms`."""
+    if time >= 1:
+        return f"{time:.3g} s"
+    return f"{1000 * time:.0f} ms" if time >= 0.01 else f"{1000 * time:.2g} ms"
 
 
 def count(number: float) -> str:
@@ -54,7 +67,10 @@ def show_forecast(forecast: Forecast, as_json: bool = False) -> None:
     console.print(_stations(forecast))
     trained = [station for station in forecast.stations if station.steps]
     if counted := [station for station in forecast.stations if station.steps or station.at_most]:
-        console.print(_memory_parts(counted))
+        title = "memory of a device" if many else "memory at the peak"
+        console.print(_memory_parts(counted, title))
+    if several := [station for station in trained if station.devices]:
+        console.print(_exchanges(several))
     for station in trained:
         _say_remedies(console, station)
     for station in forecast.stations:
@@ -101,9 +117,22 @@ def _stations(forecast: Forecast) -> Table:
     return table
 
 
-def _memory_parts(stations: list[StationForecast]) -> Table:
+def _exchanges(stations: list[StationForecast]) -> Table:
+    """What a device sends in a step of each training, and what of the step that takes."""
+    names = list(dict.fromkeys(name for station in stations for name in station.sent))
+    table = _table("sent in a step", *(station.station for station in stations))
+    table.add_row("devices", *(station.devices for station in stations))
+    for name in names:
+        sizes = (station.sent.get(name) for station in stations)
+        table.add_row(SENT_TO[name], *(gib(size) if size else "-" for size in sizes))
+    table.add_row("sending", *(seconds(station.sending_seconds) for station in stations))
+    table.add_row("a step, with it", *(seconds(station.step_seconds) for station in stations))
+    return table
+
+
+def _memory_parts(stations: list[StationForecast], title: str) -> Table:
     names = list(dict.fromkeys(name for station in stations for name in station.memory))
-    table = _table("memory at the peak", *(station.station for station in stations))
+    table = _table(title, *(station.station for station in stations))
     for name in names:
         cells = [gib(station.memory[name]) if station.memory.get(name) else "-" for station in stations]
         table.add_row(PART_NAMES.get(name, name), *cells)
@@ -113,7 +142,10 @@ def _memory_parts(stations: list[StationForecast]) -> Table:
 def _say_remedies(console: Console, station: StationForecast) -> None:
     if station.fits:
         return
-    console.print(f"[red]{station.station} does not fit.[/] What would help, each on top of those before:")
+    whom = f"on a device ({station.devices})" if station.devices else "on one device"
+    console.print(
+        f"[red]{station.station} does not fit[/] {whom}. What would help, each on top of those before:"
+    )
     for number, remedy in enumerate(station.remedies, start=1):
         console.print(f"  {number}. {remedy['what']}: {gib(remedy['bytes'])} ({remedy['effect']})")
 
@@ -183,6 +215,7 @@ def show_model(name: str, on: str, context: int, rows: int, as_json: bool = Fals
     each = cache_bytes(shape, 1) / 1024
     console.print(
         f"[dim]KV cache: 2 x {shape.layers} layers x {shape.kv_size} x 2 bytes = {each:,.0f} KiB a token. "
+        "Tokens/s: at most, since weights and cache are read for each. Mixed: weights in fp32 and in 16 bit. "
         "State: gradients and AdamW, 12 bytes a parameter (6 in 16 bit); of adapters 16, weights included. "
         "QLoRA: 0.52 bytes a weight of the matrices. Activations: checkpointed. The framework takes 0.5 to 1 "
         "GiB more.[/]"
@@ -195,7 +228,8 @@ def _running_table(shape: Shape, running: list[Any], machine: Machine, context: 
     for row in running:
         speed = tokens_per_second(shape, row.format, context, machine)
         sizes = (gib(row.weights), gib(row.cache), gib(row.beside), gib(row.total))
-        table.add_row(row.format, *sizes, _fits(row.total <= machine.memory), f"< {speed:,.0f}")
+        fits = row.total <= machine.memory
+        table.add_row(row.format, *sizes, _fits(fits), f"< {speed:,.0f}" if fits else "-")
     return table
 
 
