@@ -141,8 +141,9 @@ def test_what_does_not_fit_is_refused() -> None:
         config(num_experts_per_tok=7)
     with pytest.raises(ValueError, match="has no experts"):
         config(architecture="qwen3")
-    with pytest.raises(ValueError, match="needs num_experts"):
-        ModelChoice(architecture="qwen3_moe").derive(64)
+    for choice in (ModelChoice(architecture="qwen3_moe"), ModelChoice(experts=4, experts_per_token=8)):
+        with pytest.raises(ConfigError, match="'model' describes no network: qwen3_moe needs num_experts"):
+            choice.derive(64)
 
 
 def test_experts_start_alike_spread_and_unlike_each_other() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from modelwright.base.config import Config
 from modelwright.base.errors import ConfigError
@@ -199,7 +199,7 @@ class ModelChoice(Config):
             )
         heads = self.num_attention_heads or hidden // head_dim
         intermediate = self.intermediate_size or 3 * hidden
-        return ModelConfig(
+        return _shape(
             **self._mixture(intermediate),
             vocab_size=vocab_size,
             hidden_size=hidden,
@@ -231,3 +231,12 @@ class ModelChoice(Config):
             "moe_intermediate_size": self.expert_size or max(EXPERT_WIDTH, width),
             "router_aux_loss_coef": self.balance.loss if self.balance.kind != "none" else 0.0,
         }
+
+
+def _shape(**settings: Any) -> ModelConfig:
+    """A network of these sizes; what does not fit together is a mistake in the recipe's `model`."""
+    try:
+        return ModelConfig(**settings)
+    except ValidationError as error:
+        why = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
+        raise ConfigError(f"'model' describes no network: {why}") from error
