@@ -23,9 +23,9 @@ DEFAULT_BYTES = 2 << 30
 
 
 def unwritten_zeros(*shape: int, dtype: torch.dtype) -> Tensor:
-    """Zeros in main memory that take no room before they are written, and leave none taken: mapped apart, they
-    go back to the system whole. `torch.zeros` writes all of them at once, and what malloc keeps is
-    not always found again: three caches, one after the other, took the room of three (measured)."""
+    """Zeros in main memory that take no room before they are written, and leave none taken: mapped apart,
+    they go back to the system whole. `torch.zeros` writes all of them at once, and what malloc keeps is not
+    always found again: three caches, one after the other, took the room of three (measured)."""
     size = math.prod(shape) * dtype.itemsize
     # On Windows memory that belongs to no file is the process's own anyway.
     own = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}

@@ -77,7 +77,7 @@ def _passes(spread: Spread, objective: Objective, shares: Sequence[Share]) -> Fi
 def _gradients(spread: Spread) -> Finding:
     """The one that comes first in the backward pass."""
     said = "losses are finite, gradients are not; the first in the backward pass is that of"
-    for place, (name, piece) in enumerate(reversed(spread.pieces().items())):
+    for place, (name, piece) in enumerate(reversed([*spread.pieces().items()])):
         if piece.grad is not None and not _finite(piece.grad):
             return [place, f"{said} {name}"]
     return []

@@ -9,8 +9,8 @@ beside Muon. How it goes on with width is taken from the literature:
 - AdamW for all matrices: 1 / width (muP, arXiv 2203.03466).
 
 The matrices' updates are NorMuon's, their momentum is 0.9 and their decay 0.1: of the variants that
-benchmarks/optimizers.py measures, these helped at both sizes, on every seed. The batch does not follow: at the lengths measured
-here small ones win, which says nothing of long trainings.
+benchmarks/optimizers.py measures, these helped at both sizes, on every seed. The batch does not follow: at
+the lengths measured here small ones win, which says nothing of long trainings.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from torch import Tensor
 
 Shape = tuple[int, ...]
 PART = 1 << 22
-"""Numbers of a gradient that are squared in fp64 at a time: a copy of a whole embedding would be gigabytes."""
+"""Numbers of a gradient that are squared in fp64 at a time: a copy of a whole embedding is gigabytes."""
 OnStack = Callable[[Tensor], Tensor]
 """(K, M, N) matrices -> as many of the same size, each from its own alone."""
 
