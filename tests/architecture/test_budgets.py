@@ -184,7 +184,7 @@ WIDEST = {
         "it runs the model that judges and sums its price, and looks at rows in every way that data has",
     ),
     "synthesize": (
-        21_950,  # 3,800 more: filters of written rows, what no row may hold, a judge, and the page
+        21_960,  # 3,800 more: filters of written rows, what no row may hold, a judge, and the page
         "it reads data in every layout, runs models of every family in the engine, and judges what comes",
     ),
     "teacher": (
