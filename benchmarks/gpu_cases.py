@@ -26,7 +26,9 @@ class Case:
     documents: bool = False
     """Packed conversations, half of their tokens supervised; else windows without an end of text."""
     bar: float | None = None
-    """MFU that issue 4 asks for on an H200."""
+    """MFU that is asked for on an H200."""
+    bar_speed: float | None = None
+    """Tokens a second that are asked for there."""
     fp8: bool = False
     """Linear layers in 8 bits; MFU stays that against bf16's peak."""
     checkpointing: Literal["none", "full", "selective"] = "none"
@@ -56,7 +58,7 @@ QWEN3 = shape(28, 1024, 16, 8, 3072, 151_936).model_copy(update={"architecture":
 CASES = {
     case.name: case
     for case in (
-        Case("GPT-2 small", shape(12, 768, 12, 12, 2048, 50_304), 1024, 32, 16, bar=0.48),
+        Case("GPT-2 small", shape(12, 768, 12, 12, 2048, 50_304), 1024, 32, 16, bar=0.48, bar_speed=600e3),
         Case("1B", ONE_BILLION, 2048, 8, 4, bar=0.50),
         Case("SFT 0.6B, 16k", QWEN3, 16_384, 1, 4, documents=True, bar=0.45),
         Case("SFT 0.6B, 8k", QWEN3, 8192, 2, 4, documents=True),
@@ -108,19 +110,6 @@ class Conversations:
 def batches_of(case: Case, steps: int) -> RandomWindows | Conversations:
     """The case's data for so many steps."""
     return Conversations(case, steps * case.accumulation) if case.documents else RandomWindows(case)
-
-
-def mean_context(batches: RandomWindows | Conversations, case: Case) -> float:
-    """Length of the document that the mean token stands in."""
-    if not case.documents:
-        return case.context
-    lengths = [
-        torch.unique_consecutive(row, return_counts=True)[1]
-        for index in range(4)
-        for row in documents_of(batches[index])
-    ]
-    counts = torch.cat(lengths).double()
-    return float((counts**2).sum() / counts.sum())
 
 
 def documents_of(batch: Batch) -> Tensor:

@@ -12,9 +12,10 @@ full); its line says which.
 
 MFU = tokens/s x FLOPs per token / peak. FLOPs per token are those of model/flops.py: 6 per weight of a
 matrix, and 12 x layers x heads x head size x context for attention, causal halving not taken (PaLM, arXiv
-2204.02311). Documents that share a row do not see one another: there the context counted is that of the
-mean token's document, so attention that is skipped is not claimed as work. The peak is the GPU's dense bf16
-figure (planning/machines.yaml); a GPU that is not in the table gets no MFU.
+2204.02311). What is skipped is not claimed as work: documents that share a row do not see one another, so
+there the context counted is that of the mean token's document, and tokens without a target do not meet the
+head. The peak is the GPU's dense bf16 figure (planning/machines.yaml); a GPU that is not in the table gets
+no MFU. What is asked of a case on an H200 stands beside what was measured.
 
 The peer (plain_loop.py) trains the same Llama shape in a loop as nanoGPT has it, compiled as a whole: bf16
 autocast, FlashAttention through SDPA, fused AdamW, all logits at once. Where time is left, a second block of
@@ -52,12 +53,11 @@ from gpu_cases import (
     RandomWindows,
     UpTo,
     batches_of,
-    mean_context,
     tiny,
 )
 from modelwright.base.metrics import read_metrics
 from modelwright.base.run import Run
-from modelwright.model.flops import training_flops_per_token
+from modelwright.model.flops import mean_token
 from modelwright.model.init import initialize
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
@@ -146,12 +146,12 @@ def run_ours(case: Case, compute: ComputeConfig, steps: int) -> dict[str, Any]:
         run, model = train_ours(case, compute, steps, Path(folder))
         clock = [line["seconds"] for line in read_metrics(run.dir / "timing.jsonl")]
         losses = [line["loss"] for line in read_metrics(run.dir / "metrics.jsonl")]
-    context = mean_context(batches_of(case, steps), case)
-    parameters = model.num_parameters()
+    mean = mean_token(batches_of(case, steps).__getitem__, steps * case.accumulation)
     return {
-        "parameters": parameters,
-        "flops_per_token": training_flops_per_token(case.shape, round(context)),
-        "mean_context": context,
+        "parameters": model.num_parameters(),
+        "flops_per_token": mean.training_flops(case.shape),
+        "mean_context": mean.context(case.shape.sliding_window),
+        "supervised": mean.supervised,
         "losses": losses,
         **timed(clock, case),
     }
@@ -222,8 +222,10 @@ def summary(case: Case, found: dict[str, Any], peak: float | None) -> dict[str, 
         "parameters": found["parameters"],
         "context": case.context,
         "mean_context": found.get("mean_context", case.context),
+        "supervised": found.get("supervised", 1.0),
         "step_tokens": case.step_tokens,
         "tokens_per_second": speed,
+        "bar_tokens_per_second": case.bar_speed,
         "spread": [min(found["tokens_per_second"]), max(found["tokens_per_second"])],
         "flops_per_token": flops,
         "mfu": speed * flops / peak if peak and flops else None,
@@ -273,7 +275,7 @@ def measure_all(peak: float | None) -> dict[str, Any]:
         return line
 
     small, *others = CASES.values()
-    plain = replace(small, name=PEER, bar=None)
+    plain = replace(small, name=PEER, bar=None, bar_speed=None)
     checks = run(CHECK)
     print(f"losses against the CPU's: {checks}")
     ours, lines = run(small.name), list[dict[str, Any]]()

@@ -11,8 +11,6 @@ from types import ModuleType
 import pytest
 import torch
 
-from modelwright.base.schema import Batch
-
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -30,7 +28,7 @@ def test_it_runs_tiny(benchmark):
     assert [row["case"] for row in found] == [*benchmark.CASES, benchmark.PEER]
     assert all(row["tokens_per_second"] > 0 and row["mfu"] is None for row in found)
     packed = next(row for row in found if row["case"].startswith("SFT"))
-    assert packed["mean_context"] < packed["context"]
+    assert packed["mean_context"] < packed["context"] and packed["supervised"] < 0.7
 
 
 def test_losses_that_part_are_refused(benchmark, monkeypatch):
@@ -71,13 +69,28 @@ def test_mfu_and_peaks(benchmark):
     assert row["mfu"] == 0.5 and row["peak_gib"] == 2.0 and row["spread"] == [1.0, 3.0]
 
 
-def test_the_context_counted_is_that_of_the_mean_token(benchmark):
-    class Two:
-        def __getitem__(self, index: int) -> Batch:
-            segments = torch.tensor([[0] * 30 + [1] * 10])
-            return Batch(ids=segments, targets=segments, segments=segments)
+def test_skipped_arithmetic_is_not_claimed(benchmark):
+    """Documents of 200 to 2,000 tokens in rows of 16k, half of the tokens supervised."""
+    case = benchmark.CASES["SFT 0.6B, 16k"]
+    mean = benchmark.mean_token(benchmark.batches_of(case, 2).__getitem__, 2 * case.accumulation)
+    assert 1000 < mean.context() < 1800 and 0.4 < mean.supervised < 0.55
+    heads, head, layers = 16 * 128, 1024 * 151_936, 28
+    matrices = layers * (1024 * (2 * 16 * 128 + 2 * 8 * 128) + 3 * 1024 * 3072)
+    by_hand = 6 * (matrices + mean.supervised * head) + 12 * layers * heads * mean.context()
+    assert mean.training_flops(case.shape) == pytest.approx(by_hand) and 3.8e9 < by_hand < 4.3e9
+    windows = benchmark.batches_of(benchmark.CASES["1B"], 1)
+    assert benchmark.mean_token(windows.__getitem__, 1).context() == 2048
 
-    assert benchmark.mean_context(Two(), benchmark.SMALL) == pytest.approx((900 + 100) / 40)
+
+def test_bars_stand_beside_what_was_measured(benchmark):
+    measured = {
+        "parameters": 1, "tokens_per_second": [1.0], "flops_per_token": 1.0, "peak_bytes": None,
+        "warm_up_seconds": 1.0,
+    }  # fmt: skip
+    rows = {name: benchmark.summary(case, measured, 1.0) for name, case in benchmark.CASES.items()}
+    bars = {name: (row["bar_mfu"], row["bar_tokens_per_second"]) for name, row in rows.items()}
+    assert bars["GPT-2 small"] == (0.48, 600e3)
+    assert bars["1B"] == (0.50, None) and bars["SFT 0.6B, 16k"] == (0.45, None)
 
 
 def test_what_does_not_fit_is_tried_in_less_memory(benchmark, monkeypatch):

@@ -101,9 +101,8 @@ def test_a_budget_in_time_measures_each_size_once(tokens: Path, tmp_path: Path) 
     source = {"tokens": Artifact.load(tokens)}
     rung = Rung(1, 64)
     run = Run(tmp_path, "scale", "scale", chosen, 0, source)
-    shape = rung.choice(ModelChoice()).derive(270)
-    rate = scale.probe(chosen, run, rung, shape, None)
-    assert rate > 0 and scale.probe(chosen, run, rung, shape, None) == rate
+    rate = scale.probe(chosen, run, rung, None)
+    assert rate > 0 and scale.probe(chosen, run, rung, None) == rate
     run.close()
 
 

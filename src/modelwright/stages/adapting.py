@@ -37,7 +37,6 @@ from modelwright.formats.huggingface import (
 from modelwright.formats.merging import put_adapter, without_weights
 from modelwright.formats.peft_experts import refuse_unreadable
 from modelwright.model.adaptation import RATE, AdapterConfig, adapt, adapter_of
-from modelwright.model.flops import matmul_parameters
 from modelwright.model.low_rank import LowRankLinear
 from modelwright.model.quantized import Int8Linear, quantize_rows
 from modelwright.model.stacks import LowRankStack
@@ -158,11 +157,6 @@ def freeze(model: Transformer, config: FreezeConfig) -> None:
             names[name].requires_grad_(False)
     if not any(p.requires_grad for p in names.values()):
         raise ConfigError("freeze leaves nothing to train: name fewer layers")
-
-
-def frozen_flops(config: Trainable, model: Transformer) -> float:
-    """FLOPs a token that beside an adapter are not spent: a frozen weight has no gradient."""
-    return 2.0 * matmul_parameters(model.config) if config.adapter else 0.0
 
 
 def keep_trained(

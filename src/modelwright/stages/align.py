@@ -7,7 +7,7 @@ from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
 from modelwright.data.sources import mark, stated
 from modelwright.formats.huggingface import load_model
-from modelwright.model.flops import training_flops_per_token
+from modelwright.model.flops import mean_token
 from modelwright.stages.training import keep_model, spread_model, train_model
 from modelwright.stages.views import DROPPED, PairView, left_out
 from modelwright.tokenizer.bpe import BPETokenizer
@@ -51,9 +51,12 @@ def run(config: Config, run: Run) -> Artifact:
     batches = config.pair_up("train", spread, tokenizer, run, run.seed)
     validate = config.measure(spread, tokenizer, run, run.seed)
     plan = config.plan(len(batches))
-    per_token = training_flops_per_token(model.config, batches.length)
-    flops = per_token * batches.num_tokens * 4 / 3  # the reference's forward pass is a third of a step
+    mean = mean_token(batches.__getitem__, len(batches))
+    per_token, tokens = mean.training_flops(model.config), mean.positions * len(batches)
+    # Of the reference, which reads each pair once: a forward pass.
+    reference = mean.forward_flops(model.config) * tokens / config.epochs
     run.log(f"{plan.steps:,} steps of up to {config.rows * config.accumulation} pairs")
+    run.log(mean.describe(per_token))
     trained = train_model(
         run,
         config,
@@ -65,11 +68,11 @@ def run(config: Config, run: Run) -> Artifact:
         batches,
         plan,
         validate=validate,
-        flops=flops,
+        flops=per_token * tokens,
         flops_per_token=per_token,
     )
     keep_model(run, spread, model, parent)
     metrics = {"steps": trained.steps, "view_sha256": batches.digest(), **trained.metrics, **left_out(run)}
     made = [name for name in ("model", "metrics.jsonl", DROPPED) if (run.dir / name).exists()]
-    done = trained.steps / plan.steps
-    return run.finish(made, metrics, tokens=trained.tokens, flops=flops * done)
+    spent = per_token * trained.tokens + reference
+    return run.finish(made, metrics, tokens=trained.tokens, flops=spent)

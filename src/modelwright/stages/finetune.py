@@ -18,10 +18,10 @@ from modelwright.base.seams import Objective
 from modelwright.data.sources import mark, stated
 from modelwright.data.split import SIDES
 from modelwright.environments.task import select
-from modelwright.model.flops import training_flops_per_token
+from modelwright.model.flops import MeanToken, mean_token
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
-from modelwright.stages.adapting import ADAPTER, Trainable, frozen_flops, keep_trained, load_to_train
+from modelwright.stages.adapting import ADAPTER, Trainable, keep_trained, load_to_train
 from modelwright.stages.new_tokens import NewTokens, NewTokensConfig, tokenizer_in, with_tokens
 from modelwright.stages.new_tokens import mark as mark_of_tokens
 from modelwright.stages.new_tokens import remarks as remarks_on_tokens
@@ -116,11 +116,12 @@ def _train(config: Config, run: Run, new: NewTokens) -> Artifact:
     learned, held_out = (config.pack(side, tokenizer, run, run.seed) for side in SIDES)
     batches, digest = learned.batches, learned.batches.digest()
     plan, tokens = config.plan(len(batches)), batches.num_positions
-    objective, taught = _objective(config, tokenizer, device, run)
-    per_token = training_flops_per_token(model.config, config.context) - frozen_flops(config, model) + taught
-    flops = per_token * tokens
+    mean = mean_token(batches.__getitem__, len(batches))
+    objective, taught = _objective(config, tokenizer, device, run, mean)
+    per_token = mean.training_flops(model.config, frozen=config.adapter is not None) + taught
     new.look_for(learned.batches)
     run.log(f"{plan.steps:,} steps, {tokens:,} tokens; sha256 of what is learned: {digest}")
+    run.log(mean.describe(per_token))
     own = _own_answers(config, batches, plan, model, tokenizer, run)
     # Answers are written with the weights of their step, which are not there ahead of it.
     steps = config.model_copy(update={"prefetch": 0}) if own else config
@@ -137,7 +138,7 @@ def _train(config: Config, run: Run, new: NewTokens) -> Artifact:
         own or batches,
         plan,
         validate=partial(held_out_loss, spread, held_out.batches),
-        flops=flops,
+        flops=per_token * tokens,
         flops_per_token=per_token,
         show=samples,
     )
@@ -152,11 +153,13 @@ def _train(config: Config, run: Run, new: NewTokens) -> Artifact:
     return run.finish(made, metrics, tokens=trained.tokens, flops=spent)
 
 
-def _objective(config: Config, tokenizer: BPETokenizer, device: Device, run: Run) -> tuple[Objective, float]:
+def _objective(
+    config: Config, tokenizer: BPETokenizer, device: Device, run: Run, mean: MeanToken
+) -> tuple[Objective, float]:
     """(what is made small, FLOPs a token that it takes besides the model's own)."""
     if config.teacher is None:
         return NextToken(config.z_loss), 0.0
-    return distillation(config.teacher, tokenizer, device, run)
+    return distillation(config.teacher, tokenizer, device, run, mean)
 
 
 def _own_answers(

@@ -9,7 +9,7 @@ from modelwright.base.artifact import Artifact
 from modelwright.base.run import Run
 from modelwright.base.seeding import derive
 from modelwright.model.config import ModelChoice, ModelConfig
-from modelwright.model.flops import training_flops_per_token
+from modelwright.model.flops import mean_token
 from modelwright.model.init import first_weights
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
@@ -60,10 +60,7 @@ def run(config: Config, run: Run) -> Artifact:
     tokens = config.tokens or TOKENS_PER_PARAMETER * model.num_active_parameters()
     plan = config.plan_for(tokens)
     read = plan.micro_batches * config.rows * config.context
-    per_token = training_flops_per_token(shape, config.context)
-    flops = per_token * read
     run.log(describe(shape, model))
-    run.log(f"{plan.steps:,} steps, {read:,} tokens, {flops:.3g} FLOPs")
     optimizer = dial.settle(config.optimizer, shape.hidden_size)
     run.log(dial.describe(config.optimizer, optimizer, shape.hidden_size))
     shards, order = TokenShards.open(source.file("train")), derive(run.seed, "batches")
@@ -71,6 +68,10 @@ def run(config: Config, run: Run) -> Artifact:
     reading = config.order(shards, order, rows)
     for line in reading.describe(rows):
         run.log(line)
+    mean = mean_token(reading.batches.__getitem__, plan.micro_batches)
+    per_token = mean.training_flops(shape)
+    run.log(f"{plan.steps:,} steps, {read:,} tokens, {per_token * read:.3g} FLOPs")
+    run.log(mean.describe(per_token))
     validate = config.measure(model, TokenShards.open(source.file("validation")), tokenizer, spread)
     trained = train_model(
         run,
@@ -83,7 +84,7 @@ def run(config: Config, run: Run) -> Artifact:
         reading.batches,
         plan,
         validate=validate,
-        flops=flops,
+        flops=per_token * read,
         flops_per_token=per_token,
     )
     for line in model.describe_experts():

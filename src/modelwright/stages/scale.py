@@ -24,7 +24,7 @@ from modelwright.base.progress import View
 from modelwright.base.run import Run
 from modelwright.base.seeding import derive
 from modelwright.model.config import ModelConfig
-from modelwright.model.flops import training_flops_per_token
+from modelwright.model.flops import SAMPLE, mean_token
 from modelwright.model.transformer import Transformer
 from modelwright.planning.scaling import HUBER, MIN_VALUES
 from modelwright.planning.scaling_intervals import REPLICATES
@@ -138,16 +138,30 @@ def planned(config: Config, run: Run, shapes: dict[Rung, ModelConfig], view: Vie
     step_tokens = settings.rows * settings.context * settings.accumulation
     rates: dict[Rung, float] = {}
     if budget.in_seconds:
-        rates = {rung: probe(config, run, rung, shape, view) for rung, shape in shapes.items()}
+        rates = {rung: probe(config, run, rung, view) for rung in rungs}
         shown = ", ".join(f"{rung.name} {rate / 1e9:.0f}" for rung, rate in rates.items())
         run.log(f"measured GFLOP/s: {shown}")
     first = first_level(budget, rungs, config.levels, config.factor, config.seeds, rates)
     return plan_cells(
-        rungs, shapes, first, config.levels, config.factor, config.seeds, settings.context, step_tokens
+        rungs,
+        shapes,
+        first,
+        config.levels,
+        config.factor,
+        config.seeds,
+        mean_context(settings, run),
+        step_tokens,
     )
 
 
-def probe(config: Config, run: Run, rung: Rung, shape: ModelConfig, view: View | None) -> float:
+def mean_context(settings: PretrainConfig, run: Run) -> float:
+    """Tokens that the mean token may see: documents in a window do not see one another."""
+    shards = TokenShards.open(run.input("tokens").file("train"))
+    order = settings.order(shards, derive(run.seed, "batches"), SAMPLE * settings.rows)
+    return mean_token(order.batches.__getitem__, SAMPLE).context(settings.model.sliding_window)
+
+
+def probe(config: Config, run: Run, rung: Rung, view: View | None) -> float:
     """FLOP/s of a size on this machine: the median of a few steps. It is a finished cell afterwards, so an
     interrupted ladder is planned the same way when it goes on."""
     step_tokens = config.pretrain.rows * config.pretrain.context * config.pretrain.accumulation
@@ -155,7 +169,7 @@ def probe(config: Config, run: Run, rung: Rung, shape: ModelConfig, view: View |
     made = cell(run, pretrain, "base", settings, f"{rung.name}-probe", run.inputs, view)
     timings = read_metrics(made.path / "timing.jsonl")
     speeds = [line["tokens_per_second"] for line in timings if "tokens_per_second" in line]
-    return statistics.median(speeds) * training_flops_per_token(shape, config.pretrain.context)
+    return statistics.median(speeds) * made.manifest.cost.flops / made.manifest.cost.tokens
 
 
 def train(config: Config, run: Run, planned: Cell, shape: ModelConfig, view: View | None) -> Measured:
@@ -171,7 +185,7 @@ def train(config: Config, run: Run, planned: Cell, shape: ModelConfig, view: Vie
         parameters=parameters_of(shape, config.count),
         tokens=made.manifest.cost.tokens,
         flops=made.manifest.cost.flops,
-        flops_per_token=training_flops_per_token(shape, config.pretrain.context),
+        flops_per_token=made.manifest.cost.flops / made.manifest.cost.tokens,
         bits_per_byte=bits,
         bytes_per_token=run.input("tokens").metrics["validation_bytes_per_token"],
     )

@@ -124,10 +124,11 @@ def plan_cells(
     levels: int,
     factor: float,
     seeds: int,
-    context: int,
+    context: float,
     step_tokens: int,
 ) -> list[Cell]:
-    """All runs, the cheapest first, the held-out one last. Raises UserError where one would be too short."""
+    """All runs, the cheapest first, the held-out one last. `context`: tokens that the mean token may see.
+    Raises UserError where a run would be too short."""
     *fitted, following = rungs
     places = [(rung, level, repeat) for level in range(levels) for rung in fitted for repeat in range(seeds)]
     cells: list[Cell] = []

@@ -18,7 +18,7 @@ from modelwright.data.readers.source import Stated
 from modelwright.formats.card import licence_behind
 from modelwright.formats.frozen import load_frozen
 from modelwright.formats.locate import files_mark
-from modelwright.model.flops import matmul_parameters
+from modelwright.model.flops import MeanToken
 from modelwright.objectives import distill
 from modelwright.tokenizer.bpe import BPETokenizer
 
@@ -56,9 +56,9 @@ def mark(config: TeacherConfig) -> str:
 
 
 def distillation(
-    config: TeacherConfig, tokenizer: BPETokenizer, device: Device, run: Run
+    config: TeacherConfig, tokenizer: BPETokenizer, device: Device, run: Run, mean: MeanToken
 ) -> tuple[Objective, float]:
-    """(the objective with its teacher, FLOPs a token that the teacher takes)."""
+    """(the objective with its teacher, FLOPs that the teacher's reading of the mean token takes)."""
     if join().size > 1:
         raise ConfigError(
             "a teacher is held by one process whole, and several have not been tried: start one (without"
@@ -73,7 +73,7 @@ def distillation(
         )
     run.brings_in(facts(config))
     run.log(f"teacher: {config.model}, {teacher.num_parameters():,} parameters")
-    return distill.Distillation(teacher.on_batch, config), 2.0 * matmul_parameters(teacher.config)
+    return distill.Distillation(teacher.on_batch, config), mean.forward_flops(teacher.config)
 
 
 def check_same(student: BPETokenizer, teacher: BPETokenizer, folder: Path) -> None:

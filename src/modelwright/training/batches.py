@@ -330,17 +330,6 @@ class Pairs:
             extra["reference_logps"] = self._reference.view(-1, 2)[members].flatten()
         return Batch(ids=batch.ids, targets=batch.targets, extra=extra, unit=2)
 
-    @property
-    def length(self) -> int:
-        """Tokens of the longest row."""
-        return max(len(example.ids) for pair in self._pairs for example in pair)
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens over all epochs, padding not counted."""
-        sizes = [sum(len(example.ids) for example in pair) for pair in self._pairs]
-        return sum(sizes[member] for batch in self._plan for member in batch)
-
     def digest(self) -> str:
         """sha256 of what is learned, in the order of the sources."""
         return digest_of(example for pair in self._pairs for example in pair)
