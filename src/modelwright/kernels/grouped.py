@@ -14,6 +14,9 @@ from torch.nn import functional as F
 
 ALIGNMENT = 16
 """Bytes that rows of both matrices must be a multiple of for the grouped product."""
+STEP = 32
+"""Rows by which a group's size grows on a CPU in bf16: oneDNN makes and keeps a program for every size, and
+routing makes new ones at each step (measured: 1.4 GB in place of 0.5 after 78 steps of a tiny mixture)."""
 
 
 def reference(rows: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
@@ -29,6 +32,23 @@ def reference(rows: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
 def grouped_linear(rows: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
     """The same as `reference`, differentiable. Weights are cast to the rows' format where they are used."""
     weights = weights.to(rows.dtype)
+    eager = rows.device.type == "cpu" and not torch.compiler.is_compiling()
+    if eager and rows.dtype == torch.bfloat16 and len(rows) > STEP:
+        places, rounded = _in_steps(rows, sizes)
+        room = rows.new_zeros(int(rounded.sum()), rows.shape[1])
+        return _multiply(room.index_copy(0, places, rows), weights, rounded).index_select(0, places)
+    return _multiply(rows, weights, sizes)
+
+
+def _in_steps(rows: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each row lies once every group is filled up to a multiple of STEP, and the groups' sizes."""
+    rounded = (sizes + STEP - 1) // STEP * STEP
+    shift = (rounded.cumsum(0) - rounded) - (sizes.cumsum(0) - sizes)
+    places = torch.arange(len(rows)) + torch.repeat_interleave(shift, sizes.long())
+    return places, rounded
+
+
+def _multiply(rows: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
     if has_grouped_product(rows, weights):
         ends = sizes.cumsum(0, dtype=torch.int32)
         return F.grouped_mm(rows, weights.mT, offs=ends)
