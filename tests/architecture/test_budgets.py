@@ -135,13 +135,13 @@ TRAINING_STAGES = {
 
 WIDEST = {
     "adapting": (
-        13_355,
+        13_466,
         "it loads models of every family, gives them tokens, trains adapters, and writes what PEFT reads",
     ),
     "answering": (8_300, "it runs the model in the engine that serves, whichever runner computes"),
-    "align": (14_235, "it trains models of every family that can be imported, whole or by adapters"),
-    "average": (14_800, "it trains, loads models of every kind, and judges them"),
-    "averaging_study": (16_705, "it runs two stations, pretrain and average, for every cell of its table"),
+    "align": (14_346, "it trains models of every family that can be imported, whole or by adapters"),
+    "average": (14_810, "it trains, loads models of every kind, and judges them"),
+    "averaging_study": (16_816, "it runs two stations, pretrain and average, for every cell of its table"),
     "compress": (9_000, "it loads and judges models of every family that can be imported"),
     "dataset_check": (
         9_800,
@@ -153,7 +153,7 @@ WIDEST = {
     ),
     "export": (10_500, "it loads models of every kind, and reads what it wrote with three readers"),
     "finetune": (
-        18_225,  # 260 more: tokens and words dealt out over tensor-parallel processes
+        18_336,  # 260 more: tokens and words dealt out over tensor-parallel processes
         "it trains models of every family, on data in every layout or on own answers, in every way",
     ),
     "forecast": (
@@ -167,18 +167,18 @@ WIDEST = {
         "tokenizers of every kind get tokens, and adapters that have them are gone on with",
     ),
     "on_policy": (9_820, "it writes with the model that is trained, for the teacher that judges it"),
-    "pretrain": (13_195, "it trains, with all that ends or keeps a training"),
-    "rationale_study": (19_885, "it runs finetune for every student, asks it, and draws what came out"),
-    "reading": (13_295, "it builds what a training reads"),
-    "reading_examples": (18_385, "it reads data in every layout, and models of every family that read it"),
+    "pretrain": (13_225, "it trains, with all that ends or keeps a training"),
+    "rationale_study": (19_996, "it runs finetune for every student, asks it, and draws what came out"),
+    "reading": (13_315, "it builds what a training reads"),
+    "reading_examples": (18_496, "it reads data in every layout, and models of every family that read it"),
     "retention": (7_435, "it asks tasks, reads text, and compares, as evaluate does"),
-    "scale": (14_710, "it runs a station for every rung, fits a law to what they came to, and draws it"),
+    "scale": (14_775, "it runs a station for every rung, fits a law to what they came to, and draws it"),
     "search": (15_800, "it trains in every way that finetune does, and judges what comes of it"),
     "serve": (
         15_735,
         "it runs the model with all its kernels, and speaks every endpoint's protocol, refusals included",
     ),
-    "study": (15_095, "it runs two stations, tokenize and pretrain, for every cell of its table"),
+    "study": (15_140, "it runs two stations, tokenize and pretrain, for every cell of its table"),
     "screening": (
         19_045,
         "it runs the model that judges and sums its price, and looks at rows in every way that data has",
@@ -196,7 +196,8 @@ WIDEST = {
 }
 """stage -> (lines, why it reaches further still). Whatever reads a tokenizer reads what imported ones bring:
 some 900 lines of templates in a sandbox, their loss mask, special tokens and roles; whatever knows a model's
-arithmetic, 95 lines on what of it the data needs."""
+arithmetic, 95 lines on what of it the data needs; whatever trains, 111 lines on limits from the second step
+on, and on the cause of a fault wherever it is."""
 
 STAGES = sorted((PACKAGE / "stages").glob("[a-z]*.py"))
 
