@@ -60,7 +60,7 @@ def test_log_and_command_hold_the_run_against_its_forecast(
     lived: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = (lived / "pretrain" / "log.txt").read_text().splitlines()
-    assert "forecast: " in log[0]
+    assert any("forecast: " in line for line in log[:2])  # the machine may have been measured before it
     line = planning.outcome(load_recipe(str(lived), environment={}), lived, "pretrain")
     assert line.startswith("took ") and ", forecast " in line
     assert planning.outcome(load_recipe(str(lived), environment={}), lived, "tokenize") == ""
