@@ -30,7 +30,7 @@ class ComputeConfig(Config):
     35 to 55 s and saved 4 % of a step with compiled row kernels (a fifth without), so a run has to take
     half an hour to earn it back. On a CPU that multiplies bf16 "auto" never does in that format: our own
     attention (kernels/tiles.py), which does not go with it, holds no scores, and a step is as fast or faster
-    (benchmarks/train_cpu.py: by 6 % at 4M parameters with matrix units; with AVX512-BF16 alone by 3 % there
+    (benchmarks/train_cpu.py: by 6 % at 4M parameters with matrix units; with AVX512-BF16 alone by 7 % there
     and by -1 % at 98M, within the noise)."""
     compile_mode: Literal["default", "max-autotune-no-cudagraphs"] = "default"
     """What torch.compile takes time for: max-autotune also tries out kernels for products, for minutes."""
