@@ -1,12 +1,13 @@
 """plan: what each station of a recipe will need, from its settings alone.
 
-Stations that train are forecast by formula (`planning/`), the others by rough throughput on two CPU cores.
+Stations that train are forecast by formula (`planning/`); those that write rows, and the others, in files of
+their own.
 Settings are read as they are: any station with rows, a context and an optimizer counts as one that trains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,12 +30,11 @@ from modelwright.planning.forecast import (
     Rehearsed,
     StationForecast,
     compare,
-    other_station,
     spent,
     training_station,
 )
 from modelwright.planning.machines import Machine, Prices, find_machine, load_prices
-from modelwright.planning.memory import CPU_BASE, Training
+from modelwright.planning.memory import Training
 from modelwright.planning.shape import Shape, find_shape
 from modelwright.planning.sharding import NODE, Box, choose_box
 from modelwright.planning.taught import Teacher
@@ -48,23 +48,10 @@ from modelwright.stages.forecast_rows import (
     sampled_conversations,
     tokens_of,
 )
+from modelwright.stages.forecast_untrained import untrained
 from modelwright.stages.forecast_writing import own_answers, synthesis
 from modelwright.training.dial import settle
 
-BYTES_PER_SECOND = {"prepare": 5.5e5, "tokenize": 2.5e6}
-"""Text through a station on two cores (prepare: one timing of atlas, 1.5 MB; tokenize: an estimate)."""
-PARAMETERS_PER_SECOND = {"average": 5e6, "compress": 4e6, "export": 2e6}
-"""Weights through a station, its measurements on held-out text included: estimates for two cores."""
-QUESTIONS_PER_SECOND = 25.0
-"""Answers of 64 tokens at most, 4M parameters, 64 at once on two cores: an estimate, slower with the size."""
-ALL_SUITES = 12
-"""Suites that a model is asked where none are named."""
-CPU_BANDWIDTH = 2e10
-"""Bytes a second that two cores read, where that figure was measured: about."""
-COPIES = {"import": 2.0, "evaluate": 4.0, "compress": 8.0, "export": 8.0}
-"""Bytes a parameter that a station holds at its highest; of others three copies in fp32."""
-START = 2.0
-"""Seconds that any station takes to open its inputs and to hash what it made."""
 EXAMPLES_PER_SECOND = 2500
 """Conversations or pairs that are read, laid out by the chat template and tokenized, on one core: 0.32 and
 0.43 ms each, measured on those of the embedded corpus."""
@@ -103,7 +90,7 @@ def forecast(
     recipe does not make one."""
     stations: list[StationForecast] = []
     shape = _shape(configs, model)
-    text, settings = _text_bytes(configs), ""
+    settings = ""
     for verb, config in _before_it_is_written(configs).items():
         if trains(config):
             if shape is None:
@@ -114,7 +101,7 @@ def forecast(
         elif writes(config):
             found = synthesis(verb, config, setting.machine, setting.prices)
         else:
-            found = _other(verb, config, shape, text, setting)
+            found = untrained(verb, configs, shape, setting.machine, setting.prices)
         settings = sha256_text(canonical_json([settings, verb, configs[verb].model_dump(mode="json")]))
         stations.append(found.model_copy(update={"settings": settings}))
     return Forecast(
@@ -349,51 +336,3 @@ def _measurements(steps: int, config: Any) -> int:
 
 def _checkpoints(steps: int, config: Any) -> int:
     return max(1, -(-steps // config.checkpoint_every))
-
-
-def _text_bytes(configs: Mapping[str, Any]) -> float:
-    """Bytes of text that the sources hold."""
-    config = configs.get("prepare")
-    if config is None:
-        return 0.0
-    return float(sum(_source_bytes(source, config) for source in config.sources))
-
-
-def _source_bytes(source: Any, config: Any) -> int:
-    if source.is_atlas:
-        return config.atlas_size_bytes
-    return sum(path.stat().st_size for path in _files(str(source.path)))
-
-
-def _files(pattern: str) -> Iterator[Path]:
-    path = Path(pattern)
-    if path.is_dir():
-        yield from (file for file in path.rglob("*") if file.is_file())
-    elif path.is_file():
-        yield path
-    elif "*" in pattern:
-        yield from (file for file in Path().glob(pattern) if file.is_file())
-
-
-def _other(verb: str, config: Any, shape: Shape | None, text: float, setting: Setting) -> StationForecast:
-    """A station that does not train."""
-    parameters = float(shape.parameters if shape else 0)
-    size = parameters / 4.2e6
-    if verb in BYTES_PER_SECOND:
-        seconds = text / BYTES_PER_SECOND[verb]
-    elif verb in PARAMETERS_PER_SECOND:
-        seconds = parameters / PARAMETERS_PER_SECOND[verb]
-    elif verb == "evaluate":
-        suites = len(config.suites) + len(config.questions) or ALL_SUITES
-        on_cpu = setting.machine.kind == "cpu"
-        faster = 1.0 if on_cpu else setting.machine.bandwidth / CPU_BANDWIDTH  # answering waits for memory
-        seconds = suites * config.limit * 3 / QUESTIONS_PER_SECOND * max(0.3, size) / faster
-    else:
-        seconds = 0.0
-    about = "rough throughput on two CPU cores"
-    copies = COPIES.get(verb, 12.0) * parameters
-    memory = CPU_BASE / 2 + 2 * text if verb in BYTES_PER_SECOND else CPU_BASE + copies
-    made = other_station(verb, START + seconds, memory, about, setting.machine, setting.prices)
-    if setting.machine.kind == "gpu" and verb != "evaluate":
-        return made.model_copy(update={"fits": None, "about": f"{about}, in the host's memory"})
-    return made
