@@ -157,7 +157,7 @@ WIDEST = {
         "it trains models of every family, on data in every layout or on own answers, in every way",
     ),
     "forecast": (
-        15_695,  # 2,560 more: models that write, measuring what steps reach, what each of several devices has
+        15_893,  # 2,758 more: models that write or are asked, measuring what steps reach, several devices
         "it plans lives that begin with a training, or with a model from outside, and reads their rows",
     ),
     "forecast_writing": (10_163, "it reads prompts in every layout, and the settings of every method"),
