@@ -21,18 +21,17 @@ MIB = 2**20
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="nobody else says what is resident")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 def test_zeros_take_room_as_they_are_written_and_leave_none_behind(dtype: torch.dtype) -> None:
-    assert not unwritten_zeros(4, 4096, dtype=dtype)[::3].any()  # libraries are read in when first used
     before = resident_bytes()
-    pool = unwritten_zeros(4, 2**26 // dtype.itemsize, dtype=dtype)
-    assert pool.dtype == dtype and resident_bytes() - before < 16 * MIB
+    pool = unwritten_zeros(4, 2**28 // dtype.itemsize, dtype=dtype)
+    assert pool.dtype == dtype and resident_bytes() - before < 128 * MIB, "a GiB that nobody wrote"
     pool[1].fill_(1)
-    assert 64 * MIB <= resident_bytes() - before < 96 * MIB  # huge pages at the edges
+    held = resident_bytes()
     assert bool(pool[1].all()) and not pool[::3, ::4096].any()
     row = pool[1]
     del pool
     assert bool(row.all()), "a part of it keeps the whole alive"
     del row
-    assert resident_bytes() - before < 32 * MIB  # of 64 that were written
+    assert held - resident_bytes() > 192 * MIB, "of 256 that were written"
 
 
 @settings(max_examples=15, deadline=None)

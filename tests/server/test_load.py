@@ -63,7 +63,7 @@ def test_a_crowd_leaves_nothing_behind(model, tokenizer, tmp_path, count):
     asked = variants(engine, random.Random(7))
     requests = tmp_path / "requests.json"
     requests.write_text(json.dumps([request for request, _, _ in asked]), encoding="utf-8")
-    with Running([Source(MODEL, lambda: Loaded(engine, "abc"))], (), queue_limit=40) as server:
+    with Running([Source(MODEL, lambda: Loaded(engine, "abc"))], (), queue_limit=16) as server:
         assert server.loaded.wait(30)
         warm = crowd(server.url, requests, 150, seed=1)
         before = resident()
