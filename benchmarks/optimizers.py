@@ -66,6 +66,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "decay 0.1": {"weight_decay": 0.1},
     "NorMuon, decay 0.1": {"even_neurons": True, "weight_decay": 0.1},
     "NorMuon, decay 0.1, momentum 0.9": DERIVED,
+    "NorMuon, decay 0.1, momentum 0.85": DERIVED | {"momentum": 0.85},
     "NorMuon, cautious decay 0.1": {"even_neurons": True, "weight_decay": 0.1, "cautious": True},
     "cautious decay 0.1": {"weight_decay": 0.1, "cautious": True},
     "cautious decay 0.1, falling": {"weight_decay": 0.1, "cautious": True, "decay_falls": True},
@@ -163,6 +164,10 @@ def trials(group: str) -> Iterator[Trial]:
             rates = {"matrix_learning_rate": 0.02 * factor, "learning_rate": 0.012 * factor}
             steps = 300 * ROWS // rows
             yield Trial(group, f"{factor:g} x", 128, DEPTH, steps, rows, 0, DERIVED | rates)
+    elif group == "momentum":  # in a longer run
+        for seed, momentum in itertools.product((0, 1), (0.95, 0.9, 0.85)):
+            changes = derived(128, DERIVED | {"momentum": momentum})
+            yield Trial(group, f"momentum {momentum:g}", 128, DEPTH, 1200, ROWS, seed, changes)
     elif group == "depths":
         for depth, factor in itertools.product((2, 6, 3), (1, 2, 0.5)):
             rates = {"matrix_learning_rate": 0.02 * factor, "learning_rate": 0.012 * factor}
@@ -171,7 +176,8 @@ def trials(group: str) -> Iterator[Trial]:
         raise SystemExit(f"no group '{group}': there are {', '.join(GROUPS)}")
 
 
-GROUPS = ("low rate", "small", "second", "schedules-small", "schedules-second", "rates", "batch", "depths")
+SWEEPS = ("rates", "batch", "depths", "momentum")
+GROUPS = ("low rate", "small", "second", "schedules-small", "schedules-second", *SWEEPS)
 
 
 def collect(file: Path, groups: tuple[str, ...]) -> None:
@@ -223,9 +229,11 @@ def swept(file: Path) -> list[dict[str, Any]]:
             "width": t.width,
             "depth": t.depth,
             "rows": t.rows,
+            "steps": t.steps,
+            "seed": t.seed,
             "loss": losses[t.key],
         }
-        for group in ("rates", "batch", "depths")
+        for group in SWEEPS
         for t in trials(group)
         if t.key in losses
     ]

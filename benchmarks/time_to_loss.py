@@ -68,9 +68,9 @@ say = Console(stderr=True).print
 class Setting:
     """Of the plain loop; the search begins where it ended before."""
 
-    rate: float = 2e-3
-    warm_up: float = 0.2
-    kind: str = "wsd"
+    rate: float = 4e-3
+    warm_up: float = 0.4
+    kind: str = "cosine"
 
     def __str__(self) -> str:
         return f"AdamW {self.rate:g}, {self.kind}, warm-up {self.warm_up:g}"
