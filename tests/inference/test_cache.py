@@ -26,10 +26,10 @@ def test_zeros_take_room_as_they_are_written_and_leave_none_behind(dtype: torch.
     assert pool.dtype == dtype and resident_bytes() - before < 128 * MIB, "a GiB that nobody wrote"
     pool[1].fill_(1)
     held = resident_bytes()
-    assert bool(pool[1].all()) and not pool[::3, ::4096].any()
+    assert bool(pool[1, ::4096].all()) and not pool[::3, ::4096].any()  # few: malloc may keep what all take
     row = pool[1]
     del pool
-    assert bool(row.all()), "a part of it keeps the whole alive"
+    assert bool(row[::4096].all()), "a part of it keeps the whole alive"
     del row
     assert held - resident_bytes() > 192 * MIB, "of 256 that were written"
 
