@@ -23,7 +23,6 @@ machine it is, and of which versions.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import statistics
@@ -48,7 +47,7 @@ from modelwright.inference.engine import Engine
 from modelwright.inference.measure import Phases, random_prompts, step_bytes, time_phases
 from modelwright.planning.machines import read_bandwidth
 from modelwright.tokenizer.bpe import BPETokenizer
-from record import RESULTS, Pace, Row, compare, interleave, publish
+from record import Pace, Row, compare, interleave, publish_cases
 
 WARM_UP = 1
 PROMPT, TOKENS = 128, 65
@@ -292,22 +291,10 @@ def packages() -> list[str]:
 
 def main(keys: Sequence[str]) -> None:
     """Measure these cases, and publish them with what the result file has of others and of other machines."""
-    file, here = RESULTS / "decode_cpu.json", machine()["processor"]
-    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": [], "cases": {}}
-    cases, rows = before["cases"], [Row(**row) for row in before["rows"]]
-    for key in keys:
-        name = f"{key}, {here}"
-        found, cases[name] = measure(name, key, CASES[key])
-        rows = [row for row in rows if row.name.partition(":")[0] != name] + found
-        print(json.dumps(cases[name], indent=2))
-    rows.sort(key=lambda row: place_of(row.name.partition(":")[0]))
-    publish("decode_cpu", rows, packages(), " ".join((__doc__ or "").split()), {"cases": cases})
-
-
-def place_of(name: str) -> tuple[str, int]:
-    """Where a case stands: one machine after the other, each in the order of `CASES`."""
-    key = max((key for key in CASES if name.startswith(key)), key=len)
-    return name.removeprefix(key), list(CASES).index(key)
+    notes = " ".join((__doc__ or "").split())
+    publish_cases(
+        "decode_cpu", keys, CASES, lambda title, key: measure(title, key, CASES[key]), packages(), notes
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from modelwright.base.artifact import Artifact
 from modelwright.base.run import code_revision, machine
 from modelwright.life import planning
 from modelwright.recipes.recipe import load_recipe
-from record import RESULTS, Row, publish
+from record import Row, publish_cases
 
 COMMON = {
     "data.atlas_size_bytes": 1_500_000,
@@ -76,26 +76,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def main(chosen: Sequence[str]) -> None:
-    """Forecast and run these cases; publish each with what the result file has of others and of other
-    machines."""
-    file, here = RESULTS / "plan.json", machine()["processor"]
-    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": [], "cases": {}}
-    cases, rows = before["cases"], [Row(**row) for row in before["rows"]]
+    """Forecast and run the cases whose names begin so; publish each with what the result file has of others
+    and of other machines."""
     _run(BASE, ["run", "quickstart", "--until", "finetune"], COMMON | SHORT)  # passes over what is done
-    for key in (key for key in CASES if key.startswith(tuple(chosen))):
-        name, (station, changes) = f"{key}, {here}", CASES[key]
-        with tempfile.TemporaryDirectory() as folder:
-            found = _measure(station, COMMON | changes, BASE, Path(folder) / "run")
-        cases[name] = found
-        rows = [row for row in rows if row.name.partition(":")[0] != name] + _rows(name, found)
-        rows.sort(key=lambda row: place_of(row.name.partition(":")[0]))
-        publish("plan", rows, ("torch",), " ".join((__doc__ or "").split()), {"cases": cases})
+    keys = [key for key in CASES if key.startswith(tuple(chosen))]
+    publish_cases("plan", keys, CASES, _case, ("torch",), " ".join((__doc__ or "").split()))
 
 
-def place_of(name: str) -> tuple[str, int]:
-    """Where a case stands: one machine after the other, each in the order of `CASES`."""
-    key = next(key for key in CASES if name.startswith(key))
-    return name.removeprefix(key), list(CASES).index(key)
+def _case(title: str, key: str) -> tuple[list[Row], dict[str, Any]]:
+    station, changes = CASES[key]
+    with tempfile.TemporaryDirectory() as folder:
+        found = _measure(station, COMMON | changes, BASE, Path(folder) / "run")
+    return _rows(title, found), found
 
 
 def _measure(station: str, settings: dict[str, Any], base: Path, folder: Path) -> dict[str, Any]:

@@ -217,6 +217,34 @@ def compare(
     )
 
 
+def publish_cases(
+    benchmark: str,
+    keys: Sequence[str],
+    cases: Mapping[str, Any],
+    measure: Callable[[str, str], tuple[list[Row], dict[str, Any]]],
+    packages: Sequence[str],
+    notes: str,
+) -> None:
+    """Measure those of `cases` that `keys` names, and publish each with what the result file has of others
+    and of other machines. `measure`: (title, key) -> rows whose names begin with the title and a colon, and
+    what else there is to keep."""
+    file, here = RESULTS / f"{benchmark}.json", machine()["processor"]
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": [], "cases": {}}
+    kept_cases, rows = before["cases"], [Row(**row) for row in before["rows"]]
+
+    def place_of(row: Row) -> tuple[str, int]:
+        """One machine after the other, each in the order of the cases."""
+        title = row.name.partition(":")[0]
+        key = max((key for key in cases if title.startswith(key)), key=len)
+        return title.removeprefix(key), list(cases).index(key)
+
+    for key in keys:
+        title = f"{key}, {here}"
+        found, kept_cases[title] = measure(title, key)
+        rows = sorted([row for row in rows if row.name.partition(":")[0] != title] + found, key=place_of)
+        publish(benchmark, rows, packages, notes, {"cases": kept_cases})
+
+
 def publish(
     benchmark: str,
     rows: Sequence[Row],

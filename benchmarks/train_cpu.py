@@ -16,7 +16,6 @@ says of which machine it is, and of which versions.
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import tempfile
@@ -46,7 +45,7 @@ from modelwright.training.loop import LoopConfig, train
 from modelwright.training.optimizer import OptimizerConfig
 from novels import Tokens
 from plain_loop import PlainLlama, PlainLoop
-from record import RESULTS, Pace, Paced, Row, compare, interleave, publish
+from record import Pace, Paced, Row, compare, interleave, publish_cases
 
 WARM_UP = 4
 LONG_RUN = 1e17
@@ -258,23 +257,10 @@ def measure(name: str, key: str, case: Case) -> tuple[list[Row], dict[str, Any]]
 
 def main(keys: Sequence[str]) -> None:
     """Measure these cases, and publish them with what the result file has of others and of other machines."""
-    file, here = RESULTS / "train_cpu.json", machine()["processor"]
-    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": [], "cases": {}}
-    cases, rows = before["cases"], [Row(**row) for row in before["rows"]]
-    for key in keys:
-        name = f"{key}, {here}"
-        found, cases[name] = measure(name, key, CASES[key])
-        rows = [row for row in rows if row.name.partition(":")[0] != name] + found
-        print(json.dumps(cases[name], indent=2))
-    rows.sort(key=lambda row: place_of(row.name.partition(":")[0]))
-    notes = f"bf16, {torch.get_num_threads()} threads; {__doc__}"
-    publish("train_cpu", rows, PACKAGES, " ".join(notes.split()), {"cases": cases})
-
-
-def place_of(name: str) -> tuple[str, int]:
-    """Where a case stands: one machine after the other, each in the order of `CASES`."""
-    key, _, processor = name.partition(", ")
-    return processor, list(CASES).index(key)
+    notes = " ".join(f"bf16, {torch.get_num_threads()} threads; {__doc__}".split())
+    publish_cases(
+        "train_cpu", keys, CASES, lambda title, key: measure(title, key, CASES[key]), PACKAGES, notes
+    )
 
 
 if __name__ == "__main__":

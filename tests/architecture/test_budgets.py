@@ -157,10 +157,10 @@ WIDEST = {
         "it trains models of every family, on data in every layout or on own answers, in every way",
     ),
     "forecast": (
-        15_893,  # 2,758 more: models that write or are asked, measuring what steps reach, several devices
+        15_897,  # 2,762 more: models that write or are asked, measuring what steps reach, several devices
         "it plans lives that begin with a training, or with a model from outside, and reads their rows",
     ),
-    "forecast_writing": (10_163, "it reads prompts in every layout, and the settings of every method"),
+    "forecast_writing": (10_167, "it reads prompts in every layout, and the settings of every method"),
     "import_model": (9_700, "it takes over models of every family, with tokenizers of every kind"),
     "new_tokens": (
         7_595,

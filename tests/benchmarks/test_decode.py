@@ -87,7 +87,6 @@ def test_rows_take_the_fastest_peer_and_shares_the_nearest_buffer():
 
 def test_cases_of_another_day_stay_in_the_result(tmp_path, monkeypatch):
     decode, record = load("decode_cpu"), load("record")
-    monkeypatch.setattr(decode, "RESULTS", tmp_path)
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     monkeypatch.setattr(decode, "CASES", {"a": None, "b": None})
 
@@ -99,7 +98,7 @@ def test_cases_of_another_day_stay_in_the_result(tmp_path, monkeypatch):
 
     monkeypatch.setattr(decode, "measure", measured(2.0))
     for processor in ("one", "other"):
-        monkeypatch.setattr(decode, "machine", lambda: {"processor": processor})  # noqa: B023
+        monkeypatch.setattr(record, "machine", lambda: {"processor": processor})  # noqa: B023
         decode.main(["a", "b"])
     monkeypatch.setattr(decode, "measure", measured(3.0))
     decode.main(["a"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import sys
 
 import torch
 from torch import Tensor
@@ -27,9 +26,8 @@ def unwritten_zeros(*shape: int, dtype: torch.dtype) -> Tensor:
     they go back to the system whole. `torch.zeros` writes all of them at once, and what malloc keeps is not
     always found again: three caches, one after the other, took the room of three (measured)."""
     size = math.prod(shape) * dtype.itemsize
-    # On Windows memory that belongs to no file is the process's own anyway.
-    own = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
-    return torch.frombuffer(mmap.mmap(-1, size, **own), dtype=dtype).view(shape)
+    room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(room, dtype=dtype).view(shape)
 
 
 class PagedCache:

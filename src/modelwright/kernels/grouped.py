@@ -16,7 +16,7 @@ ALIGNMENT = 16
 """Bytes that rows of both matrices must be a multiple of for the grouped product."""
 STEP = 32
 """Rows by which a group's size grows on a CPU in bf16: oneDNN makes and keeps a program for every size, and
-routing makes new ones at each step (measured: 1.4 GB in place of 0.5 after 78 steps of a tiny mixture)."""
+routing makes new ones at each step (600 products of 8 experts: 1,410 MiB and 38 s, with this 398 and 10)."""
 
 
 def reference(rows: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:

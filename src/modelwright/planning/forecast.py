@@ -22,6 +22,10 @@ ROOM = 0.95
 """Share of a machine's memory that a training may fill: beyond it, the system starts to swap or to kill."""
 
 
+OF_REAL_STEPS = "a few real steps of this shape"
+"""What a forecast is about whose steps were rehearsed."""
+
+
 class StationForecast(Config):
     """What one station will need. Seconds, bytes, tokens, FLOPs."""
 
@@ -217,7 +221,7 @@ def _flops_per_token(shape: Shape, training: Training) -> float:
 
 def _about(duration: Duration, rehearsed: Rehearsed | None) -> str:
     if rehearsed:
-        return "a few real steps of this shape"
+        return OF_REAL_STEPS
     return "formula; rate of small trainings here" if duration.source == "trial" else "assumed efficiency"
 
 

@@ -1,8 +1,7 @@
 """What stations need that train nothing and write no rows: rough throughput, and memory by what they hold.
 
-What a station holds beside the process is counted from the shape; what the process grows by otherwise (the
-libraries that a station opens, text in memory) was measured: each station of the quickstart in a process of
-its own, Linux with glibc, 2026-11-24.
+`evaluate` is counted part by part (quickstart's, in a process of its own: 655 MiB said, 704 held). Of the
+others only the order of magnitude is known: copies of the weights beside the process.
 """
 
 from __future__ import annotations
@@ -37,7 +36,8 @@ PROMPT_TOKENS = 64
 READ_ROWS, READ_TOKENS = 8, 256
 """Rows of held-out text that are read at once, and the tokens of each (stages/evaluate.py)."""
 READ_POSITIONS, READ_LOGITS = 1024, 1 << 24
-"""Positions whose logits exist at one time, and how many these are at most (evaluation/likelihood.py)."""
+"""Positions whose logits exist at one time, and how many these are at most: those of
+evaluation/likelihood.py, held equal by a test, since importing it would pull all that measures behind it."""
 
 
 def untrained(

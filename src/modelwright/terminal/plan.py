@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from modelwright.base.artifact import Cost
-from modelwright.planning.forecast import Forecast, StationForecast, compare, spent
+from modelwright.planning.forecast import OF_REAL_STEPS, Forecast, StationForecast, compare, spent
 from modelwright.planning.machines import GIB, Machine, find_machine
 from modelwright.planning.remedies import tuning_ways
 from modelwright.planning.serving import FORMATS, cache_bytes, running_memory, tokens_per_second
@@ -76,14 +76,15 @@ def show_forecast(forecast: Forecast, as_json: bool = False) -> None:
     for station in forecast.stations:
         for note in station.notes:
             console.print(f"[dim]{station.station}: {printable(note)}[/]", soft_wrap=True)
-    console.print(
-        "[dim]rate: of this machine's matrix products, in forward and backward.[/]"
-    ) if trained else None
+    sources = ", ".join(dict.fromkeys(station.about for station in trained))
+    if trained:
+        console.print(f"[dim]rate: of the machine's matrix products, in forward and backward ({sources}).[/]")
     price = f", {forecast.money:,.2f} {forecast.currency}" if forecast.money >= 0.005 else ""
-    console.print(
-        f"In all [bold]{duration(forecast.seconds)}[/], {forecast.energy_wh:,.1f} Wh at most{price} (prices: "
-        f"{forecast.prices_as_of}). Times come from a formula; --probe measures steps here."
-    )
+    dated = f" (prices: {forecast.prices_as_of})" if forecast.prices_as_of else ""
+    here = forecast.machine == "here" and OF_REAL_STEPS not in sources
+    probe = " --probe measures steps." if here else ""
+    paid = f"{forecast.energy_wh:,.1f} Wh at most{price}{dated}"
+    console.print(f"In all [bold]{duration(forecast.seconds)}[/], {paid}.{probe}")
 
 
 def _console() -> Console:
