@@ -3,7 +3,6 @@ training that comes out near the one in bf16."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from tests.training.tiny import make_model, make_windows, train_in
 from torch import Tensor
 
+from modelwright.base.config import validate
 from modelwright.base.device import Device
 from modelwright.base.errors import ConfigError, UserError
 from modelwright.kernels import fp8
@@ -134,17 +134,16 @@ def test_it_is_refused_where_it_cannot_be(monkeypatch):
         compute.resolve(ComputeConfig(device="cpu", fp8=True))
     ampere = Device("cuda", torch.bfloat16, 1, True)
     monkeypatch.setattr(compute, "choose", lambda device, dtype: ampere)
+    monkeypatch.setattr(compute, "name_of", lambda device: ampere.name)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A100")
     with pytest.raises(UserError, match=r"capability 8\.9 or more .* A100 has 8\.0"):
         compute.resolve(ComputeConfig(fp8=True))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     assert compute.resolve(ComputeConfig(fp8=True)) == ampere
-    with pytest.raises(ConfigError, match="not with tensor_parallel"):
-        compute.resolve(ComputeConfig(fp8=True, tensor_parallel=2))
-    monkeypatch.setattr(compute, "choose", lambda device, dtype: replace(ampere, dtype=torch.float32))
-    with pytest.raises(ConfigError, match="goes with dtype bfloat16"):
-        compute.resolve(ComputeConfig(fp8=True))
+    for beside in ({"tensor_parallel": 2}, {"dtype": "float32"}):
+        with pytest.raises(ConfigError, match="goes with dtype bfloat16, and not with tensor_parallel"):
+            validate(ComputeConfig, {"fp8": True, **beside}, "compute")
 
 
 @pytest.mark.gpu

@@ -45,16 +45,23 @@ class Device:
         return f"{self.summary()}, {compile_text}"
 
 
-def choose(device: str = "auto", dtype: str = "auto") -> Device:
-    """Resolve "auto": the first accelerator there is, and bf16 where it multiplies faster."""
-    keep_freed_memory()
+def name_of(device: str = "auto") -> str:
+    """ "cpu" or "cuda": the device that is asked for, or the first accelerator there is. Raises UserError
+    where this machine has none of that name. Nothing is measured or changed."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             f"device is 'cuda', and torch {torch.__version__} finds no GPU here: take 'cpu' or 'auto', or a "
             "torch that is built for this machine's GPU"
         )
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def choose(device: str = "auto", dtype: str = "auto") -> Device:
+    """Resolve "auto": the first accelerator there is, and bf16 where it multiplies faster."""
+    device = name_of(device)
+    keep_freed_memory()
     chosen = bf16_is_faster(device) if dtype == "auto" else dtype == "bfloat16"
     return Device(
         name=device,

@@ -26,6 +26,18 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
 
 
+def counted(number: int, noun: str) -> str:
+    """So many things: "1 step", "1,200 steps", "2 copies". `noun` is one of them, of those with a regular
+    plural."""
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith(("s", "x", "ch", "sh")):
+        noun += "e"
+    elif noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        noun = f"{noun[:-1]}ie"
+    return f"{number:,} {noun}s"
+
+
 def finite(value: Any) -> Any:
     """A value as JSON can hold it, which has no infinity and no NaN: None in the place of these."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -65,9 +65,13 @@ def plan(
         ):
             view.show_comparison(folder, *planning.forecast_of(loaded, folder), as_json)
             return
-        if lacks := planning.lacks(loaded, out or run_directory(recipe, loaded)):
-            print(f"note: such a run would be refused now. {lacks}", file=sys.stderr)
-        start = parse_inputs(inputs or ()).get("model")
+        given = parse_inputs(inputs or ())
+        start = given.get("model")
+        here = on == "here" and devices == 1  # this machine's devices and processes, as they are now
+        if lacks := planning.lacks(
+            loaded, out or run_directory(recipe, loaded), in_line=not given, here=here
+        ):
+            print(f"note: such a run would be refused{' now' if here else ''}. {lacks}", file=sys.stderr)
         for remark in planning.remarks(loaded, start):
             print(f"note: {remark}", file=sys.stderr)
         how = {"on": on, "devices": devices, "price_file": price_file, "probe": probe, "model": start}

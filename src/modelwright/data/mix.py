@@ -11,7 +11,7 @@ the sizes of the sources, larger values even them out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -88,9 +88,7 @@ def plan(mix: Mix, tokens: Mapping[str, int], rows: int, row_tokens: int) -> Mix
 
     Raises `ConfigError` for sources without a weight, weights without a source, and too many repeats.
     """
-    phases = mix.schedule or (
-        Phase(until=1.0, weights=mix.weights or _by_temperature(tokens, mix.temperature)),
-    )
+    phases = _phases(mix) or (Phase(until=1.0, weights=_by_temperature(tokens, mix.temperature)),)
     members = _members(phases, tokens)
     names = list(members)
     choices: list[NDArray[np.int16]] = []
@@ -122,16 +120,27 @@ def interleave(shares: NDArray[np.float64], rows: int) -> NDArray[np.int16]:
     return numbers[np.argsort(places, kind="stable")]
 
 
+def check_names(mix: Mix, sources: Collection[str]) -> None:
+    """Raise `ConfigError` for those of `sources` without a weight, and for weights of none of them."""
+    if phases := _phases(mix):
+        _members(phases, sources)
+
+
+def _phases(mix: Mix) -> tuple[Phase, ...]:
+    """The parts of the run whose weights the settings name; none where the sizes of the sources decide."""
+    return mix.schedule or ((Phase(until=1.0, weights=mix.weights),) if mix.weights else ())
+
+
 def _by_temperature(tokens: Mapping[str, int], temperature: float) -> Weights:
     largest = max(tokens.values())
     return {name: (size / largest) ** (1 / temperature) for name, size in tokens.items() if size}
 
 
-def _members(phases: Sequence[Phase], tokens: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
+def _members(phases: Sequence[Phase], named: Collection[str]) -> dict[str, tuple[str, ...]]:
     """Group -> its sources: each source belongs to its own name, or to the first pattern that fits."""
     patterns = list(dict.fromkeys(name for phase in phases for name in phase.weights))
     members: dict[str, list[str]] = {name: [] for name in patterns}
-    for source in tokens:
+    for source in named:
         fitting = [p for p in patterns if p == source] or [p for p in patterns if fnmatchcase(source, p)]
         if not fitting:
             raise ConfigError(
@@ -141,7 +150,7 @@ def _members(phases: Sequence[Phase], tokens: Mapping[str, int]) -> dict[str, tu
         members[fitting[0]].append(source)
     for name, sources in members.items():
         if not sources:
-            raise ConfigError(f"mix: no source is called '{name}'.{did_you_mean(name, tokens)}")
+            raise ConfigError(f"mix: no source is called '{name}'.{did_you_mean(name, named)}")
     return {name: tuple(sources) for name, sources in members.items()}
 
 

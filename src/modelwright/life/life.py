@@ -89,7 +89,8 @@ class Life:
             check_forgotten(self.folder)
             self._stay_forgotten(configs)
             self._check_inputs(stages)
-            outside.check(configs, self.folder, force=force)
+            searched = {"search": configs[SEARCHED]} if self.searches and SEARCHED in configs else {}
+            outside.check(configs | searched, self.folder, force=force, in_line=not self.given)
             self._check_policy(stages, configs)
             write_text(self.folder / RECIPE_FILE, self.recipe.to_yaml())
             if note := loading.taught_from_atlas(self.recipe, configs):

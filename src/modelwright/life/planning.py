@@ -22,11 +22,13 @@ def forecast(recipe: Recipe, **how: Any) -> Any:
     return stage_module("forecast").plan(recipe.name, configs, **how)
 
 
-def lacks(recipe: Recipe, folder: Path) -> str:
-    """Why a life of the recipe in `folder` would be refused for what is missing outside, else "". A forecast
-    needs none of it: a key or a teacher may be there only where the life is lived."""
+def lacks(recipe: Recipe, folder: Path, *, in_line: bool = True, here: bool = True) -> str:
+    """Why a life of the recipe in `folder` would be refused before it begins, else "". A forecast needs none
+    of it: a key or a teacher may be there only where the life is lived. `in_line`, `here`: as in
+    `outside.check`."""
+    configs = {verb: stage_config(recipe, verb) for verb in recipe.stages}
     try:
-        outside.check({verb: stage_config(recipe, verb) for verb in recipe.stages}, folder)
+        outside.check(configs, folder, in_line=in_line, here=here)
     except UserError as error:
         return str(error)
     return ""

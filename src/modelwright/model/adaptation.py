@@ -75,6 +75,14 @@ def adapt(model: Transformer, config: AdapterConfig, seed: int, begin: Adapter |
         model.set_submodule(name, made)
 
 
+def check_layers(model: Transformer, config: AdapterConfig) -> None:
+    """Raise ConfigError where `model` (its weights are not read) lacks layers that are to be changed, or such
+    a change is not for them."""
+    chosen = chosen_layers(config, tuple(changeable(model)))
+    if not expert_stacks(model).keys().isdisjoint(chosen):
+        _refuse_for_experts(config, config.kind == "dora")
+
+
 def chosen_layers(config: AdapterConfig, names: tuple[str, ...]) -> list[str]:
     """Those of `names` that a pattern fits; a pattern that fits none is refused."""
     for pattern in config.layers:

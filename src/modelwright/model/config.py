@@ -33,6 +33,8 @@ OPTIONAL_BIASES = {"attention_bias": ("llama", "gemma", "qwen3", "qwen3_moe"), "
 """Biases that Hugging Face's classes leave open, and which of them do."""
 EXPERT_WIDTH = 32
 """Experts are as wide as a multiple of this: a block of GGUF's Q8_0, and what GPUs want."""
+VOCABULARY = 4096
+"""Tokens of a network that is planned, where nobody has said how many there will be."""
 
 
 class ModelConfig(Config):

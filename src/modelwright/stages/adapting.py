@@ -36,13 +36,14 @@ from modelwright.formats.huggingface import (
 )
 from modelwright.formats.merging import put_adapter, without_weights
 from modelwright.formats.peft_experts import refuse_unreadable
-from modelwright.model.adaptation import RATE, AdapterConfig, adapt, adapter_of
+from modelwright.model.adaptation import RATE, AdapterConfig, adapt, adapter_of, check_layers
 from modelwright.model.low_rank import LowRankLinear
 from modelwright.model.quantized import Int8Linear, quantize_rows
+from modelwright.model.sharding import tensor_plan
 from modelwright.model.stacks import LowRankStack
 from modelwright.model.transformer import Transformer
 from modelwright.stages.new_tokens import NewTokens
-from modelwright.stages.training import keep_model
+from modelwright.stages.training import beginning, imported, keep_model
 from modelwright.training.compute import ComputeConfig
 from modelwright.training.spread import Spread
 
@@ -97,27 +98,42 @@ class Trainable(Config):
         return self
 
 
-def load_to_train(
-    config: Trainable, compute: ComputeConfig, parent: Path, device: Device, run: Run, new: NewTokens
-) -> Transformer:
-    """The model with what is to be trained of it, and with rows for new tokens; the log says how much that
-    is."""
-    if read_json(parent / CONFIG).get("quantization_config"):
+def check_trainable(config: Trainable, compute: ComputeConfig, stations: Mapping[str, Any]) -> None:
+    """Raise ConfigError where the network that a life of `stations`, verb -> settings, begins with has not
+    what is to be trained, or cannot be cut for it."""
+    shape = beginning(stations)
+    if shape is None:
+        return
+    if folder := imported(stations):
+        _refuse_quantized(folder)
+    if config.adapter is None:
+        tensor_plan(shape, compute.tensor_parallel)
+    with torch.device("meta"):
+        model = Transformer(shape)
+    if config.adapter is None:
+        freeze(model, config.freeze)
+    elif config.begin_adapter is None:
+        check_layers(model, config.adapter)
+
+
+def _refuse_quantized(folder: Path) -> None:
+    if read_json(folder / CONFIG).get("quantization_config"):
         raise ConfigError(
-            f"{parent} is quantized: its weights cannot be trained, and no adapter is merged into them. Train"
+            f"{folder} is quantized: its weights cannot be trained, and no adapter is merged into them. Train"
             " the model that it was made from; where memory is short, an adapter with weights: nf4 or int8"
         )
+
+
+def load_to_train(config: Trainable, parent: Path, device: Device, run: Run, new: NewTokens) -> Transformer:
+    """The model with what is to be trained of it, and with rows for new tokens; the log says how much that
+    is."""
+    _refuse_quantized(parent)
     if config.adapter is None:
         model = load_model(parent)
         model.compute_dtype = device.dtype
         new.widen(model)
         freeze(model, config.freeze)
     else:
-        if config.adapter.dropout and compute.activation_checkpointing != "none":
-            raise ConfigError(
-                "adapter.dropout draws anew in what compute.activation_checkpointing computes again: leave"
-                " one of the two out"
-            )
         quantize = {"auto": None, "nf4": nf4_linear, "int8": _int8_linear}[config.weights]
         model = load_frozen(parent, device.dtype, quantize)
         new.widen(model)

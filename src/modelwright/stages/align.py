@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from modelwright.base.artifact import Artifact
 from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
 from modelwright.data.sources import mark, stated
 from modelwright.formats.huggingface import load_model
 from modelwright.model.flops import mean_token
-from modelwright.stages.training import keep_model, spread_model, train_model
+from modelwright.model.sharding import tensor_plan
+from modelwright.stages.training import (
+    beginning,
+    check_compute,
+    check_steps,
+    keep_model,
+    spread_model,
+    train_model,
+)
 from modelwright.stages.views import DROPPED, PairView, left_out
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.training.compute import ComputeConfig, resolve
@@ -24,6 +35,22 @@ class Config(LoopConfig, PairView):
 
     compute: ComputeConfig = ComputeConfig()
     """Device, number format, compilation."""
+
+
+def check(config: Config) -> None:
+    """Raises ConfigError where the settings ask for steps that cannot be."""
+    check_steps(config)
+
+
+def check_line(config: Config, stations: Mapping[str, Any]) -> None:
+    """Raises ConfigError where what the stations before it make cannot be cut."""
+    if shape := beginning(stations):
+        tensor_plan(shape, config.compute.tensor_parallel)
+
+
+def check_here(config: Config) -> None:
+    """Raises UserError where this machine and its processes cannot train so."""
+    check_compute(config.compute)
 
 
 def sources(config: Config) -> str:

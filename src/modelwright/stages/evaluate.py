@@ -17,7 +17,7 @@ from pydantic import Field
 
 from modelwright.base.artifact import FULL_PRECISION_MODELS, Artifact
 from modelwright.base.config import Config as BaseConfig
-from modelwright.base.device import choose, freed_memory_given_back
+from modelwright.base.device import choose, freed_memory_given_back, name_of
 from modelwright.base.errors import UserError
 from modelwright.base.files import write_json
 from modelwright.base.metrics import finite, in_words
@@ -90,6 +90,11 @@ class Seen:
 def check(config: Config) -> None:
     """Raises UserError where a suite is unknown, or a file of questions cannot be asked."""
     tasks_of(config)
+
+
+def check_here(config: Config) -> None:
+    """Raises UserError where this machine has not the device that is asked for."""
+    name_of(config.device)
 
 
 def tasks_of(config: Config) -> dict[str, Task]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -15,24 +15,25 @@ from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
 from modelwright.base.schema import Conversation
 from modelwright.base.seams import Objective
+from modelwright.base.world import place
 from modelwright.data.sources import mark, stated
 from modelwright.data.split import SIDES
 from modelwright.environments.task import select
 from modelwright.model.flops import MeanToken, mean_token
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
-from modelwright.stages.adapting import ADAPTER, Trainable, keep_trained, load_to_train
+from modelwright.stages.adapting import ADAPTER, Trainable, check_trainable, keep_trained, load_to_train
 from modelwright.stages.new_tokens import NewTokens, NewTokensConfig, tokenizer_in, with_tokens
 from modelwright.stages.new_tokens import mark as mark_of_tokens
 from modelwright.stages.new_tokens import remarks as remarks_on_tokens
 from modelwright.stages.on_policy import ON_POLICY, OnPolicy
-from modelwright.stages.retention import FORGETTING, ForgettingConfig, Retention
+from modelwright.stages.retention import FORGETTING, ForgettingConfig, Retention, nobody_answers
 from modelwright.stages.samples import SAMPLES, Samples, SamplesConfig
 from modelwright.stages.search_settings import SearchConfig
-from modelwright.stages.teacher import TeacherConfig, distillation
+from modelwright.stages.teacher import TeacherConfig, distillation, only_one_process
 from modelwright.stages.teacher import facts as facts_of_teacher
 from modelwright.stages.teacher import mark as mark_of_teacher
-from modelwright.stages.training import spread_model, train_model
+from modelwright.stages.training import check_compute, check_steps, spread_model, train_model
 from modelwright.stages.views import DROPPED, ConversationView, held_out_loss
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.training.batches import Grouped, Packed
@@ -72,14 +73,36 @@ class Config(LoopConfig, ConversationView, Trainable):
             raise ValueError("z_loss is part of the loss without a teacher: leave out z_loss, or teacher")
         if self.new_tokens and self.freeze.embeddings:
             raise ValueError("freeze.embeddings keeps new tokens from learning: leave one of the two out")
+        if self.adapter and self.adapter.dropout and self.compute.activation_checkpointing != "none":
+            raise ValueError(
+                "adapter.dropout draws anew in what compute.activation_checkpointing computes again: leave"
+                " one of the two out"
+            )
         return self
 
 
 def check(config: Config) -> None:
-    """Raises UserError where a suite that is to be asked is unknown, or no row would be held out."""
+    """Raises UserError where a suite that is to be asked is unknown, no row would be held out, or steps are
+    asked for that cannot be."""
+    check_steps(config)
     if config.forgetting:
         select(config.forgetting.suites)
     config.check_held_out()
+
+
+def check_line(config: Config, stations: Mapping[str, Any]) -> None:
+    """Raises ConfigError where what the stations before it make has not what is to be trained."""
+    check_trainable(config, config.compute, stations)
+
+
+def check_here(config: Config) -> None:
+    """Raises UserError where this machine and its processes cannot train so."""
+    check_compute(config.compute, replicated=config.adapter is not None)
+    if place().size > 1:
+        if config.teacher:
+            raise only_one_process()
+        if config.forgetting:
+            raise nobody_answers()
 
 
 def remarks(config: Config, model: Path | None) -> list[str]:
@@ -111,7 +134,7 @@ def _train(config: Config, run: Run, new: NewTokens) -> Artifact:
     parent = run.input("model").file("model")
     tokenizer = BPETokenizer.load(new.folder)
     device = resolve(config.compute)
-    model = load_to_train(config, config.compute, parent, device, run, new)
+    model = load_to_train(config, parent, device, run, new)
     spread = spread_model(model, config.compute, device, run, replicated=config.adapter is not None)
     learned, held_out = (config.pack(side, tokenizer, run, run.seed) for side in SIDES)
     batches, digest = learned.batches, learned.batches.digest()

@@ -21,6 +21,7 @@ from modelwright.base.files import canonical_json, read_json, sha256_text, write
 from modelwright.data.conversations.sides import conversations_from, preferences_from
 from modelwright.evaluation.page import duration, size
 from modelwright.kernels import tiles
+from modelwright.model.config import VOCABULARY
 from modelwright.planning.activations import Batch
 from modelwright.planning.adapted import Frozen
 from modelwright.planning.duration import Work
@@ -192,7 +193,7 @@ def plan_again(folder: Path, configs: Mapping[str, Config], name: str) -> tuple[
 
 def _shape(configs: Mapping[str, Any], model: Path | None) -> Shape | None:
     if "pretrain" in configs:
-        vocabulary = configs["tokenize"].vocab_size if "tokenize" in configs else 4096
+        vocabulary = configs["tokenize"].vocab_size if "tokenize" in configs else VOCABULARY
         return Shape.of(configs["pretrain"].model.derive(vocabulary))
     if model is None and "import" in configs:
         model = Path(configs["import"].model)

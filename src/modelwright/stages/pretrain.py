@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from pydantic import Field
 
 from modelwright.base.artifact import Artifact
 from modelwright.base.run import Run
 from modelwright.base.seeding import derive
+from modelwright.data.mix import check_names
 from modelwright.model.config import ModelChoice, ModelConfig
 from modelwright.model.flops import mean_token
 from modelwright.model.init import first_weights
+from modelwright.model.sharding import tensor_plan
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
 from modelwright.stages.text_view import TextView
-from modelwright.stages.training import keep_model, spread_model, train_model
+from modelwright.stages.training import (
+    beginning,
+    check_compute,
+    check_steps,
+    keep_model,
+    spread_model,
+    train_model,
+)
 from modelwright.tokenizer.bpe import BPETokenizer
 from modelwright.tokenizer.shards import TokenShards
 from modelwright.training import dial
@@ -45,6 +57,26 @@ class Config(LoopConfig, TextView):
         """The steps that read a number of tokens, in whole batches; at least one."""
         step_tokens = self.rows * self.context * self.accumulation
         return self.plan(max(1, tokens // step_tokens) * self.accumulation)
+
+
+def check(config: Config) -> None:
+    """Raises ConfigError where the settings ask for steps that cannot be."""
+    check_steps(config)
+
+
+def check_line(config: Config, stations: Mapping[str, Any]) -> None:
+    """Raises ConfigError where the sizes describe no network or one that cannot be cut, or where the mix does
+    not fit the sources that are prepared before."""
+    shape = beginning({**stations, "pretrain": config})
+    assert shape is not None, "the settings of pretrain say what it makes"
+    tensor_plan(shape, config.compute.tensor_parallel)
+    if config.mix and "prepare" in stations:
+        check_names(config.mix, [source.name for source in stations["prepare"].sources])
+
+
+def check_here(config: Config) -> None:
+    """Raises UserError where this machine and its processes cannot train so."""
+    check_compute(config.compute)
 
 
 def run(config: Config, run: Run) -> Artifact:

@@ -98,10 +98,7 @@ class Retention:
 
     def _scores(self) -> dict[str, dict[str, float]]:
         if self._run.sampler_of is None:
-            raise UserError(
-                "finetune.forgetting asks for answers, and nobody answers here: train in one process, or "
-                "compare by 'evaluate'"
-            )
+            raise nobody_answers()
         sampler = self._run.sampler_of(self._model, self._tokenizer, SLOTS)
         prompts, seed = prompts_of(self._tokenizer), self._run.seed
         context = self._model.config.max_position_embeddings
@@ -171,6 +168,14 @@ class Retention:
             "p_adjusted": p_adjusted,
             "verdict": ("forgotten" if sure else "unclear") if too_much else "kept",
         }
+
+
+def nobody_answers() -> UserError:
+    """What is said where the model that is trained cannot be asked, as among several processes."""
+    return UserError(
+        "finetune.forgetting asks for answers, and nobody answers here: train in one process, or "
+        "compare by 'evaluate'"
+    )
 
 
 def texts(config: ForgettingConfig, seed: int) -> list[str]:

@@ -66,6 +66,12 @@ class _TimedRun(Run):
             raise OutOfTime
 
 
+def check_here(config: Any) -> None:
+    """Raises ConfigError where several processes were started."""
+    if place().size > 1:
+        raise ConfigError("--search runs in one process: search first, then train what it found in many")
+
+
 class Searcher:
     """The search as a station: `stage` is the one whose settings are searched for."""
 
@@ -77,8 +83,7 @@ class Searcher:
 
     def run(self, config: Any, run: Run) -> Artifact:
         """Try, judge, choose. The settings that were chosen are the metric `chosen`."""
-        if place().size > 1:
-            raise ConfigError("--search runs in one process: search first, then train what it found in many")
+        check_here(config)
         wanted = config.search or SearchConfig()
         search = _Search(self._stage, config, wanted, run)
         findings = search.find()

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from modelwright.base.artifact import Artifact
 from modelwright.base.config import Config as BaseConfig
+from modelwright.base.device import name_of
 from modelwright.base.errors import UserError
 from modelwright.base.files import write_text
 from modelwright.base.policy import Policy
@@ -136,6 +137,13 @@ def check(config: Config) -> None:
     check_writer(config.writer)
     if config.judge:
         check_judge(config.judge)
+
+
+def check_here(config: Config) -> None:
+    """Raises UserError where this machine has not the device on which a model is to write or to judge."""
+    for writer in (config.writer, *([config.judge.writer] if config.judge else [])):
+        if isinstance(writer, LocalWriter):
+            name_of(writer.device)
 
 
 def sources(config: Config) -> str:

@@ -55,15 +55,20 @@ def mark(config: TeacherConfig) -> str:
     return files_mark(config.model)
 
 
+def only_one_process() -> ConfigError:
+    """What is said where several processes would train with a teacher."""
+    return ConfigError(
+        "a teacher is held by one process whole, and several have not been tried: start one (without"
+        " torchrun), or leave out finetune.teacher"
+    )
+
+
 def distillation(
     config: TeacherConfig, tokenizer: BPETokenizer, device: Device, run: Run, mean: MeanToken
 ) -> tuple[Objective, float]:
     """(the objective with its teacher, FLOPs that the teacher's reading of the mean token takes)."""
     if join().size > 1:
-        raise ConfigError(
-            "a teacher is held by one process whole, and several have not been tried: start one (without"
-            " torchrun), or leave out finetune.teacher"
-        )
+        raise only_one_process()
     check_same(tokenizer, BPETokenizer.load(config.model), config.model)
     teacher = load_frozen(config.model, device.dtype).to(device.name).eval().requires_grad_(False)
     if teacher.config.vocab_size < tokenizer.vocab_size:

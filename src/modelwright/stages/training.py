@@ -2,29 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from modelwright.base.device import Device
+from modelwright.base.errors import ConfigError
 from modelwright.base.files import atomic_directory
 from modelwright.base.run import Run
 from modelwright.base.seams import Objective
-from modelwright.base.world import join
-from modelwright.formats.huggingface import save_model
+from modelwright.base.world import join, place
+from modelwright.formats.huggingface import CONFIG, load_config, save_model
 from modelwright.kernels import native, tiles
+from modelwright.model.config import VOCABULARY, ModelConfig
 from modelwright.model.sharding import tensor_plan
 from modelwright.model.transformer import Transformer
 from modelwright.planning.machines import peak_rate
 from modelwright.training.batches import Batches
-from modelwright.training.compute import ComputeConfig, allow_tf32, compile_blocks
+from modelwright.training.compute import ComputeConfig, allow_tf32, check_device, compile_blocks
 from modelwright.training.loop import LoopConfig, Show, Trained, Validate, train
-from modelwright.training.parallel import choose_box, spread_out
+from modelwright.training.parallel import check_processes, choose_box, spread_out
 from modelwright.training.recompute import recompute
 from modelwright.training.record import Pace
 from modelwright.training.spread import Spread
 from modelwright.training.step_plan import StepPlan
+
+
+def check_compute(config: ComputeConfig, *, replicated: bool = False) -> None:
+    """Raise UserError where this machine, or the processes that were started on it, cannot train as `config`
+    says."""
+    check_device(config)
+    check_processes(config, place(), replicated=replicated)
+
+
+def check_steps(config: LoopConfig) -> None:
+    """Raise ConfigError where the settings ask for steps that cannot be."""
+    if config.batch_ramp and config.accumulation == 1:
+        raise ConfigError(
+            "batch_ramp begins with fewer micro-batches a step, and accumulation is 1: no step can take fewer"
+            " than one. Raise accumulation, and lower rows by as much; or leave batch_ramp out"
+        )
+
+
+def beginning(stations: Mapping[str, Any]) -> ModelConfig | None:
+    """The network that a life of `stations`, verb -> settings, begins with: the one that is pre-trained, or
+    that lies in the folder which is imported; None where neither tells. Raises ConfigError where the settings
+    describe no network."""
+    if "pretrain" in stations:
+        vocabulary = stations["tokenize"].vocab_size if "tokenize" in stations else VOCABULARY
+        made: ModelConfig = stations["pretrain"].model.derive(vocabulary)
+        return made
+    folder = imported(stations)
+    return load_config(folder) if folder else None
+
+
+def imported(stations: Mapping[str, Any]) -> Path | None:
+    """The folder that a life begins with, where it is one: not a name on the hub, not a GGUF file."""
+    folder = Path(stations["import"].model).expanduser() if "import" in stations else None
+    return folder if folder and (folder / CONFIG).is_file() else None
 
 
 def spread_model(

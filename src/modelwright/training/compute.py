@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from modelwright.base.config import Config
-from modelwright.base.device import Device, choose
-from modelwright.base.errors import ConfigError, UserError
+from modelwright.base.device import Device, choose, name_of
+from modelwright.base.errors import UserError
 
 EIGHT_BITS = (8, 9)
 """Compute capability of the first NVIDIA GPUs (Ada; then Hopper, 9.0) that multiply in 8 bits."""
@@ -49,17 +49,28 @@ class ComputeConfig(Config):
     checkpoint_every_block: int = Field(default=1, gt=0)
     """Every how-manieth block does so."""
 
+    @model_validator(mode="after")
+    def _eight_bits_of_bf16(self) -> Self:
+        if self.fp8 and (self.dtype == "float32" or self.tensor_parallel > 1):
+            raise ValueError("compute.fp8 goes with dtype bfloat16, and not with tensor_parallel")
+        return self
+
 
 def resolve(config: ComputeConfig) -> Device:
-    """Choose the device and the format; what it cannot do is refused before any work."""
-    device = choose(config.device, config.dtype)
+    """Choose the device and the format; what it cannot do is refused."""
+    check_device(config)
+    return choose(config.device, config.dtype)
+
+
+def check_device(config: ComputeConfig) -> None:
+    """Raise UserError where this machine lacks the device that is asked for, or that cannot do the rest."""
+    device = name_of(config.device)
     if config.fp8:
-        _check_eight_bits(config, device)
-    return device
+        _check_eight_bits(device)
 
 
-def _check_eight_bits(config: ComputeConfig, device: Device) -> None:
-    if device.name != "cuda":
+def _check_eight_bits(device: str) -> None:
+    if device != "cuda":
         raise UserError("compute.fp8 needs an NVIDIA GPU, and this runs on a CPU: leave it out")
     found = torch.cuda.get_device_capability()
     if found < EIGHT_BITS:
@@ -67,8 +78,6 @@ def _check_eight_bits(config: ComputeConfig, device: Device) -> None:
             f"compute.fp8 needs a GPU of compute capability {_version(EIGHT_BITS)} or more (Ada, Hopper), "
             f"and {torch.cuda.get_device_name()} has {_version(found)}: leave it out"
         )
-    if device.dtype != torch.bfloat16 or config.tensor_parallel > 1:
-        raise ConfigError("compute.fp8 goes with dtype bfloat16, and not with tensor_parallel")
 
 
 def _version(capability: tuple[int, int]) -> str:

@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor
 
 from modelwright.base.device import Device
 from modelwright.base.errors import ConfigError
+from modelwright.base.metrics import counted
 from modelwright.base.world import World
 from modelwright.training.checkpoint import Checkpoints
 from modelwright.training.compute import ComputeConfig
@@ -62,8 +63,8 @@ def choose_box(config: ComputeConfig, world: World) -> Box:
     ways = config.tensor_parallel
     if world.size % ways:
         raise ConfigError(
-            f"compute.tensor_parallel is {ways}, which does not divide the {world.size} processes: start a "
-            f"multiple of {ways} (torchrun --nproc-per-node)"
+            f"compute.tensor_parallel is {ways}, which does not divide the {counted(world.size, 'process')}:"
+            f" start a multiple of {ways} (torchrun --nproc-per-node)"
         )
     readers = world.size // ways
     near = max(1, world.local_size // ways)
@@ -75,6 +76,15 @@ def choose_box(config: ComputeConfig, world: World) -> Box:
             "compute.shard_size to a divisor, or compute.shard to fsdp"
         )
     return Box(readers // shards, shards, ways)
+
+
+def check_processes(config: ComputeConfig, world: World, *, replicated: bool = False) -> None:
+    """Raise ConfigError where so many processes cannot hold a module as the settings say. `replicated`: each
+    has all of it."""
+    if replicated and world.size > 1:
+        _refuse_cuts(config)
+    elif world.size > 1 or config.tensor_parallel > 1:
+        choose_box(config, world)
 
 
 def spread_out(
@@ -93,13 +103,11 @@ def spread_out(
     Parameters on the meta device are made, not filled: see `Spread.fill`. `replicated`: each process has all
     of it already, and few of its parameters learn.
     """
+    check_processes(config, world, replicated=replicated)
     if world.size == 1:
-        if config.tensor_parallel > 1:
-            choose_box(config, world)
         on_meta = any(parameter.is_meta for parameter in module.parameters())
         return Spread(module.to_empty(device=device.name) if on_meta else module.to(device.name))
     if replicated:
-        _refuse_cuts(config)
         return Replicated(module.to(device.name), world)
     return Sharded(module, blocks, plan, choose_box(config, world), device, world)
 
