@@ -124,7 +124,7 @@ def measure(trial: Trial, seen: Tokens, held_out: Tokens) -> float:
         optimizer.zero_grad()
         loss, _ = objective(model.on_batch(batches[step]), batches[step])
         (loss / batches[step].targets.numel()).backward()
-        optimizer.clip()
+        optimizer.clip(float(optimizer.norm()))
         optimizer.step(factor(step))
     total = 0.0
     with torch.no_grad():

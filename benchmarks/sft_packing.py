@@ -75,7 +75,7 @@ class Trainee:
         """Forward, backward, update."""
         loss, _ = NextToken()(self.model.on_batch(batch), batch)
         (loss / NextToken().count(batch)).backward()
-        self._optimizer.clip()
+        self._optimizer.clip(float(self._optimizer.norm()))
         self._optimizer.step(1.0)
         self._optimizer.zero_grad()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from tests.training.tiny import make_model, make_windows, train_in
@@ -51,9 +53,20 @@ def test_clipping_limits_the_gradient_and_reports_the_norm_before():
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     size = sum(p.numel() for p in model.parameters())
-    assert optimizer.clip() == pytest.approx(size**0.5, rel=1e-5)
+    norm = float(optimizer.norm())
+    assert norm == pytest.approx(size**0.5, rel=1e-5)
+    optimizer.clip(norm)
     clipped = sum(p.grad.square().sum() for p in model.parameters()).sqrt()
     assert clipped == pytest.approx(0.5, rel=1e-3)
+
+
+def test_a_gradient_within_the_limit_stays_as_it_is():
+    model = make_model()
+    optimizer = Optimizer(model.named_parameters(), OptimizerConfig(clip_norm=100.0))
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    optimizer.clip(float(optimizer.norm()))
+    assert all((p.grad == torch.tensor(1e-3)).all() for p in model.parameters())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -63,7 +76,9 @@ def test_a_broken_gradient_leaves_the_others_to_be_seen(value):
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     model.model.layers[0].mlp.up_proj.weight.grad[0, 0] = value
-    assert not optimizer.clip().isfinite()
+    norm = float(optimizer.norm())
+    assert not math.isfinite(norm)
+    optimizer.clip(norm)
     broken = [name for name, p in model.named_parameters() if not p.grad.isfinite().all()]
     assert broken == ["model.layers.0.mlp.up_proj.weight"]
 

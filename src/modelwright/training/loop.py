@@ -221,10 +221,11 @@ def train(
             shares = [share.to(spread.device) for share in portion.shares]
             sums = _accumulate(spread, objective, shares, count, optimizer, at.step)
             norms = record.gradients(at.step + 1)
-            values, norms = _read(spread, sums, count, norms, optimizer.clip())
+            values, norms = _read(spread, sums, count, norms, optimizer.norm())
             verdict, dashboard = guard.judge(values), guard.dashboard(values)
             shown = verdict.event()
             if verdict.action is Action.APPLY:
+                optimizer.clip(values["grad_norm"])
                 optimizer.step(factor)
                 averages.update(at.step + 1)
                 norms |= record.updates()

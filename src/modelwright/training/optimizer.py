@@ -7,6 +7,7 @@ stay with AdamW.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Literal
@@ -136,15 +137,18 @@ class Optimizer:
             parameter.grad = None
 
     @torch.no_grad()
-    def clip(self) -> Tensor:
-        """Cut the gradients to the norm that the settings allow; returns the norm they had, not yet read."""
-        gradients = {name: p.grad for name, p in self._all.items() if p.grad is not None}
-        norm = self._layout.norm(gradients)
-        if self.config.clip_norm is not None:
-            # By a norm that is no number every gradient would become one: it is left to see which one was.
-            known = norm.where(norm.isfinite(), 0.0)
-            nn.utils.clip_grads_with_norm_(self._all.values(), self.config.clip_norm, known)
-        return norm
+    def norm(self) -> Tensor:
+        """Euclidean norm of all gradients together, not yet read."""
+        return self._layout.norm({name: p.grad for name, p in self._all.items() if p.grad is not None})
+
+    @torch.no_grad()
+    def clip(self, norm: float) -> None:
+        """Cut the gradients, which have this norm, to the one that the settings allow. Most are within it and
+        are not touched: a pass over all of them was half a per cent of a step of 4M parameters on a CPU. By
+        a norm that is no number every gradient would become one: it is left to see which one was."""
+        limit = self.config.clip_norm
+        if limit is not None and limit < norm < math.inf:
+            nn.utils.clip_grads_with_norm_(self._all.values(), limit, torch.tensor(norm))
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
