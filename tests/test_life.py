@@ -14,9 +14,11 @@ import pytest
 from modelwright.base.artifact import Artifact
 from modelwright.base.config import Config
 from modelwright.base.errors import ConfigError, UserError
+from modelwright.base.files import read_json, write_json
 from modelwright.base.progress import PlainView
 from modelwright.base.run import Run
 from modelwright.life import Life, loading, locked, outside, planning
+from modelwright.life.folder import read_mark
 from modelwright.recipes.recipe import Recipe, load_recipe
 
 INPUTS: dict[str, tuple[str, ...]] = {
@@ -175,6 +177,69 @@ def test_unfinished_work_of_other_settings_is_not_gone_on_with(tmp_path: Path, s
     live(tmp_path, pretrain={"steps": 5})
     assert (tmp_path / "pretrain" / "progress.txt").read_text() == "."
     assert (tmp_path / "replaced" / "pretrain-1" / "progress.txt").read_text() == "."
+
+
+def test_starts_that_make_nothing_leave_nothing_in_replaced(tmp_path: Path, stations: Stations) -> None:
+    live(tmp_path, stages=("prepare", "tokenize"))
+    stations.empty_handed = True
+    for steps in (2, 3, 4):
+        with pytest.raises(UserError):
+            live(tmp_path, pretrain={"steps": steps})
+        assert (tmp_path / "pretrain" / "started.json").is_file()
+    assert not (tmp_path / "replaced").exists()
+
+
+def test_a_start_that_makes_nothing_gives_the_earlier_result_back(
+    tmp_path: Path, stations: Stations, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = live(tmp_path)
+    stations.empty_handed = True
+    for _ in range(2):
+        life = Life(Recipe(name="test", pretrain={"steps": 2}), tmp_path, PlainView())
+        with pytest.raises(UserError, match="no luck"):
+            life.run(["pretrain"])
+        assert "the earlier result is back" in capsys.readouterr().err
+    assert not (tmp_path / "replaced").exists()
+    assert Artifact.load(tmp_path / "pretrain").id == made[2].id
+    stations.ran.clear()
+    assert live(tmp_path)[2].id == made[2].id and stations.ran == []
+
+
+KEPT = ("checkpoints/step-00000020/state.json", "metrics.jsonl", "answers.jsonl", "notes", "model/link")
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_a_start_has_made_is_never_lost(tmp_path: Path, stations: Stations, name: str) -> None:
+    live(tmp_path, stages=("prepare", "tokenize"))
+    stations.empty_handed = True
+    with pytest.raises(UserError):
+        live(tmp_path, pretrain={"steps": 2})
+    file = tmp_path / "pretrain" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if name.endswith("link"):
+        file.symlink_to(tmp_path / "elsewhere")
+    else:
+        file.write_text("{}")
+    with pytest.raises(UserError):
+        live(tmp_path, pretrain={"steps": 3})
+    back = tmp_path / "pretrain" / name  # the second start has made nothing either
+    assert back.is_symlink() if name.endswith("link") else back.read_text() == "{}"
+    stations.empty_handed = False
+    live(tmp_path, pretrain={"steps": 3})
+    aside = tmp_path / "replaced" / "pretrain-1" / name
+    assert aside.is_symlink() if name.endswith("link") else aside.read_text() == "{}"
+
+
+def test_when_a_station_began_is_no_part_of_what_it_is_good_for(tmp_path: Path, stations: Stations) -> None:
+    stations.fail_at = "pretrain"
+    for _ in range(2):
+        with pytest.raises(UserError, match="no luck"):
+            live(tmp_path)
+        started = read_json(tmp_path / "pretrain" / "started.json")
+        assert read_mark(tmp_path / "pretrain") == {n: v for n, v in started.items() if n != "began"}
+        write_json(tmp_path / "pretrain" / "started.json", started | {"began": "2026-01-01T00:00:00+00:00"})
+    assert started["began"] == "2026-01-01T00:00:00+00:00", "what goes on began when it first did"
+    assert (tmp_path / "pretrain" / "progress.txt").read_text() == ".."
 
 
 def test_force_runs_again(tmp_path: Path, stations: Stations) -> None:

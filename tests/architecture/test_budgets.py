@@ -197,8 +197,8 @@ WIDEST = {
 """stage -> (lines, why it reaches further still). Whatever reads a tokenizer reads what imported ones bring:
 some 900 lines of templates in a sandbox, their loss mask, special tokens and roles; whatever knows a model's
 arithmetic, 95 lines on what of it the data needs; whatever trains, 111 lines on limits from the second step
-on, and on the cause of a fault wherever it is; whatever is refused before any station works, up to 160 lines on
-what is asked of settings, machine and processes for that."""
+on, and on the cause of a fault wherever it is; whatever is refused before any station works, up to 160 lines
+on what is asked of settings, machine and processes for that."""
 
 STAGES = sorted((PACKAGE / "stages").glob("[a-z]*.py"))
 

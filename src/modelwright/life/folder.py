@@ -6,7 +6,7 @@ import fcntl
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +20,10 @@ from modelwright.base.files import read_json
 from modelwright.recipes.recipe import RECIPE_FILE
 
 STARTED = "started.json"
-"""Written when a station starts: the settings and inputs that its unfinished work is good for."""
+"""Written when a station starts: the settings and inputs that its unfinished work is good for, and when it
+began."""
+BEGAN = "began"
+"""Of these, the UTC time in ISO 8601: for people alone."""
 REPLACED = "replaced"
 """Where folders go that changed settings or inputs have made obsolete."""
 FORGETTING = "forgetting.json"
@@ -48,7 +51,8 @@ def started_mark(
 def read_mark(folder: Path) -> Any:
     """What `started_mark` gave when the folder's work began; None where that is not known."""
     file = folder / STARTED
-    return read_json(file) if file.is_file() else None
+    found = read_json(file) if file.is_file() else None
+    return {name: found[name] for name in found if name != BEGAN} if isinstance(found, dict) else None
 
 
 def is_unfinished(folder: Path, mark: Mapping[str, str]) -> bool:
@@ -80,10 +84,27 @@ def nothing_left_behind(folder: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def instead_of(aside: Path | None, folder: Path, tell: Callable[[str], None]) -> Iterator[None]:
+    """Work in `folder` in the place of what was put `aside`, if anything was. Where it fails before anything
+    was made, that comes back."""
+    try:
+        yield
+    except BaseException:
+        if aside is not None and not has_work(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # what is aside is whole there
+                os.replace(aside, folder)
+                tell(f"  nothing was made: the earlier result is back in {folder}")
+                aside.parent.rmdir()
+        raise
+
+
 def has_work(folder: Path) -> bool:
-    """Whether a run directory holds anything but what every station begins with."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return any(file.name not in BOOKKEEPING and file.stat().st_size for file in files)
+    """Whether a run directory, or a station's folder in one, holds anything but what every station begins
+    with."""
+    paths = (path for path in folder.rglob("*") if path.name not in BOOKKEEPING)
+    return any(path.is_symlink() or (path.is_file() and path.stat().st_size > 0) for path in paths)
 
 
 @contextmanager

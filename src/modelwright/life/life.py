@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,10 +28,12 @@ from modelwright.base.run import Run
 from modelwright.base.seeding import derive
 from modelwright.life import loading, outside, planning
 from modelwright.life.folder import (
+    BEGAN,
     REPLACED,
     STARTED,
     check_forgotten,
     has_work,
+    instead_of,
     is_unfinished,
     locked,
     nothing_left_behind,
@@ -156,15 +160,24 @@ class Life:
             return done
         resumed = not force and is_unfinished(folder, mark)
         self.view.log(f"{title}{' (goes on where it stopped)' if resumed else ''}")
-        if not resumed:
-            self._keep_aside(folder)
-        run = Run(folder, verb, role, config, seed, inputs, self.view)
-        run.sampler_of = loading.sampler_of if self.alone else None
-        write_json(folder / STARTED, mark)
+        with instead_of(None if resumed else self._keep_aside(folder), folder, self.view.log):
+            run = Run(folder, verb, role, config, seed, inputs, self.view)
+            run.sampler_of = loading.sampler_of if self.alone else None
+            if not resumed:
+                write_json(folder / STARTED, {**mark, BEGAN: datetime.now(UTC).isoformat(timespec="seconds")})
+            artifact = self._made(stage, config, run)
+        self.view.log(f"  done in {artifact.manifest.cost.seconds:,.0f} s, artifact {artifact.id[:12]}")
+        if outcome := planning.outcome(self.recipe, self.folder, verb):
+            self.view.log(f"  {outcome}")
+        return artifact
+
+    def _made(self, stage: Any, config: Config, run: Run) -> Artifact:
+        """What the stage makes; the log says why where it does not come to that."""
         try:
-            with saying_when_full(folder):
+            with saying_when_full(run.dir):
                 planning.foretell(self.recipe, self.folder, run)
                 artifact: Artifact = stage.run(config, run)
+                return artifact
         except KeyboardInterrupt:
             run.log("interrupted. What was made is kept; resume with the same command.")
             raise
@@ -172,15 +185,11 @@ class Life:
             run.failed(error)
             if has_work(self.folder):
                 kept = "What was made is kept; once that is mended, the same command goes on from there."
-                error.add_note(f"'{verb}' failed. {kept}")
+                error.add_note(f"'{run.stage}' failed. {kept}")
             raise
         finally:
             with suppress(OSError):  # what is kept was closed by `finish`; a full disk has been said
                 run.close()
-        self.view.log(f"  done in {artifact.manifest.cost.seconds:,.0f} s, artifact {artifact.id[:12]}")
-        if outcome := planning.outcome(self.recipe, self.folder, verb):
-            self.view.log(f"  {outcome}")
-        return artifact
 
     def _place(self, verb: str) -> str:
         """Which of the recipe's stations this is: "[1/2] "."""
@@ -274,13 +283,18 @@ class Life:
         (folder / MANIFEST).unlink()
         return None
 
-    def _keep_aside(self, folder: Path) -> None:
-        """Put away what other settings or inputs have left, so that nobody mixes the two."""
+    def _keep_aside(self, folder: Path) -> Path | None:
+        """Put away what other settings or inputs have left, so that nobody mixes the two, and say where it
+        lies now. A start that has made nothing leaves nothing to keep."""
         if not folder.is_dir() or not any(folder.iterdir()):
-            return
+            return None
+        if not has_work(folder) and not folder.is_symlink():
+            shutil.rmtree(folder)
+            return None
         number = 1
         while (aside := self.folder / REPLACED / f"{folder.name}-{number}").exists():
             number += 1
         aside.parent.mkdir(exist_ok=True)
         os.replace(folder, aside)
         self.view.log(f"  settings or inputs have changed; the earlier result is kept as {aside}")
+        return aside
