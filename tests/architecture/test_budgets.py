@@ -135,13 +135,13 @@ TRAINING_STAGES = {
 
 WIDEST = {
     "adapting": (
-        13_593,
+        13_609,
         "it loads models of every family, gives them tokens, trains adapters, and writes what PEFT reads",
     ),
     "answering": (8_302, "it runs the model in the engine that serves, whichever runner computes"),
-    "align": (14_502, "it trains models of every family that can be imported, whole or by adapters"),
-    "average": (14_836, "it trains, loads models of every kind, and judges them"),
-    "averaging_study": (16_990, "it runs two stations, pretrain and average, for every cell of its table"),
+    "align": (14_520, "it trains models of every family that can be imported, whole or by adapters"),
+    "average": (14_847, "it trains, loads models of every kind, and judges them"),
+    "averaging_study": (17_008, "it runs two stations, pretrain and average, for every cell of its table"),
     "compress": (9_000, "it loads and judges models of every family that can be imported"),
     "dataset_check": (
         9_800,
@@ -153,32 +153,32 @@ WIDEST = {
     ),
     "export": (10_500, "it loads models of every kind, and reads what it wrote with three readers"),
     "finetune": (
-        18_508,  # 260 more: tokens and words dealt out over tensor-parallel processes
+        18_526,  # 260 more: tokens and words dealt out over tensor-parallel processes
         "it trains models of every family, on data in every layout or on own answers, in every way",
     ),
     "forecast": (
-        15_919,  # 2,762 more: models that write or are asked, measuring what steps reach, several devices
+        15_934,  # 2,762 more: models that write or are asked, measuring what steps reach, several devices
         "it plans lives that begin with a training, or with a model from outside, and reads their rows",
     ),
-    "forecast_writing": (10_188, "it reads prompts in every layout, and the settings of every method"),
+    "forecast_writing": (10_194, "it reads prompts in every layout, and the settings of every method"),
     "import_model": (9_700, "it takes over models of every family, with tokenizers of every kind"),
     "new_tokens": (
         7_595,
         "tokenizers of every kind get tokens, and adapters that have them are gone on with",
     ),
-    "on_policy": (9_856, "it writes with the model that is trained, for the teacher that judges it"),
-    "pretrain": (13_335, "it trains, with all that ends or keeps a training"),
-    "rationale_study": (20_153, "it runs finetune for every student, asks it, and draws what came out"),
-    "reading": (13_427, "it builds what a training reads"),
-    "reading_examples": (18_696, "it reads data in every layout, and models of every family that read it"),
+    "on_policy": (9_858, "it writes with the model that is trained, for the teacher that judges it"),
+    "pretrain": (13_353, "it trains, with all that ends or keeps a training"),
+    "rationale_study": (20_171, "it runs finetune for every student, asks it, and draws what came out"),
+    "reading": (13_445, "it builds what a training reads"),
+    "reading_examples": (18_714, "it reads data in every layout, and models of every family that read it"),
     "retention": (7_478, "it asks tasks, reads text, and compares, as evaluate does"),
-    "scale": (14_887, "it runs a station for every rung, fits a law to what they came to, and draws it"),
+    "scale": (14_905, "it runs a station for every rung, fits a law to what they came to, and draws it"),
     "search": (15_800, "it trains in every way that finetune does, and judges what comes of it"),
     "serve": (
         15_778,
         "it runs the model with all its kernels, and speaks every endpoint's protocol, refusals included",
     ),
-    "study": (15_251, "it runs two stations, tokenize and pretrain, for every cell of its table"),
+    "study": (15_269, "it runs two stations, tokenize and pretrain, for every cell of its table"),
     "screening": (
         19_105,
         "it runs the model that judges and sums its price, and looks at rows in every way that data has",
@@ -188,7 +188,7 @@ WIDEST = {
         "it reads data in every layout, runs models of every family in the engine, and judges what comes",
     ),
     "teacher": (
-        9_232,
+        9_234,
         "it loads models of every family that can be imported, with their tokenizers and licences",
     ),
     "views": (12_300, "it builds what trainings read and measure, from data in every layout"),

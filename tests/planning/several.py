@@ -20,6 +20,7 @@ from modelwright.model.sharding import tensor_plan
 from modelwright.model.transformer import Transformer
 from modelwright.objectives.next_token import NextToken
 from modelwright.training.compute import ComputeConfig
+from modelwright.training.loop import _accumulate
 from modelwright.training.optimizer import Optimizer, OptimizerConfig
 from modelwright.training.parallel import spread_out
 
@@ -80,10 +81,7 @@ def step(task: dict[str, Any]) -> dict[str, float]:
     optimizer = Optimizer(spread.parameters().items(), rule, layout=spread.layout)
     shares = spread.deal(make_windows(rows=ROWS, length=LENGTH), range(task.get("accumulation", 1)))
     with Sent() as gradients:
-        for share in shares:
-            loss, _ = NextToken()(spread.on_batch(share.seen), share.batch)
-            loss.backward()
-        spread.collect()
+        _accumulate(spread, NextToken(), shares, ROWS * LENGTH, optimizer, 0)
     learned = list(spread.parameters().values())
     kept = sum(piece.grad.nbytes for piece in learned if piece.grad is not None)
     with Sent() as update:

@@ -44,7 +44,11 @@ TASKS: dict[int, dict[str, Task]] = {
         "fsdp x tensor, adamw": {"compute": FSDP | TENSOR, "kind": "adamw"},
         "fsdp x tensor, muon": {"compute": FSDP | TENSOR, "kind": "muon"},
         "replicas x tensor, muon": {"compute": {"shard": "none"} | TENSOR, "kind": "muon"},
-        "replicas, adamw": {"compute": {"shard": "none"}, "kind": "adamw"},
+        "replicas, adamw, three micro-batches": {
+            "compute": {"shard": "none"},
+            "kind": "adamw",
+            "accumulation": 3,
+        },
         "mixture, fsdp, muon": {"compute": FSDP, "kind": "muon", "model": MIXTURE},
         "mixture, fsdp x tensor, adamw": {"compute": FSDP | TENSOR, "kind": "adamw", "model": MIXTURE},
         "few experts, fsdp, adamw": {"compute": FSDP, "kind": "adamw", "model": FEW},

@@ -106,7 +106,8 @@ def interpolate(table: Sequence[tuple[int, float]], width: int) -> float:
 
 def step_seconds(shape: Shape, training: Training, machine: Machine) -> float:
     """One update, by the formula; of several devices, on the one that reads most. Gathering and scattering
-    pass behind arithmetic, what tensor-parallel ways and the optimizer send does not."""
+    pass behind arithmetic, sums over replicas behind that of the last micro-batch; what tensor-parallel ways
+    and the optimizer send does not, nor what an adapter's replicas do."""
     rate = machine.rate(training.dtype)
     forward = _forward_flops(shape, training) * training.device_tokens / training.box.tensor
     passes = {"none": 3.0, "selective": 3.2, "full": 4.0}[training.checkpointing]
@@ -114,8 +115,10 @@ def step_seconds(shape: Shape, training: Training, machine: Machine) -> float:
         passes -= 1 - 3 * training.trained(shape) / shape.parameters
     share = _efficiency(shape, training, machine)
     arithmetic = passes * forward / (rate * share)
-    behind, between = exchange(shape, training).seconds(training.box, machine)
-    return max(arithmetic, behind) + between + update_seconds(shape, training, machine) + STEP_CONSTANT
+    shards, replicas, between = exchange(shape, training).seconds(training.box, machine)
+    spare = 0.0 if training.frozen else max(0.0, arithmetic - shards) / training.dealt[1]
+    sending = between + max(0.0, replicas - spare)
+    return max(arithmetic, shards) + sending + update_seconds(shape, training, machine) + STEP_CONSTANT
 
 
 def _forward_flops(shape: Shape, training: Training) -> float:

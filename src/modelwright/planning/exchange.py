@@ -5,7 +5,8 @@ bytes of a number in products and w bytes of a weight that travels (2 on a GPU i
 
     to shards     blocks are gathered twice and the rest once, w (p + b) (S-1)/S; gradients are scattered in
                   fp32, 4 p (S-1)/S
-    to replicas   all-reduce of the scattered gradients, 2 x 4 p/S (R-1)/R; of an adapter's once a step
+    to replicas   once a step, with the last micro-batch: all-reduce of the scattered gradients, or of an
+                  adapter's, 2 x 4 p/S (R-1)/R
     to ways       a n D (T-1)/T for each time that tokens are gathered or dealt out: in a block before and
                   behind attention and before and behind a dense feed-forward part, and the same backwards;
                   around embedding and last norm five times. Full checkpointing does a block's forward ones
@@ -42,11 +43,11 @@ class Exchange:
         """Bytes."""
         return self.shards + self.replicas + self.tensor + self.optimizer
 
-    def seconds(self, box: Box, machine: Machine) -> tuple[float, float]:
-        """(what can pass behind arithmetic, what cannot)."""
+    def seconds(self, box: Box, machine: Machine) -> tuple[float, float, float]:
+        """(to shards, to replicas, what cannot pass behind arithmetic)."""
         shards, replicas, ways = wire_seconds(box, machine, self.shards, self.replicas, self.tensor)
         update, _, _ = wire_seconds(box, machine, self.optimizer, 0.0, 0.0)
-        return shards + replicas, ways + update
+        return shards, replicas, ways + update
 
 
 def exchange(shape: Shape, training: Training) -> Exchange:
@@ -68,7 +69,7 @@ def exchange(shape: Shape, training: Training) -> Exchange:
     matrices = own.block_matrices * largest_piece(shape, box) if by_muon else 0.0
     return Exchange(
         shards=micro * (gathered + scattered) * other_shards,
-        replicas=micro * 2 * scattered / box.shards * other_replicas,
+        replicas=2 * scattered / box.shards * other_replicas,
         tensor=(micro * _passages(shape, training) * stream + uncut) * other_ways,
         optimizer=2 * training.batch.bytes * matrices * others,
     )

@@ -252,13 +252,15 @@ def train(
             collect(at.step)
             bar.advance(1, **dashboard, tokens_per_s=timing["tokens_per_second"])
     checkpoints.close()
-    kept = _hand_on(at, measured, show)
+    kept = _hand_on(at, measured, show, run)
     return Trained(at.step, at.tokens, kept | guard.totals(), averages.all())
 
 
-def _hand_on(at: _State, measured: Mapping[str, float], show: Show | None) -> dict[str, Any]:
+def _hand_on(at: _State, measured: Mapping[str, float], show: Show | None, run: Run) -> dict[str, Any]:
     """Put the weights in place that are handed on, whichever step they are of, and show how they answer; what
     was measured of them."""
+    for name in at.averages.end(at.step):
+        run.log(f"training ended before the average {name} was to begin: there is none")
     kept = at.keeping.finish(at.step, measured)
     if show:
         _look(at.spread, partial(show, at.step, True))
@@ -317,8 +319,9 @@ def _accumulate(
     optimizer.zero_grad()
     spread.before_step(step)
     sums: dict[str, Tensor] = {}
-    for share in shares:
+    for number, share in enumerate(shares, 1):
         loss, metrics = objective(spread.on_batch(share.seen), share.batch)
+        spread.before_backward(last=number == len(shares))
         (loss / count if share.counts else 0.0 * loss).backward()
         for name, value in {"loss": loss.detach(), **metrics}.items():
             counted = share.counted(value)

@@ -218,6 +218,13 @@ class Sharded(Several):
         for name, weight in weights:
             self._pieces[name].copy_(weight[self.layout.pieces[self.layout.rank][name].slices])
 
+    def before_backward(self, last: bool) -> None:
+        """Gradients are scattered to shards in each backward pass, so that nobody keeps a whole one. Copies
+        add theirs up in the last alone: until then each keeps its own sum, in the room of the gradient."""
+        if self.box.replicas > 1:
+            assert isinstance(self.module, FSDPModule)
+            self.module.set_requires_all_reduce(last)
+
     @torch.no_grad()
     def collect(self) -> None:
         """Hand the gradients from the module over to the pieces."""

@@ -130,6 +130,9 @@ class Spread:
         """Processes that read different rows."""
         return self.place[1]
 
+    def before_backward(self, last: bool) -> None:
+        """Before each backward pass of a step; `last`: no other one follows."""
+
     def collect(self) -> None:
         """After the last backward pass of a step: gradients are complete from here on."""
 
