@@ -56,7 +56,10 @@ def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> No
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda at: SimpleNamespace(uuid="1234-abcd"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda at: SimpleNamespace(uuid=f"1234-abc{'defg'[at]}")
+    )
 
 
 def test_a_gpu_is_asked_for_by_its_name_and_its_power_is_counted(
@@ -73,6 +76,22 @@ def test_a_gpu_is_asked_for_by_its_name_and_its_power_is_counted(
     if "RAPL" not in watch.source:
         watts = 250.5 + ASSUMED_WATTS_PER_CPU * (os.cpu_count() or 1)
         assert watch.energy_wh == pytest.approx(watts * watch.seconds / 3600)
+
+
+def test_the_first_process_meters_the_gpus_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four processes on two machines: two GPUs are asked, and the other machine is taken to be like this."""
+    nvidia_smi(tmp_path, monkeypatch, "printf '80, 1024, 250.0\\n60, 2048, 150.0\\n'")
+    here = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "x"}
+    for name, value in here.items():
+        monkeypatch.setenv(name, value)
+    lines: list[dict[str, float]] = []
+    with Watch(lines.append, every=60) as watch:
+        time.sleep(0.05)
+    assert "--id=GPU-1234-abcd,GPU-1234-abce" in (tmp_path / "asked").read_text()
+    assert "nvidia-smi, 2 GPUs; 2 machines, one of them metered" in watch.source
+    found = {name: lines[-1][name] for name in ("gpu_busy", "gpu_memory_bytes", "gpu_watts")}
+    assert found == {"gpu_busy": pytest.approx(0.7), "gpu_memory_bytes": 2**31, "gpu_watts": 400.0}
+    assert watch.energy_wh > 2 * 400 * watch.seconds / 3600
 
 
 @pytest.mark.parametrize("script", ["exit 9", "echo '[N/A], 1024, [N/A]'", "echo"])

@@ -18,6 +18,7 @@ from tests.training.tiny import make_model, make_run, make_windows
 from modelwright.base.metrics import read_metrics
 from modelwright.objectives.next_token import NextToken
 from modelwright.training import loop
+from modelwright.training.averages import AveragesConfig
 from modelwright.training.keeping import BEST, Keeping, StopEarlyConfig
 from modelwright.training.loop import LoopConfig, Trained, train
 from modelwright.training.spread import Spread
@@ -75,6 +76,21 @@ def test_patience_ends_the_training_and_the_best_weights_are_handed_on(tmp_path:
     assert [each.name for each in (tmp_path / "stopped" / BEST / "checkpoints").iterdir()] == [
         "step-00000008"
     ]
+
+
+def test_averages_of_a_training_that_ended_early_hold_its_last_weights(tmp_path: Path) -> None:
+    """20 steps are planned, and the weights of every eighth from the end count: of 4, and of 12, the last."""
+    averages = AveragesConfig(half_lives=(), tails=(1.0, 0.3), every=8)
+    config: dict[str, Any] = {"stop_early": StopEarlyConfig(patience=2), "averages": averages}
+    first = train_tiny(tmp_path / "run", **config)
+    again = train_tiny(tmp_path / "run", **config)  # it is over: nothing is trained
+    ends = load_file(tmp_path / "run" / "end.safetensors")
+    earlier = weights_after(tmp_path / "whole", 4)
+    for trained in (first, again):
+        assert trained.steps == 12 and trained.averages.keys() == {"tail 1"}
+        for name, mean in trained.averages["tail 1"].items():
+            torch.testing.assert_close(mean, (earlier[name] + ends[name]) / 2)
+    assert "before the average tail 0.3 was to begin" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_with_more_patience_it_finds_the_better_weights_that_came_later(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load, save
 from tests.training.tiny import make_model, make_windows, train_in
 
 from modelwright.base.metrics import read_metrics
+from modelwright.model.adaptation import AdapterConfig, adapt
 from modelwright.model.config import ModelConfig
 from modelwright.model.init import initialize
 from modelwright.model.transformer import Transformer
@@ -186,3 +187,28 @@ def test_an_update_of_zeros_stays_one_when_neurons_are_evened_out(shape: tuple[i
         axis = neuron_axis(*shape)
         found = update * even_out(update.square().mean(axis), second, beta=0.9).unsqueeze(axis)
         torch.testing.assert_close(found, torch.full(shape, wanted))
+
+
+def test_adapters_alone_leave_nothing_to_adamw_and_resume(tmp_path) -> None:
+    """All that LoRA trains are matrices inside the blocks."""
+
+    def train_adapted(folder: str, steps: int) -> Transformer:
+        model = make_model()
+        adapt(model, AdapterConfig(rank=4), seed=2)
+        config = LoopConfig(checkpoint_every=3, optimizer=OptimizerConfig(kind="muon", even_neurons=True))
+        train_in(tmp_path / folder, model, NextToken(), make_windows(), steps, config)
+        return model
+
+    whole = train_adapted("whole", 6)
+    train_adapted("broken", 3)
+    resumed = train_adapted("broken", 6)
+    begin = make_model()
+    adapt(begin, AdapterConfig(rank=4), seed=2)
+    changed = 0
+    for (name, a), b, c in zip(
+        whole.named_parameters(), resumed.parameters(), begin.parameters(), strict=True
+    ):
+        assert torch.equal(a, b), name
+        changed += not torch.equal(a, c)
+        assert torch.equal(a, c) or a.requires_grad, name
+    assert changed

@@ -121,10 +121,20 @@ class Averages:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take the weights after step `step` (from 1) in. The last step of a run is always one of those that
-        count, whatever the spacing."""
+        """Take the weights after step `step` (from 1) in, where it is one of those that count. The last one
+        that was planned is, whatever the spacing."""
+        if (self._steps - step) % self._every == 0:
+            self._take_in(step)
+
+    @torch.no_grad()
+    def end(self, step: int) -> list[str]:
+        """After the last step, which may have come early: its weights count in any case. The names of those
+        averages that were to begin later."""
         if (self._steps - step) % self._every:
-            return
+            self._take_in(step)
+        return [rule.name for rule in self._rules if step <= rule.begin]
+
+    def _take_in(self, step: int) -> None:
         weights: list[Tensor] | None = None
         for rule in self._rules:
             if step <= rule.begin:

@@ -118,13 +118,9 @@ class Optimizer:
         self._adamw = self._make_adamw(list(decaying.values()), list(others.values()))
 
     def _make_adamw(self, decaying: list[nn.Parameter], others: list[nn.Parameter]) -> torch.optim.AdamW:
-        groups = ((decaying, self.config.decay), (others, 0.0))
+        groups = ((decaying, self.config.decay), (others, 0.0))  # both may be empty: adapters under Muon
         return torch.optim.AdamW(
-            [
-                {"params": group, "weight_decay": decay, "decays": decay > 0}
-                for group, decay in groups
-                if group
-            ],
+            [{"params": group, "weight_decay": decay, "decays": decay > 0} for group, decay in groups],
             lr=self.config.rate,
             betas=self.config.betas,
             eps=self.config.eps,
@@ -148,7 +144,8 @@ class Optimizer:
         a norm that is no number every gradient would become one: it is left to see which one was."""
         limit = self.config.clip_norm
         if limit is not None and limit < norm < math.inf:
-            nn.utils.clip_grads_with_norm_(self._all.values(), limit, torch.tensor(norm))
+            gradients = [p.grad for p in self._all.values() if p.grad is not None]
+            torch._foreach_mul_(gradients, limit / (norm + 1e-6))  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
