@@ -112,8 +112,8 @@ class CpuEnergy:
 
 
 class GpuMeter:
-    """Use, memory and power of the GPUs that so many processes of this machine have, one each, where torch has
-    opened them."""
+    """Use, memory and power of the GPUs that so many processes of this machine have, one each, where torch
+    has opened them."""
 
     def __init__(self, processes: int = 1) -> None:
         self.source = ""
