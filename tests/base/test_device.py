@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import subprocess
 import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +24,45 @@ def test_a_gpu_that_is_not_there_is_an_error_in_words(monkeypatch: pytest.Monkey
         choose("cuda", "float32")
     chosen = choose("auto", "float32")
     assert (chosen.name, chosen.dtype) == ("cpu", torch.float32)
+
+
+@pytest.fixture
+def whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A machine where everything is there that a GPU's kernels are built with; where its headers lie."""
+    (tmp_path / "Python.h").touch()
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(device, "find_spec", lambda name: object())
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name in ("cc", "gcc") else None)
+    monkeypatch.setattr(sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
+    device.missing_for_gpu.cache_clear()
+    yield tmp_path
+    device.missing_for_gpu.cache_clear()
+
+
+def test_a_gpu_s_kernels_are_compiled_where_nothing_is_missing(whole: Path) -> None:
+    assert device.missing_for_gpu() == "" and device.can_compile_for_gpu()
+
+
+def test_what_is_missing_is_named(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slim image has a compiler and Triton, and no headers: the first kernel would end the training."""
+    (whole / "Python.h").unlink()
+    missing = device.missing_for_gpu()
+    assert "python3-dev" in missing and "Triton" not in missing and "compiler" not in missing
+    device.missing_for_gpu.cache_clear()
+    monkeypatch.setattr(device, "find_spec", lambda name: None)
+    monkeypatch.setenv("CC", "nowhere")  # who names one gets no other, as Triton has it
+    assert not device.can_compile_for_gpu()
+    assert all(word in device.missing_for_gpu() for word in ("Triton", "a C compiler (nowhere)", "Python.h"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    chosen = choose("cuda", "bfloat16")
+    assert not chosen.compiler and chosen.missing == device.missing_for_gpu()
+
+
+def test_a_compiler_that_only_calls_itself_cc_is_not_found_by_triton(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/cc" if name == "cc" else None)
+    assert "a C compiler (gcc or clang)" in device.missing_for_gpu()
 
 
 FAULTS = """

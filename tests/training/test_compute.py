@@ -60,6 +60,13 @@ def test_rows_of_many_lengths_are_compiled_for_all_lengths_at_once(monkeypatch: 
     assert len(graphs) <= 3
 
 
+def test_the_log_names_what_a_compiler_is_missing() -> None:
+    said: list[str] = []
+    device = Device("cuda", torch.bfloat16, 1, False, "python's headers (python3-dev)")
+    compile_blocks([], ComputeConfig(compile="always"), device, 0.0, said.append)
+    assert "running eagerly (no compiler found: python's headers (python3-dev))" in said[0]
+
+
 Kept = dict[str, set[CheckpointPolicy]]
 
 

@@ -6,12 +6,14 @@ import ctypes
 import os
 import shutil
 import sys
+import sysconfig
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
@@ -34,6 +36,8 @@ class Device:
     threads: int
     compiler: bool
     """Whether torch.compile can work here."""
+    missing: str = ""
+    """What it lacks, where it cannot."""
 
     def summary(self) -> str:
         """What was chosen, in a few words."""
@@ -63,11 +67,13 @@ def choose(device: str = "auto", dtype: str = "auto") -> Device:
     device = name_of(device)
     keep_freed_memory()
     chosen = bf16_is_faster(device) if dtype == "auto" else dtype == "bfloat16"
+    missing = ("" if can_compile() else "a C++ compiler") if device == "cpu" else missing_for_gpu()
     return Device(
         name=device,
         dtype=torch.bfloat16 if chosen else torch.float32,
         threads=torch.get_num_threads(),
-        compiler=can_compile() if device == "cpu" else can_compile_for_gpu(),
+        compiler=not missing,
+        missing=missing,
     )
 
 
@@ -133,10 +139,24 @@ def matmul_gflops(dtype: torch.dtype, rows: int = 2048, width: int = 512) -> flo
 
 
 @cache
+def missing_for_gpu() -> str:
+    """What torch.compile lacks for a GPU, in words; "" where nothing is missing. Triton makes the kernels,
+    and when the first one runs it builds what starts them, from C that includes Python.h: slim images have
+    no headers, and a training would end there instead of running eagerly."""
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # Debian's; as Triton does
+    headers = Path(sysconfig.get_paths(scheme)["include"]) / "Python.h"
+    compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+    found = {
+        "Triton (pip install triton)": find_spec("triton") is not None,
+        f"a C compiler ({' or '.join(compilers)})": any(map(shutil.which, compilers)),
+        f"python's headers (python3-dev: {headers})": headers.is_file(),
+    }
+    return ", ".join(name for name, there in found.items() if not there)
+
+
 def can_compile_for_gpu() -> bool:
-    """Whether Triton is there, and a C compiler, with which it builds what starts its kernels."""
-    wanted = (os.environ.get("CC"), "cc", "gcc", "clang")
-    return find_spec("triton") is not None and any(shutil.which(name) for name in wanted if name)
+    """Whether torch.compile finds all that it needs for a GPU."""
+    return not missing_for_gpu()
 
 
 @cache

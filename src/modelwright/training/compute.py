@@ -112,7 +112,8 @@ def compile_blocks(
     pays = flops >= config.compile_pays_after and not own_are_faster
     wanted = config.compile == "always" or (config.compile == "auto" and pays)
     if not wanted or not device.compiler:
-        reason = "no compiler found" if wanted else "not worth its cost here"
+        lacks = f": {device.missing}" if device.missing else ""
+        reason = f"no compiler found{lacks}" if wanted else "not worth its cost here"
         log(f"{device.describe()}; running eagerly ({reason})")
         return
     log(f"{device.describe()}; compiling the blocks at the first step")
