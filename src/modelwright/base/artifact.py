@@ -18,6 +18,11 @@ from modelwright.base.files import canonical_json, read_json, sha256_file, sha25
 from modelwright.base.provenance import Provenance
 
 MANIFEST = "manifest.json"
+STARTED = "started.json"
+"""Written when a stage starts: the settings and inputs that its unfinished work is good for, and when it
+began."""
+BEGAN = "began"
+"""Of these, the UTC time in ISO 8601: for people alone."""
 FULL_PRECISION_MODELS = ("base", "sft", "aligned", "averaged")
 """Roles of trained models in the order of a life: the last one made is "the model"."""
 LEARNED_FROM = {

@@ -13,17 +13,12 @@ from types import ModuleType
 from typing import Any
 
 from modelwright import __version__
-from modelwright.base.artifact import MANIFEST, Artifact, Parent, fingerprint
+from modelwright.base.artifact import BEGAN, MANIFEST, STARTED, Artifact, Parent, fingerprint
 from modelwright.base.config import Config
 from modelwright.base.errors import UserError
 from modelwright.base.files import read_json
 from modelwright.recipes.recipe import RECIPE_FILE
 
-STARTED = "started.json"
-"""Written when a station starts: the settings and inputs that its unfinished work is good for, and when it
-began."""
-BEGAN = "began"
-"""Of these, the UTC time in ISO 8601: for people alone."""
 REPLACED = "replaced"
 """Where folders go that changed settings or inputs have made obsolete."""
 FORGETTING = "forgetting.json"

@@ -14,12 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from modelwright.base.artifact import STARTED
 from modelwright.base.config import Settings, validate
 from modelwright.base.errors import UserError
 from modelwright.base.files import read_json, write_json, write_text
 from modelwright.base.progress import View
 from modelwright.life import loading
-from modelwright.life.folder import FORGETTING, STARTED, locked
+from modelwright.life.folder import FORGETTING, locked
 from modelwright.life.life import Life
 from modelwright.life.seen import REPORT, Seen, leavings, look, outside_inputs, stations
 from modelwright.recipes.recipe import RECIPE_FILE, Recipe, load_recipe

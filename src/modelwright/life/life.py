@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from modelwright.base.artifact import MANIFEST, Artifact
+from modelwright.base.artifact import BEGAN, MANIFEST, STARTED, Artifact
 from modelwright.base.config import Config, merge, validate
 from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.files import write_json, write_text
@@ -28,9 +28,7 @@ from modelwright.base.run import Run
 from modelwright.base.seeding import derive
 from modelwright.life import loading, outside, planning
 from modelwright.life.folder import (
-    BEGAN,
     REPLACED,
-    STARTED,
     check_forgotten,
     has_work,
     instead_of,

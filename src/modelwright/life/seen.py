@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelwright.base.artifact import MANIFEST, Artifact
+from modelwright.base.artifact import MANIFEST, STARTED, Artifact
 from modelwright.base.errors import UserError
-from modelwright.life.folder import REPLACED, STARTED
+from modelwright.life.folder import REPLACED
 from modelwright.life.inputs import MODEL_ROLES
 from modelwright.life.loading import stage_module
 from modelwright.recipes.stations import VERBS

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from modelwright.base.artifact import Artifact
+from modelwright.base.artifact import STARTED, Artifact
 from modelwright.base.config import validate
 from modelwright.base.errors import UserError
 from modelwright.base.files import canonical_json, read_json, sha256_text
@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 def examples_of_step(made: Artifact, step: int) -> tuple[str, list[Row]]:
     """The kind of texts, and for each text of step `step` (from 1) its row, id, source and opening."""
-    started = made.path / "started.json"
+    started = made.path / STARTED
     kind: Any = finetune if made.stage == "finetune" else align
     config = validate(kind.Config, made.manifest.config, str(made.path))
     if started.is_file() and read_json(started)["sources"] != kind.sources(config):

@@ -14,7 +14,8 @@ from modelwright.base.artifact import Artifact
 from modelwright.base.errors import DamagedFile
 from modelwright.base.provenance import Provenance
 from modelwright.terminal.printable import printable
-from modelwright.terminal.runs import duration, is_run, named, size
+from modelwright.terminal.runs import duration, finished, is_run, is_unfinished, named, size
+from modelwright.terminal.unfinished import look_at, unfinished_in
 
 MANY = 12
 """More entries than this are summed up."""
@@ -23,15 +24,18 @@ CHARACTERS = 100
 
 
 def show_manifests(path: Path, *, verify: bool = False, as_json: bool = False) -> None:
-    """Print one manifest, or those of all finished stations. `verify` hashes every file."""
-    artifacts = named(path)
+    """Print one manifest, or those of all finished stations; and what there is to say of those that have
+    begun and not ended. `verify` hashes every file."""
+    begun = unfinished_in(path) if is_run(path) else [look_at(path)] if is_unfinished(path) else []
+    artifacts = named(path) if not begun else finished(path) if is_run(path) else []
     if as_json:
         manifests = [artifact.manifest.model_dump(mode="json") for artifact in artifacts]
-        print(json.dumps(manifests if is_run(path) else manifests[0], indent=2, ensure_ascii=False))
+        found = manifests + [each.as_json() for each in begun]
+        print(json.dumps(found if is_run(path) else found[0], indent=2, ensure_ascii=False))
     else:
         console = Console(markup=False, highlight=False)
-        for artifact in artifacts:
-            console.print(printable(describe(artifact)), soft_wrap=True)
+        for text in (*map(describe, artifacts), *(each.describe() for each in begun)):
+            console.print(printable(text), soft_wrap=True)
     if verify:
         check(artifacts)
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from modelwright.base.artifact import MANIFEST, Artifact
+from modelwright.base.artifact import MANIFEST, STARTED, Artifact
 from modelwright.base.errors import UserError
 from modelwright.base.metrics import in_words
 from modelwright.recipes.recipe import RECIPE_FILE, load_recipe
@@ -28,6 +28,11 @@ SHOWN = 12
 """Runs that an error names at most."""
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Whether a stage has begun in a folder and not ended."""
+    return (folder / STARTED).is_file() and not (folder / MANIFEST).is_file()
+
+
 def finished(run: Path) -> list[Artifact]:
     """The finished stations of a run directory, in the order of a life."""
     return [Artifact.load(run / verb) for verb in VERBS if (run / verb / MANIFEST).is_file()]
@@ -42,6 +47,11 @@ def named(path: Path) -> list[Artifact]:
         return made
     if (path / MANIFEST).is_file():
         return [Artifact.load(path)]
+    if is_unfinished(path):
+        raise UserError(
+            f"{path} is a stage that has begun and not ended. How far it came, and how to resume it, says"
+            f" `modelwright show {path}`."
+        )
     raise UserError(f"{path} {_what_it_is(path)}")
 
 
