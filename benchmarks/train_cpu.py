@@ -2,14 +2,14 @@
 
 The same Llama shape (random weights), the same batch, AdamW in all, bf16 in all; each side is a process of
 its own and they take turns step by step. Ours is measured with Muon as well, its default, which makes more of
-each step (benchmarks/time_to_loss.py) and takes longer for it, the more so the fewer tokens a step has. The Trainer and the plain loop run compiled, with the memory setting
-that ours makes for itself (base/device.py) given to them from outside, and with torch's fused attention and
-one written out, which compiled is the faster of the two here; the Trainer also eagerly. Compilation and the
-first steps are not timed. Ours also keeps documents apart by a mask, averages weights, watches for spikes
-and writes its metrics; the others do not. A last side multiplies matrices and nothing else: what the machine
-gives, beside which our arithmetic per second stands
-(6 FLOPs per weight and token and the attention's, model/flops.py; recomputation does not count). Each case
-says of which machine it is, and of which versions.
+each step (benchmarks/time_to_loss.py) and takes longer for it, the more so the fewer tokens a step has. The
+Trainer and the plain loop run compiled, with the memory setting that ours makes for itself (base/device.py)
+given to them from outside, and with torch's fused attention and one written out, which compiled is the faster
+of the two here; the Trainer also eagerly. Compilation and the first steps are not timed. Ours also keeps
+documents apart by a mask, averages weights, watches for spikes and writes its metrics; the others do not. A
+last side multiplies matrices and nothing else: what the machine gives, beside which our arithmetic per second
+stands (6 FLOPs per weight and token and the attention's, model/flops.py; recomputation does not count). Each
+case says of which machine it is, and of which versions.
 
     make bench NAME=train_cpu                     # both sizes
     python benchmarks/train_cpu.py small          # this size; the other's results and other machines' stay
