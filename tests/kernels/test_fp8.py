@@ -10,19 +10,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests import children
 from tests.training.tiny import make_model, make_windows, train_in
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from modelwright.base.config import validate
 from modelwright.base.device import Device
 from modelwright.base.errors import ConfigError, UserError
+from modelwright.base.world import join
 from modelwright.kernels import fp8
-from modelwright.model.layers import Linear
+from modelwright.model.layers import Linear, SwiGLU
 from modelwright.objectives.next_token import NextToken
 from modelwright.training import compute
 from modelwright.training.compute import ComputeConfig
 from modelwright.training.loop import LoopConfig, mean_loss
 from modelwright.training.optimizer import OptimizerConfig
+from modelwright.training.parallel import spread_out
 
 on_gpu = pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.get_device_capability() < compute.EIGHT_BITS,
@@ -89,6 +93,76 @@ def test_gradients_are_those_of_the_rounded_operands():
     exact = torch.autograd.grad(x @ weight.T, (x, weight), slope)
     for ours, plain in zip(got, exact, strict=True):
         assert (ours - plain).norm() < 0.1 * plain.norm()
+
+
+def test_a_weight_held_in_fp32_gets_the_gradient_of_its_cast():
+    x, weight, slope = random(32, 48).bfloat16(), random(16, 48, seed=1), random(32, 16, seed=2).bfloat16()
+    found = []
+    for held in (weight.requires_grad_(), weight.detach().bfloat16().requires_grad_()):
+        made = fp8.linear(x, held)
+        found.append((made, torch.autograd.grad(made, held, slope)[0]))
+    (ours, d_weight), (plain, wanted) = found
+    assert torch.equal(ours, plain)
+    assert d_weight.dtype == torch.float32 and torch.equal(d_weight, wanted.float())
+
+
+def kept_in_8_bits(run: Any) -> tuple[int, list[Tensor]]:
+    """Bytes in 8 bits that the backward pass of a run will need, and all that it needs, each storage once."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        run()
+    return sum(each.numel() for each in kept.values() if each.dtype == fp8.OPERAND), list(kept.values())
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of many kinds, as it compiles
+@pytest.mark.parametrize("backend", [None, "aot_eager_decomp_partition"])
+def test_of_weights_no_8_bits_are_kept(backend):
+    """Compiled too, where what is kept is for the compiler to choose."""
+    layer, x = SwiGLU(64, 128), random(16, 64).bfloat16().requires_grad_()
+    for each in (layer.gate_proj, layer.up_proj, layer.down_proj):
+        each.eight_bits = True
+    if backend:
+        layer.compile(backend=backend)
+    kept, tensors = kept_in_8_bits(lambda: layer(x))
+    assert 0 < kept <= 16 * (64 + 64 + 128), "inputs, and they alone"
+    storages = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    assert all(weight.untyped_storage().data_ptr() in storages for weight in layer.parameters())
+    torch.compiler.reset()
+
+
+def keep_with_another(folder: Path) -> None:
+    """One of two processes, each with half of every weight."""
+    world, model = join(), make_model(hidden_size=64, intermediate_size=128, head_dim=32)
+    cpu = Device("cpu", torch.float32, 1, False)
+    spread = spread_out(model, model.model.layers, {}, ComputeConfig(shard="fsdp"), cpu, world)
+    chosen = model.use_eight_bits()
+    batch = make_windows(rows=2, length=8)[0]
+    kept, _ = kept_in_8_bits(lambda: spread.on_batch(batch))
+    loss, _ = NextToken()(spread.on_batch(batch), batch)
+    loss.backward()
+    spread.collect()
+    learned = all(bool(piece.grad.any()) for piece in spread.pieces().values() if piece.grad is not None)
+    (folder / str(world.rank)).write_text(f"{chosen} {kept} {learned}")
+    world.barrier()
+
+
+def test_a_process_with_half_of_the_weights_keeps_no_whole_one(tmp_path):
+    """What is gathered for the backward pass anyway is rounded again: kept in 8 bits, every process would
+    have all of it, however many there are."""
+    assert children.run_together(tmp_path / "errors", 2, keep_with_another, tmp_path) == [0, 0], (
+        tmp_path / "errors"
+    ).read_text()
+    tokens = 2 * 8
+    for rank in range(2):
+        chosen, kept, learned = (tmp_path / str(rank)).read_text().split()
+        assert chosen == "14" and learned == "True"
+        # Two layers: the inputs of q, k, v (each its own), of the mix, of gate and up, and of the last one.
+        assert 0 < int(kept) <= 2 * tokens * (3 * 64 + 128 + 2 * 64 + 128)
 
 
 def test_a_layer_trains_in_8_bits_where_sizes_fit_and_answers_in_its_own_format():

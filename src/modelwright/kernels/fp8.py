@@ -6,6 +6,9 @@ sums in more, and multiplied back. That is twice bf16's peak, less the passes th
 for large matrices only: nanochat measured 17 % more tokens/s at 26 layers, and fewer at 12. Of the three
 products of a layer the forward one may add up in fewer bits (`use_fast_accum`).
 
+The backward pass rounds the weight again instead of keeping its 8 bits: the weight is there anyway, and where
+processes hold pieces of it (FSDP), it is gathered again, while its 8 bits would stay whole in each of them.
+
 `reference_product` is the plain version: it multiplies the rounded numbers in fp32. It is what runs where
 there is no such hardware, for tests alone: nothing is saved there.
 """
@@ -27,9 +30,14 @@ SMALLEST = 1e-30
 
 def quantize(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """(8 bits of x over its scale, the scale () in fp32). What is not finite stays so."""
+    scale = (x.abs().amax().float() / torch.finfo(dtype).max).clamp(min=SMALLEST)
+    return over(x, scale, dtype), scale
+
+
+def over(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """8 bits of x over a scale."""
     largest = torch.finfo(dtype).max
-    scale = (x.abs().amax().float() / largest).clamp(min=SMALLEST)
-    return (x.float() / scale).clamp(-largest, largest).to(dtype), scale
+    return (x.float() / scale).clamp(-largest, largest).to(dtype)
 
 
 def fits(x: Tensor, weight: Tensor) -> bool:
@@ -38,7 +46,8 @@ def fits(x: Tensor, weight: Tensor) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(..., K) times the transpose of (N, K), both in 8 bits, plus (N,) -> (..., N) in the format of x."""
+    """(..., K) times the transpose of (N, K), both in 8 bits, plus (N,) -> (..., N) in the format of x. The
+    weight may be held in another format: it is brought into that of x first."""
     product = _Linear.apply(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], -1)
     return product if bias is None else product + bias
 
@@ -69,17 +78,18 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         x8, x_scale = quantize(x, OPERAND)
-        w8, w_scale = quantize(weight, OPERAND)
-        ctx.save_for_backward(x8, x_scale, w8, w_scale)
+        w8, w_scale = quantize(weight.to(x.dtype), OPERAND)
+        ctx.save_for_backward(x8, x_scale, weight, w_scale)
         return product(x8, w8.t(), x_scale, w_scale, x.dtype, fast=True)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor]:
-        x8, x_scale, w8, w_scale = ctx.saved_tensors
+        x8, x_scale, weight, w_scale = ctx.saved_tensors
         dtype = upstream[0].dtype
+        w8 = over(weight.to(dtype), w_scale, OPERAND)
         g8, g_scale = quantize(upstream[0], GRADIENT)
         g8 = g8.contiguous()
         d_x = product(g8, by_columns(w8), g_scale, w_scale, dtype)
         d_weight = product(g8.t().contiguous(), by_columns(x8), g_scale, x_scale, dtype)
-        return d_x, d_weight
+        return d_x, d_weight.to(weight.dtype)

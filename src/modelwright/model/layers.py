@@ -43,11 +43,10 @@ class Linear(nn.Linear):
             return linear.recast(input, self.weight, bias)
         if not torch.is_grad_enabled():
             return F.linear(input, self.weight.to(input.dtype), bias)
-        copy = self.copy
-        used = self.weight.to(input.dtype) if copy is None else _Copied.apply(self.weight, copy)
+        used = self.weight if self.copy is None else _Copied.apply(self.weight, self.copy)
         if self.eight_bits and fp8.fits(input, used):
             return fp8.linear(input, used, bias)
-        return F.linear(input, used, bias)
+        return F.linear(input, used.to(input.dtype), bias)
 
     def weight_in(self, dtype: torch.dtype) -> Tensor:
         """(out, in) in a format."""
