@@ -17,6 +17,8 @@ from torch.autograd.function import once_differentiable
 from modelwright.kernels import native, tiles
 
 MAX_HEAD = 256
+PANEL = 32
+"""Positions that `tiles.cpp` treats together."""
 
 
 def usable(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
@@ -43,19 +45,20 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         bias = None if bias is None else bias.contiguous()
+        reaches = None if bias is None else _reaches(bias)
         out = _positions_first(q)
         logs = torch.empty(q.shape[:3], dtype=torch.float32)
-        _call("attention", (q, k, v, bias, out, logs), (q, k, v, out))
-        ctx.save_for_backward(q, k, v, bias, out, logs)
+        _call("attention", (q, k, v, bias, reaches, out, logs), (q, k, v, out))
+        ctx.save_for_backward(q, k, v, bias, reaches, out, logs)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q, k, v, bias, out, logs = ctx.saved_tensors
+        q, k, v, bias, reaches, out, logs = ctx.saved_tensors
         slope = upstream[0] if upstream[0].stride(-1) == 1 else upstream[0].contiguous()
         d_q, d_k, d_v = torch.empty_like(q), torch.empty_like(k), _positions_first(v)
-        given = (q, k, v, bias, out, logs, slope, d_q, d_k, d_v)
+        given = (q, k, v, bias, reaches, out, logs, slope, d_q, d_k, d_v)
         _call("attention_backward", given, (q, k, v, out, slope, d_q, d_k, d_v))
         return d_q, d_k, d_v, None
 
@@ -66,11 +69,19 @@ def _positions_first(x: Tensor) -> Tensor:
     return x.new_empty(batch, length, heads, size).transpose(1, 2)
 
 
+def _reaches(bias: Tensor) -> Tensor:
+    """(masks, panels, 2): which panels of keys each panel of queries reaches, from the first to the last."""
+    masks, length = bias.shape[0], bias.shape[-1]
+    found = torch.empty(masks, -(-length // PANEL), 2, dtype=torch.int64)
+    tiles.call("reaches", bias, found, masks, length)
+    return found
+
+
 def _call(name: str, tensors: tuple[Tensor | None, ...], strided: tuple[Tensor, ...]) -> None:
     """`tensors` begin with q, k, v and the bias, `strided` with q and k."""
     q, k, bias = strided[0], strided[1], tensors[3]
     strides = [tensor.stride(axis) for tensor in strided for axis in range(3)]
     batch, heads, length, size = q.shape
-    apart = 0 if bias is None or bias.shape[0] == 1 else length * length
+    apart = 0 if bias is None or bias.shape[0] == 1 else 1
     sizes = (batch, heads, k.shape[1], length, size, apart)
     tiles.call(name, *tensors, (ctypes.c_int64 * len(strides))(*strides), *sizes, size**-0.5)

@@ -264,7 +264,10 @@ struct Reach {
 // Which keys a query may attend to, and what is added to their scores.
 struct Mask {
     const bf16* bias;  // (T, T) of one sequence, or null: causal
+    const Reach* reaches;  // of each panel of queries, as `find_reach` has them, or null: causal
     int64_t size;
+
+    Reach reach(int64_t panel) const { return reaches == nullptr ? Reach{0, panel + 1} : reaches[panel]; }
 
     // What is added to the scores of 16 keys from `key` on; -inf for those that are hidden or do not exist.
     __m512 added(int64_t query, int64_t key) const {
@@ -276,32 +279,29 @@ struct Mask {
         return _mm512_mask_mov_ps(hidden, there, wide(bits));
     }
 
-    // For each panel of queries, the panels of keys from the first that one of them may attend to up to the last.
-    std::vector<Reach> reaches() const {
-        std::vector<Reach> found(panels(size));
-        for (int64_t i = 0; i < int64_t(found.size()); ++i) {
-            found[i] = bias == nullptr ? Reach{0, i + 1} : Reach{panels(size), 0};
-            for (int64_t query = i * PANEL; query < std::min(size, (i + 1) * PANEL) && bias != nullptr; ++query)
-                widen(found[i], bias + query * size);
-            if (found[i].first >= found[i].end) found[i] = {0, 0};
-        }
-        return found;
-    }
-
-    // A reach takes in what one row of the bias lets through.
-    void widen(Reach& reach, const bf16* row) const {
-        const auto lets_through = [&](int64_t panel) {
-            const int64_t left = size - panel * PANEL;
-            const __mmask32 there = left >= PANEL ? ~0u : (1u << left) - 1;
-            const __m512i bits = _mm512_maskz_loadu_epi16(there, row + panel * PANEL);
-            return _mm512_mask_cmpneq_epu16_mask(there, bits, _mm512_set1_epi16(int16_t(0xff80))) != 0;  // -inf
-        };
-        for (int64_t j = 0; j < reach.first; ++j)
-            if (lets_through(j)) reach.first = j;
-        for (int64_t j = panels(size); j > reach.end; --j)
-            if (lets_through(j - 1)) reach.end = j;
-    }
 };
+
+// A reach takes in what one row of a bias lets through.
+void widen(Reach& reach, const bf16* row, int64_t size) {
+    const auto lets_through = [&](int64_t panel) {
+        const int64_t left = size - panel * PANEL;
+        const __mmask32 there = left >= PANEL ? ~0u : (1u << left) - 1;
+        const __m512i bits = _mm512_maskz_loadu_epi16(there, row + panel * PANEL);
+        return _mm512_mask_cmpneq_epu16_mask(there, bits, _mm512_set1_epi16(int16_t(0xff80))) != 0;  // -inf
+    };
+    for (int64_t j = 0; j < reach.first; ++j)
+        if (lets_through(j)) reach.first = j;
+    for (int64_t j = panels(size); j > reach.end; --j)
+        if (lets_through(j - 1)) reach.end = j;
+}
+
+// From the first panel of keys that one of a panel of queries may attend to up to the last.
+Reach find_reach(const bf16* bias, int64_t size, int64_t panel) {
+    Reach found{panels(size), 0};
+    for (int64_t query = panel * PANEL; query < std::min(size, (panel + 1) * PANEL); ++query)
+        widen(found, bias + query * size, size);
+    return found.first < found.end ? found : Reach{0, 0};
+}
 
 // Scores of a panel of queries (blocks of 32 x 32, one for each panel of keys) become probabilities, in the form of
 // a left panel; the logs of the denominators are written down.
@@ -395,11 +395,10 @@ struct Forward {
              const Strides& os, float* logs) {
         pack(k, RIGHT, keys.get());
         pack(v.transposed(), RIGHT, values.get());
-        const std::vector<Reach> reaches = mask.reaches();
         for (int64_t h = 0; h < s.group(); ++h)
             for (int64_t i = 0; i < blocks; ++i) {
                 const int64_t at = i * PANEL, left = std::min(PANEL, s.length - at);
-                const Reach seen = reaches[i];
+                const Reach seen = mask.reach(i);
                 pack({q + h * qs.head + at * qs.position, left, s.head, qs.position, 1}, LEFT, query.get());
                 for (int64_t j = seen.first; j < seen.end; ++j)
                     product(query.get(), keys.get() + j * steps * PAIR, steps, scores.get() + (j - seen.first) * BLOCK);
@@ -449,11 +448,10 @@ struct Backward {
         pack(k.transposed(), RIGHT, keys_by_head.get());
         std::memset(d_keys.get(), 0, blocks * steps * BLOCK * sizeof(float));
         std::memset(d_values.get(), 0, blocks * steps * BLOCK * sizeof(float));
-        const std::vector<Reach> reaches = mask.reaches();
         for (int64_t h = 0; h < s.group(); ++h) {
             row_dots(s, out + h * os.head, os, g + h * gs.head, gs, dots.get());
             for (int64_t i = 0; i < blocks; i += together)
-                some_queries(mask, reaches.data() + i, i, std::min(together, blocks - i), s.rows(q + h * qs.head, qs),
+                some_queries(mask, i, std::min(together, blocks - i), s.rows(q + h * qs.head, qs),
                              s.rows(g + h * gs.head, gs), logs + h * s.length, dq + h * dqs.head, dqs.position);
         }
         for (int64_t j = 0; j < blocks; ++j)
@@ -466,8 +464,8 @@ struct Backward {
 
     // What `count` panels of queries from panel `from` on give: their own gradients, and their part of the keys' and
     // values'.
-    void some_queries(const Mask& mask, const Reach* reaches, int64_t from, int64_t count, const Matrix& q, const Matrix& g, const float* logs, bf16* dq,
-                      int64_t dq_stride) {
+    void some_queries(const Mask& mask, int64_t from, int64_t count, const Matrix& q, const Matrix& g, const float* logs,
+                      bf16* dq, int64_t dq_stride) {
         const int64_t begin = from * PANEL, rows = std::min(count * PANEL, s.length - begin);
         pack(Matrix{q.data + begin * q.row, rows, s.head, q.row, 1}.transposed(), RIGHT, query_by_head.get());
         pack(Matrix{g.data + begin * g.row, rows, s.head, g.row, 1}.transposed(), RIGHT, slope_by_head.get());
@@ -476,7 +474,7 @@ struct Backward {
             const int64_t at = begin + i * PANEL, left = std::min(PANEL, s.length - at);
             pack({q.data + at * q.row, left, s.head, q.row, 1}, LEFT, query.get());
             pack({g.data + at * g.row, left, s.head, g.row, 1}, LEFT, slope.get());
-            const Reach seen = reaches[i];
+            const Reach seen = mask.reach(from + i);
             for (int64_t j = seen.first; j < seen.end; ++j) block(mask, i, at, j, j - seen.first, logs);
             for (int64_t x = 0; x < steps; ++x) {
                 product(d_left.get(), keys_by_head.get() + (x * blocks + seen.first) * PAIR, seen.end - seen.first, mixed.get());
@@ -552,6 +550,11 @@ Strides strides_of(const int64_t* strides, int number) {
     return {strides[3 * number], strides[3 * number + 1], strides[3 * number + 2]};
 }
 
+Mask mask_of(const bf16* biases, const int64_t* reaches, int64_t number, int64_t size) {
+    if (biases == nullptr) return {nullptr, nullptr, size};
+    return {biases + number * size * size, reinterpret_cast<const Reach*>(reaches) + number * panels(size), size};
+}
+
 }  // namespace
 
 extern "C" {
@@ -581,11 +584,23 @@ void turned_wide(const uint16_t* in, float* out, int64_t rows, int64_t columns, 
     turn(in, out, rows, columns, add != 0, threads);
 }
 
+// The reaches of every panel of queries under each of so many masks (length, length): out (masks, panels, 2). All heads
+// and the backward pass share them: each would read the mask from end to end, which took longer than all else where
+// short documents are packed into rows of thousands of tokens.
+void reaches(const uint16_t* biases, int64_t* out, int64_t masks, int64_t length, int threads) {
+    const int64_t count = panels(length);
+    Reach* found = reinterpret_cast<Reach*>(out);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t unit = 0; unit < masks * count; ++unit)
+        found[unit] = find_reach(biases + unit / count * length * length, length, unit % count);
+}
+
 // out, logs = attention of q over k and v. `strides` has (batch, head, position) of q, k, v and out. The bias of batch
-// row b begins at b * bias_batch; without one, attention is causal.
-void attention(const uint16_t* q, const uint16_t* k, const uint16_t* v, const uint16_t* bias, uint16_t* out, float* logs,
+// row b is number b * apart, and so are its reaches; without one, attention is causal.
+void attention(const uint16_t* q, const uint16_t* k, const uint16_t* v, const uint16_t* bias, const int64_t* reaches,
+               uint16_t* out, float* logs,
                const int64_t* strides, int64_t batch, int64_t heads, int64_t kv_heads, int64_t length, int64_t head,
-               int64_t bias_batch, float scale, int threads) {
+               int64_t apart, float scale, int threads) {
     const Shape shape{heads, kv_heads, length, head, scale};
     const Strides qs = strides_of(strides, 0), ks = strides_of(strides, 1), vs = strides_of(strides, 2), os = strides_of(strides, 3);
 #pragma omp parallel num_threads(threads)
@@ -595,7 +610,7 @@ void attention(const uint16_t* q, const uint16_t* k, const uint16_t* v, const ui
 #pragma omp for schedule(dynamic)
         for (int64_t unit = 0; unit < batch * kv_heads; ++unit) {
             const int64_t b = unit / kv_heads, g = unit % kv_heads, h = g * shape.group();
-            const Mask mask{bias == nullptr ? nullptr : bias + b * bias_batch, length};
+            const Mask mask = mask_of(bias, reaches, b * apart, length);
             forward.run(mask, q + qs.at(b, h), qs, shape.rows(k + ks.at(b, g), ks), shape.rows(v + vs.at(b, g), vs),
                         out + os.at(b, h), os, logs + (b * heads + h) * length);
         }
@@ -604,10 +619,10 @@ void attention(const uint16_t* q, const uint16_t* k, const uint16_t* v, const ui
 }
 
 // Gradients; `strides` has those of q, k, v, out, d_out, d_q, d_k and d_v.
-void attention_backward(const uint16_t* q, const uint16_t* k, const uint16_t* v, const uint16_t* bias, const uint16_t* out,
-                        const float* logs, const uint16_t* d_out, uint16_t* d_q, uint16_t* d_k, uint16_t* d_v,
+void attention_backward(const uint16_t* q, const uint16_t* k, const uint16_t* v, const uint16_t* bias,
+                        const int64_t* reaches, const uint16_t* out, const float* logs, const uint16_t* d_out, uint16_t* d_q, uint16_t* d_k, uint16_t* d_v,
                         const int64_t* strides, int64_t batch, int64_t heads, int64_t kv_heads, int64_t length,
-                        int64_t head, int64_t bias_batch, float scale, int threads) {
+                        int64_t head, int64_t apart, float scale, int threads) {
     const Shape shape{heads, kv_heads, length, head, scale};
     Strides of[8];
     for (int i = 0; i < 8; ++i) of[i] = strides_of(strides, i);
@@ -618,7 +633,7 @@ void attention_backward(const uint16_t* q, const uint16_t* k, const uint16_t* v,
 #pragma omp for schedule(dynamic)
         for (int64_t unit = 0; unit < batch * kv_heads; ++unit) {
             const int64_t b = unit / kv_heads, g = unit % kv_heads, h = g * shape.group();
-            const Mask mask{bias == nullptr ? nullptr : bias + b * bias_batch, length};
+            const Mask mask = mask_of(bias, reaches, b * apart, length);
             backward.run(mask, q + of[0].at(b, h), of[0], shape.rows(k + of[1].at(b, g), of[1]), shape.rows(v + of[2].at(b, g), of[2]),
                      out + of[3].at(b, h), of[3], d_out + of[4].at(b, h), of[4], logs + (b * heads + h) * length,
                      d_q + of[5].at(b, h), of[5], d_k + of[6].at(b, g), of[6], d_v + of[7].at(b, g), of[7]);
@@ -637,6 +652,7 @@ int prepare(int) { return 0; }
 int has_unit() { return 0; }
 void turned() {}
 void turned_wide() {}
+void reaches() {}
 void attention() {}
 void attention_backward() {}
 

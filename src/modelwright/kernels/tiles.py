@@ -20,8 +20,9 @@ SOURCE = Path(__file__).with_name("tiles.cpp")
 _SIGNATURES = {
     "prepare": "n>n",
     "has_unit": ">n",
-    "attention": "pppppppiiiiiifn",
-    "attention_backward": "pppppppppppiiiiiifn",
+    "reaches": "ppiin",
+    "attention": "ppppppppiiiiiifn",
+    "attention_backward": "ppppppppppppiiiiiifn",
     "turned": "ppiin",
     "turned_wide": "ppiiin",
 }
