@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from modelwright.base.artifact import Artifact
+from modelwright.base.artifact import LEARNED_FROM, Artifact, so_many
 from modelwright.base.config import Config
 from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
@@ -66,3 +66,10 @@ def test_every_kind_of_text_is_told_from_the_others_and_comes_from_where_it_says
     assert averaged.brought_in()[1] == tokens.brought_in()[1] == Provenance()
     shutil.rmtree(tmp_path / "corpus")
     assert averaged.texts_behind() == "2 texts, 2 conversations, 2 preference pairs"
+
+
+def test_one_text_is_not_many() -> None:
+    assert [so_many(1, kind) for kind in LEARNED_FROM.values()] == [
+        *("1 document", "1 model from outside", "1 prompt and writer", "1 conversation", "1 preference pair")
+    ]
+    assert so_many(2_000, "models from outside") == "2,000 models from outside"

@@ -71,10 +71,10 @@ def put(run: Path, name: str, content: Any) -> None:
 def test_the_whole_report_says_what_happened(made_up_run: Build) -> None:
     page, text = read(write_report(made_up_run()))
     for words in (
-        "quickstart", "AMD EPYC 7763, 2 CPUs", "5 min 49 s", "1.42 GB", "bits per byte", "facts anew",
+        "quickstart", "AMD EPYC 7763, 2 CPUs", "5 min 49 s", "1.32 GiB", "bits per byte", "facts anew",
         "85.4 to 94.6 %", "no difference shown", "better", "+53.5 points", "The capital of France is",
         "\u2423Paris", "93.0 %", "Bithlython", "uniform of last 3", "Verified.", "transformers 5.23.0",
-        "CC0-1.0", "7.6 MB", "quickstart modelwright predict", "TFLOP",
+        "CC0-1.0", "7.25 MiB", "quickstart modelwright predict", "TFLOP",
         "Recipe quickstart: a made-up life.", "sft \u2192 aligned: not one score changed in arithmetic.",
         "same most likely token", "12.5 % cut short",
     ):  # fmt: skip
@@ -134,7 +134,7 @@ def test_the_forecast_stands_beside_what_a_training_took(made_up_run: Build) -> 
     ]
     put(run, "plan.json", {"stations": stations})
     _, text = read(write_report(run))
-    assert "2 min 51 s forecast 3 min 10 s" in text and "1.42 GB forecast 1.5 GB" in text
+    assert "2 min 51 s forecast 3 min 10 s" in text and "1.32 GiB forecast 1.4 GiB" in text
     assert "Forecasts were made before" in text and "forecast 1 min 17 s" not in text
     put(run, "plan.json", {"stations": [{}]})
     _, text = read(write_report(run))

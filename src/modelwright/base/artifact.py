@@ -7,6 +7,7 @@ same recipe, run by the same code on the same inputs, gives the same id.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,12 @@ class Manifest(Config):
     provenance: Provenance
     created: str
     """UTC time in ISO 8601."""
+
+
+def so_many(count: int, kind: str) -> str:
+    """So many of a kind of texts: "12,196 documents", "1 model from outside"."""
+    one = re.sub(r"s\b", "", kind)
+    return f"1 {one}" if count == 1 else f"{count:,} {kind}"
 
 
 def fingerprint(stage: str, config: Config, seed: int, parents: Iterable[Parent], version: str) -> str:
@@ -219,7 +226,7 @@ class Artifact:
         """`12,196 documents, 14,000 conversations`: how many of each kind it learned from."""
         counts = {kind: texts.documents for kind, texts in self.learned_from().items()}
         counts = counts or {TEXTS: self.manifest.provenance.documents}
-        return ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+        return ", ".join(so_many(count, kind) for kind, count in counts.items())
 
     def damage(self, *, hashes: bool = False) -> str | None:
         """What is wrong with its files (missing, other size, other hash), or None."""

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from modelwright.base.errors import UserError
+from modelwright.base.metrics import counted
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of malloc.h."""
@@ -41,7 +42,7 @@ class Device:
 
     def summary(self) -> str:
         """What was chosen, in a few words."""
-        return f"{self.name}, {self.threads} threads, {str(self.dtype).removeprefix('torch.')}"
+        return f"{self.name}, {counted(self.threads, 'thread')}, {str(self.dtype).removeprefix('torch.')}"
 
     def describe(self) -> str:
         """One line for the log of a training."""

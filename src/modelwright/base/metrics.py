@@ -38,6 +38,15 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}s"
 
 
+def size(count: float) -> str:
+    """So many bytes: "14.2 MiB", "451 MiB", "300 bytes"."""
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count >= 1024**power:
+            value = count / 1024**power
+            return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+    return counted(round(count), "byte")
+
+
 def finite(value: Any) -> Any:
     """A value as JSON can hold it, which has no infinity and no NaN: None in the place of these."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -120,7 +120,7 @@ class Findings:
         """What trainings used over time, as SVG: processors, memory, and the GPU where there was one."""
         charts = {
             "cpus_busy": (1.0, "processors busy"),
-            "rss_bytes": (1e9, "memory, GB"),
+            "rss_bytes": (2.0**30, "memory, GiB"),
             "gpu_busy": (0.01, "GPU busy, %"),
         }
         used = {

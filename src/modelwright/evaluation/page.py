@@ -13,6 +13,7 @@ from functools import cache
 import jinja2
 from markupsafe import Markup
 
+from modelwright.base.metrics import size
 from modelwright.evaluation import plots
 
 _SHARED = "modelwright.evaluation"
@@ -40,14 +41,6 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s"
-
-
-def size(count: float) -> str:
-    """14200000 -> "14.2 MB"."""
-    for unit, letter in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= unit:
-            return f"{count / unit:.3g} {letter}"
-    return f"{count:.0f} bytes"
 
 
 def flops(count: float) -> str:

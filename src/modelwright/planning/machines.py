@@ -23,6 +23,7 @@ from pydantic import Field
 
 from modelwright.base.config import Config, validate
 from modelwright.base.errors import ConfigError, UserError, did_you_mean
+from modelwright.base.metrics import counted
 from modelwright.base.resources import ASSUMED_WATTS_PER_CPU
 from modelwright.base.run import machine
 from modelwright.planning.measuring import best_seconds, disturbed, noted, watched
@@ -163,7 +164,7 @@ def _measure() -> tuple[dict[str, Any], float]:
     else:
         name, memory, link = machine()["processor"], _usable_memory(), 0.0
         watts = ASSUMED_WATTS_PER_CPU * (os.cpu_count() or 1)
-    threads = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    threads = f"{counted(torch.get_num_threads(), 'thread')}, torch {torch.__version__}"
     found = Machine(
         name="here",
         kind="gpu" if device == "cuda" else "cpu",

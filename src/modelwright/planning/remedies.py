@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from modelwright.base.metrics import counted
 from modelwright.planning.adapted import Frozen
 from modelwright.planning.machines import Machine
 from modelwright.planning.memory import Training, training_memory, with_rows
@@ -55,10 +56,10 @@ def _steps(shape: Shape, training: Training, limit: float) -> Iterator[Remedy]:
     fewer = _fewer_rows(shape, now, limit)
     if fewer.dealt[0] < now.dealt[0]:
         now, (rows, micro) = fewer, fewer.dealt
-        many = "1 row" if rows == 1 else f"{rows} rows"
+        many = counted(rows, "row")
         what = f"{many} in a micro-batch, {micro} of them a step"
         if now.box.readers > 1:
-            what = f"{many} on a device at once, {micro} times a step"
+            what = f"{many} on a device at once, {counted(micro, 'time')} a step"
         setting = f"rows={now.batch.rows // now.rows_per_unit}, accumulation={now.accumulation}"
         yield _remedy(what, setting, shape, now, "the same gradient")
     for kind, cost in (("selective", "about 7 %"), ("full", "a third")):

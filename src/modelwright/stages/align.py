@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelwright.base.artifact import Artifact
+from modelwright.base.metrics import counted
 from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
 from modelwright.data.sources import mark, stated
@@ -82,7 +83,7 @@ def run(config: Config, run: Run) -> Artifact:
     per_token, tokens = mean.training_flops(model.config), mean.positions * len(batches)
     # Of the reference, which reads each pair once: a forward pass.
     reference = mean.forward_flops(model.config) * tokens / config.epochs
-    run.log(f"{plan.steps:,} steps of up to {config.rows * config.accumulation} pairs")
+    run.log(f"{counted(plan.steps, 'step')} of up to {counted(config.rows * config.accumulation, 'pair')}")
     run.log(mean.describe(per_token))
     trained = train_model(
         run,

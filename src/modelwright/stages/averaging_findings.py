@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from modelwright.base.metrics import counted
 from modelwright.evaluation.statistics import Difference, Interval, paired_difference, t_interval
 
 LAST = "last"
@@ -100,7 +101,7 @@ class Findings:
             rest = (
                 f", against {self.reference}'s last weights by {_ends(best.against)}" if best.against else ""
             )
-            yield f"{schedule}, {tokens:,} tokens, {self.seeds} seeds: {said}{rest}."
+            yield f"{schedule}, {tokens:,} tokens, {counted(self.seeds, 'seed')}: {said}{rest}."
 
     def as_json(self) -> dict[str, Any]:
         """For the file: every value, and every comparison."""

@@ -20,7 +20,7 @@ from modelwright.base.config import Config as BaseConfig
 from modelwright.base.device import choose, freed_memory_given_back, name_of
 from modelwright.base.errors import UserError
 from modelwright.base.files import write_json
-from modelwright.base.metrics import finite, in_words
+from modelwright.base.metrics import counted, finite, in_words
 from modelwright.base.run import Run
 from modelwright.base.schema import Problem, Sampling
 from modelwright.base.seeding import derive
@@ -217,16 +217,16 @@ class Examiner:
         """All problems of a task; samples are written, scores and their interval kept."""
         seen = self._seen
         asked = [p for p in problems if len(self._prompts.ids(p)) < self._engine.max_length]
-        if len(asked) < len(problems):
-            self._run.log(f"{self._role}, {name}: {len(problems) - len(asked)} prompts exceed the context")
+        if too_long := len(problems) - len(asked):
+            self._run.log(f"{self._role}, {name}: {counted(too_long, 'prompt')} over the context")
         sampling = Sampling(max_tokens=max_tokens_of(task, self._config.max_tokens), seed=self._run.seed)
         rollouts = run_task(task, asked, self._engine, self._prompts, sampling)
         write_samples(self._run.dir / "samples" / self._role / f"{name}.jsonl", rollouts)
         seen.scores[name] = graded(rollouts)
         read = sum(len(self._prompts.ids(rollout.problem)) for rollout in rollouts)
         self._count(read + sum(len(rollout.completion.ids) for rollout in rollouts))
-        if len(seen.scores[name]) < len(rollouts):
-            self._run.log(f"{self._role}, {name}: {len(rollouts) - len(seen.scores[name])} answers ungraded")
+        if ungraded := len(rollouts) - len(seen.scores[name]):
+            self._run.log(f"{self._role}, {name}: {counted(ungraded, 'answer')} ungraded")
         if seen.scores[name]:
             values = list(seen.scores[name].values())
             unit = unit_of(task)

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from modelwright.base.artifact import Artifact
 from modelwright.base.device import Device
+from modelwright.base.metrics import counted
 from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
 from modelwright.base.schema import Conversation
@@ -143,7 +144,7 @@ def _train(config: Config, run: Run, new: NewTokens) -> Artifact:
     objective, taught = _objective(config, tokenizer, device, run, mean)
     per_token = mean.training_flops(model.config, frozen=config.adapter is not None) + taught
     new.look_for(learned.batches)
-    run.log(f"{plan.steps:,} steps, {tokens:,} tokens; sha256 of what is learned: {digest}")
+    run.log(f"{counted(plan.steps, 'step')}, {tokens:,} tokens; sha256 of what is learned: {digest}")
     run.log(mean.describe(per_token))
     own = _own_answers(config, batches, plan, model, tokenizer, run)
     # Answers are written with the weights of their step, which are not there ahead of it.

@@ -16,6 +16,7 @@ from pydantic import Field
 from modelwright.base.artifact import Artifact
 from modelwright.base.errors import UserError
 from modelwright.base.files import atomic_directory, atomic_path, link, sha256_text, write_json
+from modelwright.base.metrics import counted
 from modelwright.base.policy import refuse
 from modelwright.base.provenance import Provenance
 from modelwright.base.room import saying_when_full
@@ -172,7 +173,7 @@ def told(found: Iterable[Unit], run: Run) -> Iterator[Unit]:
         yield unit
         size += unit.num_bytes
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
-            run.log(f"planning: {number:,} units of input so far, {size:,} bytes")
+            run.log(f"planning: {counted(number, 'unit')} of input so far, {size:,} bytes")
             last = time.monotonic()
 
 
@@ -274,7 +275,8 @@ def say_where_they_went(run: Run, metrics: dict[str, Any]) -> None:
     """The funnel, for the log."""
     run.log(table(metrics))
     for side in SIDES:
-        run.log(f"{side}: {metrics[f'{side}_documents']:,} documents, {metrics[f'{side}_bytes']:,} bytes")
+        documents = counted(metrics[f"{side}_documents"], "document")
+        run.log(f"{side}: {documents}, {metrics[f'{side}_bytes']:,} bytes")
 
 
 def table(metrics: dict[str, Any]) -> str:

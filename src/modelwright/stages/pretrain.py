@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 
 from modelwright.base.artifact import Artifact
+from modelwright.base.metrics import counted
 from modelwright.base.run import Run
 from modelwright.base.seeding import derive
 from modelwright.data.mix import check_names
@@ -102,7 +103,7 @@ def run(config: Config, run: Run) -> Artifact:
         run.log(line)
     mean = mean_token(reading.batches.__getitem__, plan.micro_batches)
     per_token = mean.training_flops(shape)
-    run.log(f"{plan.steps:,} steps, {read:,} tokens, {per_token * read:.3g} FLOPs")
+    run.log(f"{counted(plan.steps, 'step')}, {read:,} tokens, {per_token * read:.3g} FLOPs")
     run.log(mean.describe(per_token))
     validate = config.measure(model, TokenShards.open(source.file("validation")), tokenizer, spread)
     trained = train_model(
@@ -139,7 +140,7 @@ def describe(shape: ModelConfig, model: Transformer) -> str:
         f"layers, {shape.num_experts_per_tok} for a token: {active / 1e6:.2f}M parameters active"
     )
     return (
-        f"{shape.architecture}, {shape.num_hidden_layers} layers x {shape.hidden_size}, "
+        f"{shape.architecture}, {counted(shape.num_hidden_layers, 'layer')} x {shape.hidden_size}, "
         f"{shape.num_attention_heads}/{shape.num_key_value_heads} heads of {shape.head_dim}, feed-forward "
         f"{shape.intermediate_size}, vocabulary {shape.vocab_size}: {parameters / 1e6:.2f}M parameters"
         f"{experts if shape.num_experts else ''}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from modelwright.base.metrics import finite
+from modelwright.base.metrics import counted, finite
 from modelwright.evaluation.frontier import Resampled, Saving
 
 ARMS = (("answers", False), ("rationales", True), ("both", False), ("both", True))
@@ -181,7 +181,7 @@ class Findings:
         for size in self.told:
             base = self.reference(size)
             yield (
-                f"Answers alone, {size:,} problems, {self.seeds} seeds: {base.accuracy:.1%}"
+                f"Answers alone, {size:,} problems, {counted(self.seeds, 'seed')}: {base.accuracy:.1%}"
                 f" [{base.low:.1%}, {base.high:.1%}] right."
             )
             for arm in ARMS[1:]:

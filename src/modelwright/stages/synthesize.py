@@ -17,6 +17,7 @@ from modelwright.base.config import Config as BaseConfig
 from modelwright.base.device import name_of
 from modelwright.base.errors import UserError
 from modelwright.base.files import write_text
+from modelwright.base.metrics import counted
 from modelwright.base.policy import Policy
 from modelwright.base.provenance import Provenance
 from modelwright.base.run import Run
@@ -177,7 +178,7 @@ def run(config: Config, run: Run) -> Artifact:
             f"synthesize.sources hold no prompt{'' if whole else ' that finetune does not hold out'}: name"
             " files of conversations, questions or problems"
         )
-    run.log(f"{len(tasks):,} prompts of {len(read):,} rows")
+    run.log(f"{counted(len(tasks), 'prompt')} of {counted(len(read), 'row')}")
     tasks = with_problems(tasks, config.verify)
     if config.verify and config.verify.by != VOTE and (bare := sum(task.problem is None for task in tasks)):
         run.log(f"prompts without a target to verify by: {bare:,}; their answers will be ungraded")
@@ -365,7 +366,7 @@ class Works:
             money += (judging.price or price).of(judging.journal.prompt_tokens, judging.journal.tokens)
         spent = f", {money:.4g} {price.currency} in all" if money else ""
         run.log(
-            f"{rows:,} rows by {self._writer.name}; for each {read / rows:,.0f} tokens read,"
+            f"{counted(rows, 'row')} by {self._writer.name}; for each {read / rows:,.0f} tokens read,"
             f" {written / rows:,.0f} written, {run.seconds / rows:.3g} s{spent}"
         )
         metrics = {

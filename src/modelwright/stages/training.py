@@ -11,6 +11,7 @@ import torch
 from modelwright.base.device import Device
 from modelwright.base.errors import ConfigError
 from modelwright.base.files import atomic_directory
+from modelwright.base.metrics import counted
 from modelwright.base.run import Run
 from modelwright.base.seams import Objective
 from modelwright.base.world import join, place
@@ -73,7 +74,7 @@ def spread_model(
     if config.activation_checkpointing != "none":
         kind = config.activation_checkpointing
         count = recompute(blocks, kind, config.checkpoint_every_block)
-        run.log(f"activation checkpointing: {kind}, in {count} of {len(blocks)} blocks")
+        run.log(f"activation checkpointing: {kind}, in {count} of {counted(len(blocks), 'block')}")
     if world.size > 1:
         how = f"{world.size} replicas" if replicated else choose_box(config, world).describe()
         run.computes_with("processes", f"{world.size}: {how}")

@@ -22,6 +22,7 @@ from modelwright.base.artifact import Artifact
 from modelwright.base.config import Config, Settings
 from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.files import write_text
+from modelwright.base.metrics import counted
 from modelwright.base.policy import Policy
 from modelwright.base.run import Run
 from modelwright.base.schema import Conversation, Json, Message, Preference
@@ -137,8 +138,8 @@ class ConversationView(Config):
             _write_dropped(run, [*laid.dropped, *laid.shortened])
         too_long, no_target, cut = map(len, (batches.too_long, batches.without_target, laid.shortened))
         run.log(
-            f"{side}: {len(found):,} conversations; left out: {too_long:,} over {self.context} tokens, "
-            f"{no_target:,} without an answer{passed_over(faults)}"
+            f"{side}: {counted(len(found), 'conversation')}; left out: {too_long:,} over"
+            f" {self.context} tokens, {no_target:,} without an answer{passed_over(faults)}"
             f"{f'; {cut:,} shortened to their last turns' if cut else ''}"
             f"; rows: {', '.join(sorted({str(each.meta.get('layout', 'atlas')) for each in found}))}"
         )
@@ -256,8 +257,8 @@ class PairView(Config):
             run.brings_in(provenance_of(kept).stating(statements(self.sources)))
             reason = f"over {self.context} tokens"
             _write_dropped(run, [*unread, *(_dropped(pair.meta, pair.prompt, reason) for pair in too_long)])
-        passed, found = passed_over(faults), len(kept) + len(too_long)
-        run.log(f"{side}: {found:,} pairs; left out: {len(too_long):,} over {self.context} tokens{passed}")
+        passed, found = passed_over(faults), counted(len(kept) + len(too_long), "pair")
+        run.log(f"{side}: {found}; left out: {len(too_long):,} over {self.context} tokens{passed}")
         order, epochs = derive(seed, "batches"), self.epochs if training else 1
         logps = reference_logps(reference, Pairs(fitting, self.rows, order, tokenizer.pad_id), run)
         return Pairs(fitting, self.rows, order, tokenizer.pad_id, logps, epochs)

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from modelwright.base.errors import UserError
+from modelwright.base.metrics import counted, size
 from modelwright.base.resources import peak_resident_bytes
 from modelwright.inference.measure import random_prompts, step_bytes, time_phases
 from modelwright.planning.machines import read_bandwidth
@@ -155,11 +156,10 @@ def measure(loaded: Loaded, prompt: int, tokens: int, repeats: int, batches: Seq
 def _show(console: Console, found: Speeds) -> None:
     console.print(Text(found.model, style="dim"), soft_wrap=True)
     lines = (
-        f"{found.device}, {found.threads} threads, {found.dtype}; prompts of {found.prompt} tokens, "
-        f"answers of {found.tokens}",
-        f"weights {found.weight_bytes / 1e6:,.1f} MB, cache "
-        f"{found.cache_bytes_per_token / 1e3:,.1f} kB a token, "
-        f"{found.peak_bytes / 1e6:,.0f} MB held at most; reads {found.bandwidth / 1e9:,.1f} GB/s",
+        f"{found.device}, {counted(found.threads, 'thread')}, {found.dtype}; "
+        f"prompts of {counted(found.prompt, 'token')}, answers of {found.tokens}",
+        f"weights {size(found.weight_bytes)}, cache {size(found.cache_bytes_per_token)} a token, "
+        f"{size(found.peak_bytes)} held at most; reads {found.bandwidth / 1e9:,.1f} GB/s",
     )
     console.print(Text("\n".join(lines)), soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="dim")

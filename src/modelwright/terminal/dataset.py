@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from modelwright.base.metrics import counted
 from modelwright.data.conversations.flaws import KINDS
 from modelwright.terminal.printable import printable
 
@@ -34,7 +35,7 @@ def show_checked(checked: Any, as_json: bool) -> None:
     console = Console(markup=False, highlight=False)
     for file, layout in checked.layouts.items():
         console.print(printable(f"{file}: layout {layout}"), soft_wrap=True)
-    console.print(f"{checked.rows:,} rows read; {checked.about}", soft_wrap=True)
+    console.print(f"{counted(checked.rows, 'row')} read; {checked.about}", soft_wrap=True)
     if checked.unread:
         names = ", ".join(f"{name} ({count:,})" for name, count in checked.unread.most_common(12))
         console.print(printable(f"fields that are not read: {names}"), soft_wrap=True)
@@ -160,9 +161,9 @@ def show_written(made: Mapping[str, Any], as_json: bool) -> None:
     console = Console(markup=False, highlight=False)
     for each in [made, *made.values()]:
         if isinstance(each, Mapping) and "file" in each:
-            console.print(printable(f"{each['file']}: {each['rows']:,} rows"), soft_wrap=True)
+            console.print(printable(f"{each['file']}: {counted(each['rows'], 'row')}"), soft_wrap=True)
     if "groups" in made:
-        console.print(f"{made['groups']:,} groups of rows that belong together, each on one side")
+        console.print(f"{counted(made['groups'], 'group')} of rows that belong together, each on one side")
     for name, said in (
         ("dropped", "dropped"),
         ("lost", "lost, for want of a place"),

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.tree import Tree
 
-from modelwright.base.artifact import Artifact, Parent
+from modelwright.base.artifact import Artifact, Parent, so_many
 from modelwright.base.errors import UserError
+from modelwright.base.metrics import counted
 from modelwright.base.provenance import UNKNOWN, Facts, Provenance, personal_data_flag
 from modelwright.base.schema import Document
 from modelwright.data.corpus import read_corpus
@@ -95,7 +96,7 @@ def show_ancestry(path: Path, *, as_json: bool = False) -> None:
 def _grow(tree: Tree, node: Ancestor, drawn: set[str]) -> None:
     """What entered the family at this node, then its parents; one that was drawn before is only named."""
     for kind, texts in node.brought_in().items():
-        branch = tree.add(f"{texts.documents:,} {kind}")
+        branch = tree.add(so_many(texts.documents, kind))
         for name, counts in provenance_summary(texts).items():
             known = ", ".join(f"{key} {count:,}" for key, count in counts.items())
             branch.add(printable(f"{name}: {known or 'none'}"))
@@ -197,9 +198,9 @@ def show_step(path: Path, step: int, pieces: Sequence[tuple[int, str, str, int, 
         names = ("row", "document", "source", "first_token", "tokens")
         print(json.dumps([dict(zip(names, piece, strict=True)) for piece in pieces], indent=2))
         return
-    documents = len({piece[1] for piece in pieces})
+    documents = counted(len({piece[1] for piece in pieces}), "document")
     console = Console(markup=False, highlight=False)
-    console.print(f"step {step} of {path} read {len(pieces):,} pieces of {documents:,} documents:")
+    console.print(f"step {step} of {path} read {counted(len(pieces), 'piece')} of {documents}:")
     for row, document, source, first, tokens in pieces:
         where = f"tokens {first:,} to {first + tokens - 1:,}"
         console.print(printable(f"  row {row:3}  {document[:16]}  {where:26}  {source}"), soft_wrap=True)

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from modelwright.base.artifact import Artifact
 from modelwright.base.errors import DamagedFile
+from modelwright.base.metrics import counted, size
 from modelwright.base.provenance import Provenance
 from modelwright.terminal.printable import printable
-from modelwright.terminal.runs import duration, finished, is_run, is_unfinished, named, size
+from modelwright.terminal.runs import duration, finished, is_run, is_unfinished, named
 from modelwright.terminal.unfinished import look_at, unfinished_in
 
 MANY = 12
@@ -57,11 +58,11 @@ def describe(artifact: Artifact) -> str:
         "code": f"modelwright {manifest.version}, revision {manifest.revision}",
         "from": [f"{parent.role}: {parent.id[:12]} ({parent.path})" for parent in manifest.parents]
         or "outside",
-        "cost": f"{duration(cost.seconds)}, {cost.tokens:,} tokens, {cost.flops:.3g} FLOPs, "
+        "cost": f"{duration(cost.seconds)}, {counted(cost.tokens, 'token')}, {cost.flops:.3g} FLOPs, "
         f"{size(cost.peak_memory_bytes)} peak memory, about {cost.energy_wh:.2f} Wh",
         "metrics": {name: brief(value) for name, value in manifest.metrics.items()},
         "settings": {"seed": manifest.seed, **manifest.config},
-        "files": _files(artifact) | {"in all": f"{len(manifest.files)} files, {size(total)}"},
+        "files": _files(artifact) | {"in all": f"{counted(len(manifest.files), 'file')}, {size(total)}"},
         "learned from": {"in all": artifact.texts_behind(), **provenance_summary(manifest.provenance)},
         "machine": dict(manifest.environment),
     }

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from modelwright.base.artifact import Cost
+from modelwright.base.metrics import counted, size
 from modelwright.planning.forecast import OF_REAL_STEPS, Forecast, StationForecast, compare, spent
-from modelwright.planning.machines import GIB, Machine, find_machine
+from modelwright.planning.machines import Machine, find_machine
 from modelwright.planning.remedies import tuning_ways
 from modelwright.planning.serving import FORMATS, cache_bytes, running_memory, tokens_per_second
 from modelwright.planning.shape import Shape, find_shape
@@ -31,11 +32,6 @@ SENT_TO = {
 PART_NAMES = {"cache": "keys and values", "loss": "loss and logits", "process": "process or context"}
 BARS = (0.10, 0.20)
 """What a forecast of memory, and of time, should be within."""
-
-
-def gib(size: float) -> str:
-    """`12.3 GiB`, `840 MiB`."""
-    return f"{size / GIB:,.1f} GiB" if size >= GIB else f"{size / 2**20:,.0f} MiB"
 
 
 def seconds(time: float) -> str:
@@ -62,7 +58,7 @@ def show_forecast(forecast: Forecast, as_json: bool = False) -> None:
     many = f"{forecast.devices} x " if forecast.devices > 1 else ""
     console.print(
         f"[bold]{printable(forecast.recipe)}[/] on {many}[bold]{forecast.machine}[/] "
-        f"({gib(forecast.machine_memory)}; {printable(forecast.machine_source)})"
+        f"({size(forecast.machine_memory)}; {printable(forecast.machine_source)})"
     )
     console.print(_stations(forecast))
     trained = [station for station in forecast.stations if station.steps]
@@ -103,16 +99,16 @@ def _stations(forecast: Forecast) -> Table:
     for one in forecast.stations:
         trains = one.steps > 0
         active = f" ({count(one.active_parameters)} active)"
-        size = count(one.parameters) + (active if one.active_parameters < one.parameters else "")
+        parameters = count(one.parameters) + (active if one.active_parameters < one.parameters else "")
         table.add_row(
             one.station,
-            size if one.parameters else "",
+            parameters if one.parameters else "",
             f"{one.steps:,}" if trains else "",
             count(one.tokens) if one.tokens else "",
             f"{one.flops:.2g}" if one.flops else "",
             duration(one.seconds),
             f"{one.efficiency:.0%}" if trains else "",
-            gib(one.peak_memory),
+            size(one.peak_memory),
             "" if one.fits is None else _fits(one.fits),
         )
     return table
@@ -124,8 +120,8 @@ def _exchanges(stations: list[StationForecast]) -> Table:
     table = _table("sent in a step", *(station.station for station in stations))
     table.add_row("devices", *(station.devices for station in stations))
     for name in names:
-        sizes = (station.sent.get(name) for station in stations)
-        table.add_row(SENT_TO[name], *(gib(size) if size else "-" for size in sizes))
+        sent = (station.sent.get(name) for station in stations)
+        table.add_row(SENT_TO[name], *(size(each) if each else "-" for each in sent))
     table.add_row("sending", *(seconds(station.sending_seconds) for station in stations))
     table.add_row("a step, with it", *(seconds(station.step_seconds) for station in stations))
     return table
@@ -135,7 +131,7 @@ def _memory_parts(stations: list[StationForecast], title: str) -> Table:
     names = list(dict.fromkeys(name for station in stations for name in station.memory))
     table = _table(title, *(station.station for station in stations))
     for name in names:
-        cells = [gib(station.memory[name]) if station.memory.get(name) else "-" for station in stations]
+        cells = [size(station.memory[name]) if station.memory.get(name) else "-" for station in stations]
         table.add_row(PART_NAMES.get(name, name), *cells)
     return table
 
@@ -148,7 +144,7 @@ def _say_remedies(console: Console, station: StationForecast) -> None:
         f"[red]{station.station} does not fit[/] {whom}. What would help, each on top of those before:"
     )
     for number, remedy in enumerate(station.remedies, start=1):
-        console.print(f"  {number}. {remedy['what']}: {gib(remedy['bytes'])} ({remedy['effect']})")
+        console.print(f"  {number}. {remedy['what']}: {size(remedy['bytes'])} ({remedy['effect']})")
 
 
 def show_comparison(
@@ -174,8 +170,8 @@ def show_comparison(
             duration(row.seconds),
             duration(row.forecast_seconds),
             _ratio(row.seconds_ratio, BARS[1]),
-            gib(row.peak_memory),
-            gib(row.forecast_memory),
+            size(row.peak_memory),
+            size(row.forecast_memory),
             "(as before)" if row.inherited else _ratio(row.memory_ratio, BARS[0]),
         )
     console.print(table)
@@ -198,7 +194,7 @@ def show_model(name: str, on: str, context: int, rows: int, as_json: bool = Fals
     batch = TuningBatch(rows=rows, context=context)
     ways = tuning_ways(shape, batch, machine)
     if as_json:
-        tuning = {m: {"bytes": size, "fits": fits} for m, size, fits in ways}
+        tuning = {m: {"bytes": needs, "fits": fits} for m, needs, fits in ways}
         found = {"shape": asdict(shape), "parameters": shape.parameters, "active": shape.active_parameters}
         found |= {"running": [asdict(r) | {"total": r.total} for r in running], "tuning": tuning}
         print(json.dumps(found | {"machine": machine.name, "context": context, "rows": rows}, indent=2))
@@ -206,16 +202,16 @@ def show_model(name: str, on: str, context: int, rows: int, as_json: bool = Fals
     console = _console()
     active = f", {count(shape.active_parameters)} active a token" if shape.experts else ""
     heads = f"{shape.heads}/{shape.kv_heads} heads of {shape.head_dim}"
-    size = f"{count(shape.parameters)} parameters{active}"
+    parameters = f"{count(shape.parameters)} parameters{active}"
     console.print(
-        f"[bold]{printable(shape.name)}[/]: {size}; {shape.layers} layers"
-        f" x {shape.hidden}, {heads}. On [bold]{machine.name}[/], {gib(machine.memory)}."
+        f"[bold]{printable(shape.name)}[/]: {parameters}; {counted(shape.layers, 'layer')}"
+        f" x {shape.hidden}, {heads}. On [bold]{machine.name}[/], {size(machine.memory)}."
     )
     console.print(_running_table(shape, running, machine, context, rows))
     console.print(_tuning_table(shape, batch, ways, machine))
-    each = cache_bytes(shape, 1) / 1024
     console.print(
-        f"[dim]KV cache: 2 x {shape.layers} layers x {shape.kv_size} x 2 bytes = {each:,.0f} KiB a token. "
+        f"[dim]KV cache: 2 x {shape.layers} layers x {shape.kv_size} x 2 bytes ="
+        f" {size(cache_bytes(shape, 1))} a token. "
         "Tokens/s: at most, since weights and cache are read for each. Mixed: weights in fp32 and in 16 bit. "
         "State: gradients and AdamW, 12 bytes a parameter (6 in 16 bit); of adapters 16, weights included. "
         "QLoRA: 0.52 bytes a weight of the matrices. Activations: checkpointed. The framework takes 0.5 to 1 "
@@ -228,7 +224,7 @@ def _running_table(shape: Shape, running: list[Any], machine: Machine, context: 
     table = _table("", "weights", "KV cache", "beside", "in all", "fits", "tokens/s", title=title)
     for row in running:
         speed = tokens_per_second(shape, row.format, context, machine)
-        sizes = (gib(row.weights), gib(row.cache), gib(row.beside), gib(row.total))
+        sizes = (size(row.weights), size(row.cache), size(row.beside), size(row.total))
         fits = row.total <= machine.memory
         table.add_row(row.format, *sizes, _fits(fits), f"< {speed:,.0f}" if fits else "-")
     return table
@@ -237,11 +233,11 @@ def _running_table(shape: Shape, running: list[Any], machine: Machine, context: 
 def _tuning_table(shape: Shape, batch: TuningBatch, ways: list[Any], machine: Machine) -> Table:
     title = f"To fine-tune, {batch.rows} x {batch.context:,} tokens, adapters of rank {batch.rank}, AdamW"
     table = _table("", "weights", "state", "activations", "logits", "in all", "fits", title=title)
-    for method, size, fits in ways:
+    for method, needs, fits in ways:
         found = tuning_memory(shape, method, batch)
         state = found.gradients + found.optimizer + found.adapters
-        sizes = (found.weights, state, found.activations, found.logits, size)
-        table.add_row(METHODS[method], *(gib(each) for each in sizes), _fits(fits))
+        sizes = (found.weights, state, found.activations, found.logits, needs)
+        table.add_row(METHODS[method], *(size(each) for each in sizes), _fits(fits))
     return table
 
 
@@ -264,22 +260,23 @@ def show_sharding(
         print(json.dumps({"model": shape.name, "machine": machine.name, "checkpointing": cases}, indent=2))
         return
     console = _console()
-    sides = f"{box.replicas} replicas x {box.shards} shards x {box.tensor} tensor-parallel ways"
+    sides = f"{counted(box.replicas, 'replica')} x {counted(box.shards, 'shard')}"
+    sides += f" x {counted(box.tensor, 'tensor-parallel way')}"
     title = f"[bold]{printable(shape.name)}[/] ({count(shape.parameters)})"
     console.print(
         f"{title} on {devices} x [bold]{machine.name}[/], {sides}; {rows} x {context:,} tokens on each reader"
     )
     table = _table("a device, by checkpointing", *kinds)
     figures = {
-        "weights, gradients, AdamW": lambda s: gib(s.state),
-        "gathered weights": lambda s: gib(s.gathered),
-        "activations": lambda s: gib(s.activations),
-        "logits": lambda s: gib(s.logits),
-        "in all": lambda s: gib(s.memory),
+        "weights, gradients, AdamW": lambda s: size(s.state),
+        "gathered weights": lambda s: size(s.gathered),
+        "activations": lambda s: size(s.activations),
+        "logits": lambda s: size(s.logits),
+        "in all": lambda s: size(s.memory),
         "fits": lambda s: _fits(s.memory <= machine.memory),
-        "sent a step, shards": lambda s: f"{s.sent_shards / 1e9:,.1f} GB",
-        "sent a step, replicas": lambda s: f"{s.sent_replicas / 1e9:,.1f} GB",
-        "sent a step, tensor": lambda s: f"{s.sent_tensor / 1e9:,.1f} GB",
+        "sent a step, shards": lambda s: size(s.sent_shards),
+        "sent a step, replicas": lambda s: size(s.sent_replicas),
+        "sent a step, tensor": lambda s: size(s.sent_tensor),
         "arithmetic": lambda s: f"{s.arithmetic_seconds:,.2f} s",
         "communication": lambda s: f"{s.communication_seconds:,.2f} s",
         "tokens/s a device": lambda s: f"{rows * context / s.seconds / box.tensor:,.0f}",

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from modelwright.base.artifact import MANIFEST, STARTED, Artifact
 from modelwright.base.errors import UserError
-from modelwright.base.metrics import in_words
+from modelwright.base.metrics import in_words, size
 from modelwright.recipes.recipe import RECIPE_FILE, load_recipe
 from modelwright.recipes.stations import VERBS, WHOLE_LIFE
 from modelwright.terminal.printable import printable
@@ -149,17 +149,8 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     figures = [f"{v}: {in_words(n)} {row['headline'][n]:.3g}" for v, n in HEADLINES if n in row["headline"]]
     updated = (row["updated"] or "-").replace("T", " ").removesuffix("+00:00")
     latest = figures[0] if figures else "-"
-    return [row["run"], stations, size(row["model_bytes"]), duration(row["seconds"]), updated, latest]
-
-
-def size(num_bytes: int | None) -> str:
-    """`15.2 MB`, or a dash."""
-    if num_bytes is None:
-        return "-"
-    if num_bytes < 1000:
-        return f"{num_bytes} B"
-    power = min((len(str(num_bytes)) - 1) // 3, 4)
-    return f"{num_bytes / 1000**power:.1f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+    weights = "-" if row["model_bytes"] is None else size(row["model_bytes"])
+    return [row["run"], stations, weights, duration(row["seconds"]), updated, latest]
 
 
 def duration(seconds: float) -> str:
