@@ -29,6 +29,10 @@ from modelwright.base.run import machine
 from modelwright.planning.measuring import best_seconds, disturbed, noted, watched
 
 GIB = 2**30
+COLUMNS = {"float32": "fp32", "bfloat16": "bf16", "fp8": "fp8"}
+"""Format -> its column of rates in the table."""
+NEUTRAL = {"nvidia", "amd", "geforce", "instinct", "pcie", "oam", "sxm", "sxm4", "sxm5", "hbm2e", "hbm3"}
+"""Words of a driver's name that make no other device of it. Most others do: Ti, D, SUPER, Laptop, MIG."""
 PROBE_SIZE = 2048
 """Side of the square matrices of the probe: 8 MiB in bf16, beyond the caches of one core."""
 
@@ -56,7 +60,7 @@ class Machine:
     """Where the figures are from."""
 
     def rate(self, dtype: str) -> float:
-        """FLOP/s in a format; bf16's where it is not stated."""
+        """FLOP/s in a format; bf16's where it is not stated (Apple's state one for all)."""
         return self.rates.get(dtype) or self.rates["bfloat16"]
 
 
@@ -121,7 +125,7 @@ def find_machine(name: str) -> Machine:
             f"{did_you_mean(word, table)}"
         )
     row = table[key]
-    rates = {"bfloat16": row["bf16"] * 1e12, "fp8": row.get("fp8", 0) * 1e12}
+    rates = {name: row.get(column, 0) * 1e12 for name, column in COLUMNS.items()}
     return Machine(
         name=key,
         kind=row["kind"],
@@ -147,10 +151,10 @@ def this_machine(*, again: bool = False) -> Machine:
 
 def peak_rate(dtype: str) -> tuple[float, str]:
     """FLOP/s of matrix products here at best, and where that is from: the vendor's figure of a GPU that the
-    table knows, else what was measured."""
-    here = this_machine()
-    known = by_device_name(torch.cuda.get_device_name()) if here.kind == "gpu" else None
-    return (known or here).rate(dtype), (known or here).source
+    table knows, where it has one of this format, else what was measured."""
+    known = by_device_name(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    best = known if known and dtype in known.rates else this_machine()
+    return best.rate(dtype), best.source
 
 
 def _measure() -> tuple[dict[str, Any], float]:
@@ -180,25 +184,34 @@ def _measure() -> tuple[dict[str, Any], float]:
 
 def by_device_name(name: str) -> Machine | None:
     """The machine of the table that a GPU is, by what its driver calls it ("NVIDIA H100 80GB HBM3"): every
-    part of the key must be a word of the name, and the key with most parts wins."""
+    part of the key must be a word of the name, and the key with most parts wins. None where a word is left
+    that may make another device of it: "RTX 4090 Laptop GPU", a part of an H100 (MIG), another memory."""
     words = {word for word in re.split(r"[^a-z0-9]+", name.lower()) if word}
     fitting = [key for key in known_machines() if words.issuperset(key.split("-"))]
-    return find_machine(max(fitting, key=lambda key: key.count("-"))) if fitting else None
+    if not fitting:
+        return None
+    found = find_machine(max(fitting, key=lambda key: key.count("-")))
+    left = words - {*found.name.split("-")} - NEUTRAL - {*_table()[found.name].get("also", ())}
+    return found if left <= {f"{round(found.memory / GIB)}gb"} else None
 
 
 def _rates(device: str) -> dict[str, float]:
-    """Format -> FLOP/s of a square product; the best of a few."""
+    """Format -> FLOP/s of a square product; the best of a few. Of random numbers: products of equal ones draw
+    less power, and a GPU that its power limits does them faster. In fp32 proper, whatever training allows."""
     size = PROBE_SIZE * (4 if device == "cuda" else 1)
-    found: dict[str, float] = {}
+    random, found = torch.Generator(device).manual_seed(0), dict[str, float]()
+    allowed = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+        a, b = (torch.randn(size, size, dtype=dtype, device=device, generator=random) for _ in range(2))
         found[name] = 2.0 * size**3 / best_seconds(partial(torch.mm, a, b), device)
+    torch.set_float32_matmul_precision(allowed)
     return found
 
 
 def _bandwidth(device: str) -> float:
     """Bytes per second of adding two tensors far beyond the caches: two read, one written."""
-    size = 2**24 * (16 if device == "cuda" else 1)
+    size = 2**24 * (4 if device == "cuda" else 1)  # beside a model that is there already
     a, b, c = (torch.ones(size, device=device) for _ in range(3))
     return 3 * 4 * size / best_seconds(lambda: torch.add(a, b, out=c), device)
 
