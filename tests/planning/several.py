@@ -23,6 +23,7 @@ from modelwright.training.compute import ComputeConfig
 from modelwright.training.loop import _accumulate
 from modelwright.training.optimizer import Optimizer, OptimizerConfig
 from modelwright.training.parallel import spread_out
+from modelwright.training.recompute import recompute
 
 SIZES = {
     "vocab_size": 160, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
@@ -74,6 +75,8 @@ def step(task: dict[str, Any]) -> dict[str, float]:
         model = with_adapter(model, AdapterConfig(**adapter), nf4=False)
         spread = spread_out(model, model.model.layers, {}, compute, CPU, world, replicated=True)
     else:
+        if compute.activation_checkpointing != "none":
+            recompute(model.model.layers, compute.activation_checkpointing)
         plan = tensor_plan(shape, compute.tensor_parallel)
         spread = spread_out(model, model.model.layers, plan, compute, CPU, world)
         spread.fill(first_weights(model, seed=1))

@@ -32,6 +32,8 @@ Task = dict[str, Any]
 FSDP: Task = {"shard": "fsdp"}
 HSDP: Task = {"shard": "hsdp", "shard_size": 2}
 TENSOR: Task = {"tensor_parallel": 2}
+SELECTIVE: Task = {"activation_checkpointing": "selective"}
+AGAIN: Task = {"activation_checkpointing": "full"}
 MIXTURE = {"architecture": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 2}
 MIXTURE |= {"moe_intermediate_size": 32}
 FEW = MIXTURE | {"num_experts": 2}
@@ -57,7 +59,10 @@ TASKS: dict[int, dict[str, Task]] = {
     2: {
         "fsdp 2, muon": {"compute": FSDP, "kind": "muon"},
         "tensor 2, adamw": {"compute": TENSOR, "kind": "adamw"},
+        "tensor 2, selective": {"compute": TENSOR | SELECTIVE, "kind": "adamw"},
+        "tensor 2, computed again": {"compute": TENSOR | AGAIN, "kind": "adamw"},
         "tensor 2, mixture": {"compute": TENSOR, "kind": "muon", "model": MIXTURE},
+        "tensor 2, mixture, computed again": {"compute": TENSOR | AGAIN, "kind": "adamw", "model": MIXTURE},
     },
 }
 SMALL = known_shape("qwen3-0.6b")
@@ -87,6 +92,7 @@ def planned(task: Task, processes: int) -> tuple[Shape, Training]:
         accumulation=task.get("accumulation", 1),
         optimizer=task["kind"],
         dtype="float32",
+        checkpointing=asked.activation_checkpointing,
         box=Box(replicas=processes) if "adapter" in task else box,
         frozen=Frozen(rank=4) if "adapter" in task else None,
     )

@@ -136,8 +136,10 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     return start
 
 
+SLOW = {8: [pytest.mark.slow]}
 EVERY = pytest.mark.parametrize(
-    ("processes", "name"), [(size, name) for size, cases in CASES.items() for name in cases]
+    ("processes", "name"),
+    [pytest.param(size, name, marks=SLOW.get(size, [])) for size, cases in CASES.items() for name in cases],
 )
 
 

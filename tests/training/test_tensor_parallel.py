@@ -5,6 +5,7 @@ All cases share one start of four processes; with two ways, they are two replica
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from tests import children
 from tests.training.tiny import make_windows
 from tests.training.together import CPU, SIZES
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
+from modelwright.base.device import choose
 from modelwright.base.schema import IGNORE, Batch
 from modelwright.base.seams import Objective, Output
 from modelwright.base.world import World, join
@@ -31,7 +34,11 @@ from modelwright.model.transformer import Transformer
 from modelwright.objectives.distill import Config, Distillation
 from modelwright.objectives.next_token import NextToken
 from modelwright.objectives.preference import DirectPreference
-from modelwright.training.compute import ComputeConfig
+from modelwright.planning.activations import Batch as Rows
+from modelwright.planning.activations import kept_bytes
+from modelwright.planning.pieces import way_of
+from modelwright.planning.shape import Shape
+from modelwright.training.compute import ComputeConfig, compile_blocks
 from modelwright.training.parallel import spread_out
 from modelwright.training.spread import Spread
 
@@ -58,6 +65,7 @@ CASES: dict[str, Case] = {
 }
 WAYS = (2, 4)
 KINDS = [(name, ways) for name in CASES for ways in WAYS if ways == 4 or name in ("packed", "mixture")]
+COMPILED = ("packed", "mixture")
 LIMIT = 1e-5
 """Of the largest number of a gradient: others are sums in which larger ones cancel."""
 LONG: Case = {"tokens": 64, "model": {"hidden_size": 64, "intermediate_size": 160, **HEADS}}
@@ -107,20 +115,26 @@ def spread_of(case: Case, ways: int, world: World) -> tuple[Spread, ModelConfig]
     return spread, shape
 
 
-def found(case: Case, ways: int, world: World) -> dict[str, Tensor]:
-    """The loss, gradients, the loads of experts, and what is measured of documents of any length."""
-    spread, shape = spread_of(case, ways, world)
+def gradients(case: Case, spread: Spread, shape: ModelConfig) -> dict[str, Tensor]:
+    """The loss and whole gradients of the case's batch."""
     batch, objective = batch_of(case), objective_of(case, shape)
     part = batch.part(*(batch.units * (spread.place[0] + end) // spread.readers for end in (0, 1)))
     loss, _ = objective(spread.on_batch(part), part)
     loss.backward()
     spread.collect()
-    spread.after_step(1.0)
     result = {"loss": spread.add_up(loss.detach())}
     for name, piece in spread.pieces().items():
         result[name] = spread.layout.whole(
             name, piece.new_zeros(piece.shape) if piece.grad is None else piece.grad
         )
+    return result
+
+
+def found(case: Case, ways: int, world: World) -> dict[str, Tensor]:
+    """The loss, gradients, the loads of experts, and what is measured of documents of any length."""
+    spread, shape = spread_of(case, ways, world)
+    result = gradients(case, spread, shape)
+    spread.after_step(1.0)
     loads = spread.training_state().get("load", [])
     documents = [list(range(1, 1 + length)) for length in (2, 3, 4, 9, 12)]
     measured = part_of_sums(
@@ -163,6 +177,22 @@ def work(folder: Path) -> None:
     world.barrier()
 
 
+def compile_and_work(folder: Path) -> None:
+    world = join()
+    for name in COMPILED:
+        torch.compiler.reset()
+        counters.clear()
+        spread, shape = spread_of(CASES[name], 2, world)
+        blocks = list(spread.module.get_submodule("model.layers").children())
+        device = dataclasses.replace(CPU, compiler=True)
+        compile_blocks(blocks, ComputeConfig(compile="always"), device, 0.0, lambda line: None)
+        tensors = gradients(CASES[name], spread, shape)
+        assert counters["stats"]["unique_graphs"] > 0
+        if world.is_first:
+            save_file(tensors, folder / f"{name}, compiled.safetensors")
+    world.barrier()
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tensor")
@@ -171,10 +201,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "ways"), KINDS)
-def test_losses_and_gradients_are_those_of_one_process(name: str, ways: int, results: Path) -> None:
-    expected = found(CASES[name], 1, World())
-    tensors = load_file(results / f"{name}, {ways}.safetensors")
+def assert_same(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert tensors.keys() == expected.keys()
     for key, tensor in tensors.items():
         scale = float(expected[key].abs().max()) if expected[key].numel() else 1.0
@@ -182,13 +209,31 @@ def test_losses_and_gradients_are_those_of_one_process(name: str, ways: int, res
         torch.testing.assert_close(tensor, expected[key], rtol=LIMIT, atol=LIMIT * scale, msg=where.format)
 
 
+@pytest.mark.parametrize(("name", "ways"), KINDS)
+def test_losses_and_gradients_are_those_of_one_process(name: str, ways: int, results: Path) -> None:
+    assert_same(load_file(results / f"{name}, {ways}.safetensors"), found(CASES[name], 1, World()))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not choose("cpu", "float32").compiler, reason="torch.compile finds no compiler")
+def test_compiled_blocks_have_the_same_gradients(tmp_path: Path) -> None:
+    errors = tmp_path / "errors"
+    assert set(children.run_together(errors, 2, compile_and_work, tmp_path)) == {0}, errors.read_text()
+    for name in COMPILED:
+        case = CASES[name]
+        assert_same(
+            load_file(tmp_path / f"{name}, compiled.safetensors"),
+            gradients(case, *spread_of(case, 1, World())),
+        )
+
+
 def test_activations_are_dealt_out(results: Path) -> None:
-    """Of a layer's, all but the normalised inputs of attention and of the feed-forward network, which the
-    products read whole."""
-    rows, width, layers = 4 * 64, LONG["model"]["hidden_size"], SIZES["num_hidden_layers"]
-    alone = kept(LONG, 1, World())
-    whole = layers * 2 * 4 * rows * width
+    """All of a layer's, also what its products read whole."""
+    alone, rows = kept(LONG, 1, World()), 4 * 64
     shared = rows * (4 * 64 + 2 * 4 * SIZES["head_dim"] + 8)  # the mask, rotations, ids
     for ways in WAYS:
         each = [json.loads((results / f"kept {ways}, {rank}.json").read_text()) for rank in range(4)]
-        assert each == pytest.approx([whole + shared + (alone - whole - shared) / ways] * 4, rel=0.02)
+        assert each == pytest.approx([shared + (alone - shared) / ways] * 4, rel=0.02)
+        own = way_of(Shape.of(ModelConfig(**(SIZES | HEADS | LONG["model"]))), ways)
+        said = kept_bytes(own, Rows(rows=4, context=64, bytes=4, ways=ways))
+        assert each == pytest.approx([said] * 4, rel=0.05)

@@ -69,9 +69,10 @@ class Batch:
 
 
 def layer_bytes(shape: Shape, batch: Batch) -> float:
-    """Kept of one layer, for all tokens of the micro-batch."""
+    """Of one layer that is computed, for all tokens of the micro-batch. Tensor-parallel ways have whole
+    sequences in front of products then, which `kept_bytes` leaves out."""
     q, k, a = shape.q_size, shape.kv_size, batch.bytes
-    norms = FP32 * (2 + (shape.heads + shape.kv_heads if shape.qk_norm else 0))
+    norms = FP32 * (2 / batch.ways + (shape.heads + shape.kv_heads if shape.qk_norm else 0))
     before_norm = a * (q + k) if shape.qk_norm else 0
     stream = 2 * a * shape.hidden * (1 + 1 / batch.ways)  # products read whole sequences
     return batch.tokens * (
@@ -117,7 +118,7 @@ def shared_bytes(shape: Shape, batch: Batch) -> float:
     """Kept once for all layers, beside casts of the weights: ids, the mask, the last norm's input and
     rotations."""
     mask = batch.bytes * batch.tokens * batch.context if batch.masked else 0
-    last = batch.tokens * (batch.bytes * shape.hidden + FP32)
+    last = batch.tokens * (batch.bytes * shape.hidden + FP32) / batch.ways
     angles = 2 * batch.bytes * batch.context * shape.head_dim
     return 8 * batch.tokens + mask + last + angles
 
@@ -137,13 +138,20 @@ def kept_bytes(
     one, casts = layer_bytes(shape, batch), cast_bytes(shape, batch) if cast else 0.0
     shared = shared_bytes(shape, batch) + casts
     if checkpointing == "none":
-        return shape.layers * one + shared
+        return shape.layers * (one - _gathered_again(shape, batch)) + shared
     again = shape.layers // every
     kept = batch.bytes * batch.tokens * _kept_numbers(shape, batch, checkpointing)
     casts_again = (
         casts * (again - 1) / shape.layers
     )  # those of one layer are there while it is computed again
     return again * kept + (shape.layers - again + 1) * one + shared - max(0.0, casts_again)
+
+
+def _gathered_again(shape: Shape, batch: Batch) -> float:
+    """Of a layer's whole sequences, the tokens of other tensor-parallel ways: gathered again in the backward
+    pass (training/tensor_parallel.py). Experts read none."""
+    sequences = 1 if shape.experts else 2
+    return sequences * batch.bytes * batch.tokens * shape.hidden * (1 - 1 / batch.ways)
 
 
 def _kept_numbers(shape: Shape, batch: Batch, checkpointing: Checkpointing) -> float:

@@ -9,8 +9,9 @@ bytes of a number in products and w bytes of a weight that travels (2 on a GPU i
                   adapter's, 2 x 4 p/S (R-1)/R
     to ways       a n D (T-1)/T for each time that tokens are gathered or dealt out: in a block before and
                   behind attention and before and behind a dense feed-forward part, and the same backwards;
-                  around embedding and last norm five times. Full checkpointing does a block's forward ones
-                  again. Once a step, gradients of what is whole on each way: 2 x 4 (T-1)/T bytes a number
+                  around embedding and last norm five times. What was gathered before is gathered again in the
+                  backward pass; with checkpointing a block does all forward ones again, but for the last of a
+                  dense one. Once a step, gradients of what is whole on each way: 2 x 4 (T-1)/T bytes a number
 
 and once a step Muon brings each matrix together and sends it back: the device's pieces, twice, in the format
 of products. Held against what processes really send in tests/planning/test_several.py.
@@ -75,7 +76,11 @@ def exchange(shape: Shape, training: Training) -> Exchange:
     )
 
 
-def _passages(shape: Shape, training: Training) -> int:
+def _passages(shape: Shape, training: Training) -> float:
     """How often a micro-batch's hidden states are gathered or dealt out among tensor-parallel ways."""
-    in_blocks = 2 * shape.layers + 2 * (shape.layers - shape.moe_layers)
-    return (3 if training.checkpointing == "full" else 2) * in_blocks + 5
+    dense = shape.layers - shape.moe_layers
+    gathered = shape.layers + dense  # and dealt out as often, in either direction
+    if training.checkpointing == "none":
+        return 5 * gathered + 5
+    again = (shape.layers // training.checkpoint_every) / shape.layers
+    return 4 * gathered + 5 + again * (2 * gathered - dense)

@@ -109,7 +109,8 @@ def spread_out(
         return Spread(module.to_empty(device=device.name) if on_meta else module.to(device.name))
     if replicated:
         return Replicated(module.to(device.name), world)
-    return Sharded(module, blocks, plan, choose_box(config, world), device, world)
+    again = config.activation_checkpointing == "none"
+    return Sharded(module, blocks, plan, choose_box(config, world), device, world, gather_again=again)
 
 
 def _refuse_cuts(config: ComputeConfig) -> None:
@@ -177,12 +178,14 @@ class Sharded(Several):
         box: Box,
         device: Device,
         world: World,
+        *,
+        gather_again: bool,
     ) -> None:
         self.module, self.world, self.box = module, world, box
         sides = (box.replicas, box.shards, box.tensor)
         mesh = init_device_mesh(device.name, sides, mesh_dim_names=(REPLICAS, SHARDS, TENSOR))
         shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
-        cuts = cut(module, plan, mesh[TENSOR]) if box.tensor > 1 else {}
+        cuts = cut(module, plan, mesh[TENSOR], gather_again=gather_again) if box.tensor > 1 else {}
         _shard(module, blocks, mesh, device)
         groups: list[Any] = [
             dist.new_group(list(range(first, first + box.held_by)))

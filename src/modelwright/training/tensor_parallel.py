@@ -7,6 +7,9 @@ behind them dealt out again; backwards it is the other way round. The two exchan
 over whole sequences would. What the network returns is gathered too, so that objectives see whole sequences.
 Each process has the gradient of all of it, and goes on with that of its own tokens.
 
+What products have read whole is not kept whole for the backward pass: each process keeps its own tokens, and
+they are gathered again. Where blocks are computed again anyway, that has gathered them (recompute.py).
+
 The head stays cut by words. An objective makes the logits of a process's own words and exchanges two numbers
 a token (`base.seams.Words`). Where nothing is learned, as in validation, the head is handed out whole.
 """
@@ -14,27 +17,31 @@ a token (`base.seams.Words`). Where nothing is learned, as in validation, the he
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
 from modelwright.training.layout import in_order
 
 
-def cut(module: nn.Module, plan: Mapping[str, str], mesh: DeviceMesh) -> dict[str, int]:
+def cut(
+    module: nn.Module, plan: Mapping[str, str], mesh: DeviceMesh, *, gather_again: bool
+) -> dict[str, int]:
     """Apply a plan, module name -> how it is cut (model/sharding.py), over the one side of `mesh`; parameter
     name -> the axis along which it is cut. What is not named there is whole on each process, and its
-    gradients are of this process's part alone."""
-    sequences = _Sequences(mesh)
+    gradients are of this process's part alone. `gather_again`: whole inputs of products are not kept for the
+    backward pass."""
+    sequences = _Sequences(mesh, gather_again)
     for name, how in plan.items():
         sequences.cut(module.get_submodule(name), how)
     return {
@@ -47,35 +54,48 @@ def cut(module: nn.Module, plan: Mapping[str, str], mesh: DeviceMesh) -> dict[st
 class _Sequences:
     """Deals out tokens and gathers them, for all modules of one network."""
 
-    def __init__(self, mesh: DeviceMesh) -> None:
-        self.mesh = mesh
+    def __init__(self, mesh: DeviceMesh, gather_again: bool) -> None:
+        self.mesh, self.gather_again = mesh, gather_again
         self.length = 0
         """T of the ids that the embedding has read last: those that are computed on."""
+        self.read: _Read | None = None
+        """What products read that are computed now, where it is gathered again for the backward pass."""
 
     def cut(self, part: nn.Module, how: str) -> None:
         """Cut a module's weight as the plan says, and let it read and return what that means."""
         if how == "columns":
-            parallelize_module(part, self.mesh, ColwiseParallel())
+            assert isinstance(part, nn.Linear)
+            for name, parameter in list(part.named_parameters(recurse=False)):
+                part.register_parameter(name, self._by_rows(parameter))
+            part.forward = partial(self._multiply, part)  # pyright: ignore[reportAttributeAccessIssue]
         elif how == "rows":
             style = RowwiseParallel(output_layouts=Partial(), use_local_output=False)
             parallelize_module(part, self.mesh, style)
             part.register_forward_hook(self._sums)
         elif how == "words":
             assert isinstance(part, nn.Embedding)
-            by_words = distribute_tensor(part.weight, self.mesh, [Shard(0)])
-            part.weight = nn.Parameter(by_words, part.weight.requires_grad)
+            part.weight = self._by_rows(part.weight)
             part.forward = partial(self._look_up, part)  # pyright: ignore[reportAttributeAccessIssue]
         elif how == "whole_input":
             part.register_forward_pre_hook(self._whole_input)
         else:
             part.register_forward_hook(self._whole_output)
 
+    def _by_rows(self, parameter: Tensor) -> nn.Parameter:
+        return nn.Parameter(distribute_tensor(parameter, self.mesh, [Shard(0)]), parameter.requires_grad)
+
+    def _multiply(self, part: nn.Linear, whole: Tensor) -> Tensor:
+        """(B, T, D) through a linear layer, of whose output features each process has some."""
+        weight = _local(part.weight)
+        bias = None if part.bias is None else _local(part.bias).to(whole.dtype)
+        if self.read is None or torch.compiler.is_compiling():  # a compiler decides itself what is kept
+            return F.linear(whole, weight.to(whole.dtype), bias)
+        return _Product.apply(whole, self.read.own, weight, bias, self.read)  # type: ignore[no-any-return]
+
     def _look_up(self, part: nn.Embedding, ids: Tensor) -> Tensor:
         """(B, T) ids -> (B, t, D) of own tokens. Each process looks up the words that it has."""
         self.length = ids.shape[1]
-        weight = part.weight
-        assert isinstance(weight, DTensor)
-        places, own = ids - WordsOf(self.mesh, weight.shape).first, weight.to_local()
+        places, own = ids - WordsOf(self.mesh, part.weight.shape).first, _local(part.weight)
         here = (places >= 0) & (places < len(own))
         found = F.embedding(places.where(here, 0), own)
         summed = DTensor.from_local(found.where(here.unsqueeze(-1), 0.0), self.mesh, [Partial()])
@@ -91,7 +111,10 @@ class _Sequences:
         return F.pad(own, (0, 0, 0, missing)) if missing else own
 
     def _whole_input(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return self._gathered(inputs[0]), *inputs[1:]
+        own, *others = inputs
+        if self.gather_again and not torch.compiler.is_compiling():
+            self.read = _Read(own.detach(), partial(self._whole, length=self.length))
+        return self._whole(own, self.length), *others
 
     def _whole_output(self, module: nn.Module, inputs: Any, output: tuple[Tensor, Any]) -> tuple[Tensor, Any]:
         """(B, t, D) and tensors (B t, ...) of the same tokens -> (B, T, D) and (B T, ...)."""
@@ -99,14 +122,70 @@ class _Sequences:
 
         def whole(tensor: Tensor) -> Tensor:
             by_row = tensor.unflatten(0, (len(hidden), -1))
-            return _Same.apply(self._gathered(by_row).to_local().flatten(0, 1))  # type: ignore[no-any-return]
+            return _Same.apply(self._gathered(by_row).to_local()[:, : self.length].flatten(0, 1))  # type: ignore[no-any-return]
 
-        return _Same.apply(self._gathered(hidden).to_local()), tree_map_only(Tensor, whole, others)
+        self.read = None
+        states = self._gathered(hidden).to_local()[:, : self.length]
+        return _Same.apply(states), tree_map_only(Tensor, whole, others)
+
+    def _whole(self, own: Tensor, length: int) -> Tensor:
+        """(B, t, D) -> (B, T, D), of whose gradient each process finds a part of the sum."""
+        return self._gathered(own).to_local(grad_placements=[Partial()])[:, :length]
 
     def _gathered(self, own: Tensor) -> DTensor:
-        """(B, t, ...) -> (B, T, ...)."""
-        whole = DTensor.from_local(own, self.mesh, [Shard(1)]).redistribute(placements=[Replicate()])
-        return whole if whole.shape[1] == self.length else whole[:, : self.length]  # type: ignore[return-value]
+        """(B, t, ...) -> (B, T, ...), filled up where tokens are."""
+        return DTensor.from_local(own, self.mesh, [Shard(1)]).redistribute(placements=[Replicate()])
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This process's part."""
+    assert isinstance(tensor, DTensor)
+    return tensor.to_local()
+
+
+class _Read:
+    """A sequence that products share, gathered again for their backward passes, which follow one another."""
+
+    def __init__(self, own: Tensor, whole: Callable[[Tensor], Tensor]) -> None:
+        self.own, self._whole_of = own, whole
+        self._waiting = 0
+        self._whole: Tensor | None = None
+
+    def expect(self) -> None:
+        """One more product will ask."""
+        self._waiting += 1
+
+    def again(self, own: Tensor) -> Tensor:
+        """(B, t, D) -> (B, T, D); the last that was expected to ask leaves nothing behind."""
+        whole = self._whole_of(own) if self._whole is None else self._whole
+        self._waiting -= 1
+        self._whole = whole if self._waiting > 0 else None
+        return whole
+
+
+class _Product(torch.autograd.Function):
+    """whole (B, T, D) times weight (F, D) as F.linear has it, of which own tokens (B, t, D) are kept. Weights
+    are cast to the format of what they multiply here and again in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, whole: Tensor, own: Tensor, weight: Tensor, bias: Tensor | None, read: _Read
+    ) -> Tensor:
+        ctx.read = read
+        ctx.save_for_backward(own, weight)
+        if weight.requires_grad:
+            read.expect()
+        return F.linear(whole, weight.to(whole.dtype), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        own, weight = ctx.saved_tensors
+        slope, (of_whole, _, of_weight, of_bias, _) = upstream[0], ctx.needs_input_grad
+        rows = slope.flatten(0, 1)
+        d_whole = slope @ weight.to(slope.dtype) if of_whole else None
+        d_weight = (rows.T @ ctx.read.again(own).flatten(0, 1)).to(weight.dtype) if of_weight else None
+        return d_whole, None, d_weight, rows.sum(0) if of_bias else None, None
 
 
 def add_up_gradients(parameters: Mapping[str, nn.Parameter], group: dist.ProcessGroup) -> None:
