@@ -98,7 +98,7 @@ def test_the_chapters_table_is_what_the_code_says(row: list[str]) -> None:
     machine, box = find_machine("h100"), choose_box(int(devices.replace(",", "")), kind, int(tensor or 1))
     found = sharded(known_shape(model.lower()), box, machine)
     all_sent = found.sent_shards + found.sent_replicas + found.sent_tensor
-    assert as_printed(held, found.memory / GIB) and as_printed(sent, all_sent / 1e9)
+    assert as_printed(held, found.memory / GIB) and as_printed(sent, all_sent / GIB)
     assert as_printed(arithmetic, found.arithmetic_seconds)
     assert as_printed(communication, found.communication_seconds)
     assert ("too much" in held) == (found.memory > machine.memory)
