@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -9,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modelwright.base.device import missing_for_gpu
 from modelwright.base.schema import Batch
 from modelwright.model.config import ModelConfig
 from modelwright.training.batches import Example, Packed
@@ -74,6 +77,37 @@ def tiny(case: Case) -> Case:
     """The same kind of case, small enough for a CPU in a test."""
     small = shape(2, 64, 2, 1, 128, 128).model_copy(update={"architecture": case.shape.architecture})
     return replace(case, shape=small, context=128, rows=2, accumulation=2)
+
+
+def ways(case: Case, *, again: bool = True) -> Iterator[Case]:
+    """The case, and the same steps in less and less memory: fewer rows, and where layers may be computed
+    `again`, activation checkpointing."""
+    yield case
+    rows, accumulation = case.rows, case.accumulation
+    while rows % 2 == 0:
+        rows, accumulation = rows // 2, accumulation * 2
+        yield replace(case, rows=rows, accumulation=accumulation)
+    for kind in ("selective", "full") if again else ():
+        yield replace(case, rows=rows, accumulation=accumulation, checkpointing=kind)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory was what failed: torch's own error, or that of a library that found none for itself."""
+    libraries = ("CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_ALLOC_FAILED")
+    said = (*libraries, "CUDA error: out of memory", "CUDA driver error: out of memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
+
+
+def published_as(benchmark: str) -> str:
+    """The name of a result here. Without a compiler all runs eagerly, attention within documents too: such
+    figures get a name of their own, and it is said."""
+    missing = missing_for_gpu()
+    if not missing:
+        return benchmark
+    line = "!" * 100
+    print(f"{line}\nnothing is compiled here, missing: {missing}.", file=sys.stderr)
+    print(f"The figures are of eager runs and are published as {benchmark}_eager.\n{line}", file=sys.stderr)
+    return f"{benchmark}_eager"
 
 
 class RandomWindows:

@@ -28,7 +28,7 @@ import torch
 
 import train_gpu
 from gpu_cases import CASES as TRAINING
-from gpu_cases import CHECK, Case, Ended, UpTo, batches_of, shape, tiny
+from gpu_cases import CHECK, Case, Ended, UpTo, batches_of, published_as, shape, tiny
 from modelwright.base.metrics import read_metrics
 from modelwright.base.run import Run
 from modelwright.compression.nf4 import nf4_linear
@@ -117,7 +117,7 @@ def run_tuned(
         clock = [line["seconds"] for line in read_metrics(run.dir / "timing.jsonl")]
         losses = [line["loss"] for line in read_metrics(run.dir / "metrics.jsonl")]
     found = {"parameters": model.num_parameters(), "losses": losses, **train_gpu.timed(clock, case)}
-    return found | {"how": train_gpu.how(case)}
+    return found | {"how": train_gpu.how(case), "compiled": compute.compile == "always" and device.compiler}
 
 
 def compute_for(tuned: Tuned) -> ComputeConfig:
@@ -158,6 +158,7 @@ def summary(tuned: Tuned, found: dict[str, Any]) -> dict[str, Any]:
     return {
         "case": tuned.case.name,
         "how": found["how"],
+        "compiled": found["compiled"],
         "parameters": found["parameters"],
         "step_tokens": tuned.case.step_tokens,
         "tokens_per_second": speed,
@@ -187,14 +188,14 @@ def main() -> None:
     """All cases on this machine's GPU."""
     if not torch.cuda.is_available():
         raise SystemExit("no NVIDIA GPU is at hand: nothing was measured. --tiny runs everything on a CPU.")
-    start, lines = time.perf_counter(), list[dict[str, Any]]()
+    title, start, lines = published_as("sft_gpu"), time.perf_counter(), list[dict[str, Any]]()
     checks = in_process(CHECK, LIMIT)
     for name, tuned in CASES.items():
         found = in_process(name, LIMIT - (time.perf_counter() - start))
         lines.append({"case": name, **found} if "failed" in found else summary(tuned, found))
         print(json.dumps(lines[-1]))
     told = {"checks": checks, "cases": lines, "seconds": time.perf_counter() - start}
-    publish("sft_gpu", [], ("torch",), " ".join((__doc__ or "").split()), told)
+    publish(title, [], ("torch",), " ".join((__doc__ or "").split()), told)
     if "failed" in checks:
         raise SystemExit("the losses were not shown to be the CPU's: the speeds above prove nothing")
 

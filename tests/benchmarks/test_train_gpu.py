@@ -27,6 +27,7 @@ def test_it_runs_tiny(benchmark):
     found = benchmark.run_tiny()
     assert [row["case"] for row in found] == [*benchmark.CASES, benchmark.PEER]
     assert all(row["tokens_per_second"] > 0 and row["mfu"] is None for row in found)
+    assert all(row["compiled"] is False for row in found)
     packed = next(row for row in found if row["case"].startswith("SFT"))
     assert packed["mean_context"] < packed["context"] and packed["supervised"] < 0.7
 
@@ -110,6 +111,71 @@ def test_what_does_not_fit_is_tried_in_less_memory(benchmark, monkeypatch):
     assert len({way.step_tokens for way in benchmark.ways(case)}) == 1, "the same steps"
 
 
+NO_ROOM = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 6.14 GiB"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+
+
+@pytest.mark.parametrize("error", NO_ROOM)
+def test_the_peer_is_given_fewer_rows_too(benchmark, monkeypatch, error):
+    """All its logits at once are what a GPU of 24 GB has no room for."""
+    tried = []
+
+    def hungry(case, compute, steps):
+        tried.append((case.rows, case.accumulation, case.checkpointing))
+        if case.rows > 8:
+            raise error
+        return {"losses": []}
+
+    monkeypatch.setattr(benchmark, "run_peer", hungry)
+    case = benchmark.CASES["GPT-2 small"]
+    assert benchmark.peer_in_memory(case, benchmark.ComputeConfig())["how"] == "64 x 8 rows of 1024"
+    assert tried == [(32, 16, "none"), (16, 32, "none"), (8, 64, "none")]
+    monkeypatch.setattr(benchmark, "run_peer", lambda *rest: (_ for _ in ()).throw(error))
+    with pytest.raises(SystemExit, match="does not fit"):
+        benchmark.peer_in_memory(case, benchmark.ComputeConfig())
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(benchmark, monkeypatch):
+    def wrong(case, compute, steps):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(benchmark, "run_ours", wrong)
+    with pytest.raises(RuntimeError, match="illegal"):
+        benchmark.run_in_memory(benchmark.CASES["1B"], benchmark.ComputeConfig())
+
+
+def test_eager_figures_are_not_published_as_compiled_ones(benchmark, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark.published_as.__globals__["sys"], "stderr", sys.stdout)
+    monkeypatch.setitem(benchmark.published_as.__globals__, "missing_for_gpu", lambda: "")
+    assert benchmark.published_as("train_gpu") == "train_gpu" and not capsys.readouterr().out
+    monkeypatch.setitem(
+        benchmark.published_as.__globals__, "missing_for_gpu", lambda: "python's headers (python3-dev)"
+    )
+    assert benchmark.published_as("train_gpu") == "train_gpu_eager"
+    said = capsys.readouterr().out
+    assert "!!!!" in said and "python3-dev" in said and "train_gpu_eager" in said
+
+
+def test_a_case_says_whether_it_was_compiled(benchmark, monkeypatch):
+    """Asked for, and yet eager where there is no compiler."""
+    case = benchmark.tiny(benchmark.CASES["GPT-2 small"])
+    compute = benchmark.ComputeConfig(device="cpu", dtype="float32", compile="always")
+    honest = benchmark.resolve
+
+    def lacking(compute):
+        return benchmark.replace(honest(compute), compiler=False, missing="a C++ compiler")
+
+    monkeypatch.setattr(benchmark, "resolve", lacking)
+    assert benchmark.run_ours(case, compute, 2)["compiled"] is False
+    monkeypatch.setattr(benchmark, "resolve", lambda c: benchmark.replace(honest(c), compiler=True))
+    monkeypatch.setattr(benchmark, "make_fast", lambda *rest, **named: None)
+    assert benchmark.run_ours(case, compute, 2)["compiled"] is True
+    never = compute.model_copy(update={"compile": "never"})
+    assert benchmark.run_ours(case, never, 2)["compiled"] is False
+
+
 @pytest.mark.parametrize("kind", ["selective", "full"])
 def test_activation_checkpointing_changes_no_loss(benchmark, kind):
     case = benchmark.tiny(benchmark.CASES["SFT 0.6B, 16k"])
@@ -148,6 +214,35 @@ def test_what_fails_fails_alone(benchmark, monkeypatch):
     assert failed == {"SFT 0.6B, 16k", "SFT 0.6B, 8k"} and len(found["cases"]) == len(benchmark.CASES) + 1
     assert asked[:4] == [("check", False), ("GPT-2 small", False), ("1B", False), ("SFT 0.6B, 16k", False)]
     assert found["rows"][0].ratio == 1 and found["rows"][0].rounds == 4
+
+
+def test_the_check_has_a_limit_of_its_own(benchmark, monkeypatch):
+    asked = {}
+
+    def answer(command, label, seconds, *, least, most):
+        asked[label] = most
+        return {}
+
+    monkeypatch.setattr(benchmark, "answer_in_time", answer)
+    for name in (benchmark.CHECK, "1B"):
+        benchmark.in_process(name, False, benchmark.LIMIT)
+    assert asked == {"check": benchmark.LONGEST_CHECK, "1B": benchmark.LONGEST}
+    assert benchmark.LONGEST_CHECK + benchmark.LONGEST < benchmark.LIMIT < 480, "the first case has its time"
+
+
+def test_where_nothing_was_shown_the_end_says_what_to_do(benchmark, monkeypatch):
+    published = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(benchmark, "published_as", lambda name: f"{name}_eager")
+    monkeypatch.setattr(benchmark, "publish", lambda name, *rest: published.append(name))
+    found = {"checks": {"failed": "ended after 260 s"}, "rows": []}
+    monkeypatch.setattr(benchmark, "measure_all", lambda peak: dict(found))
+    with pytest.raises(SystemExit, match=r"ended after 260 s.*--case check.*run the benchmark once more"):
+        benchmark.main()
+    found["checks"] = {}
+    benchmark.main()
+    assert published == ["train_gpu_eager"] * 2
 
 
 def test_a_process_that_hangs_is_ended(benchmark, monkeypatch):
