@@ -98,6 +98,26 @@ def test_the_one_pass_cross_entropy_is_the_plain_one(dtype, weights, z, monkeypa
     torch.testing.assert_close(ours, plain, rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-6)
 
 
+@given(st.integers(1, 300_000), st.integers(1, 200), st.booleans())
+def test_a_chunk_of_logits_has_its_share_of_a_gpu_s_memory(words, gib, fused):
+    chunk = cross_entropy.chunk_size(words, gib * 2.0**30, fused=fused)
+    room = min(2**29, gib * 2**30 / 64) / (1 if fused else cross_entropy.COPIES)
+    assert chunk == cross_entropy.CHUNK or room - 2 * words <= 2 * chunk * words <= room
+
+
+def test_the_loss_asks_for_the_size_of_its_chunks(monkeypatch):
+    """A GPU's memory and its compiler decide, and a head that is shared out counts its own words."""
+    hidden, head = random(4, 8), torch.empty(50_304, 8)
+    assert cross_entropy.memory_of(hidden.device) == 0.0
+    monkeypatch.setattr(cross_entropy, "memory_of", lambda device: 80e9)
+    for compiler, size in ((True, 5336), (False, 667)):
+        monkeypatch.setattr(cross_entropy, "can_compile_for_gpu", lambda compiler=compiler: compiler)
+        assert cross_entropy._chunk(hidden, head, None) == size
+    monkeypatch.setattr(cross_entropy, "memory_of", lambda device: 8 * 2.0**30)
+    monkeypatch.setattr(cross_entropy, "can_compile_for_gpu", lambda: True)
+    assert cross_entropy._chunk(hidden, head, None) * len(head) * 2 <= 2**27
+
+
 @pytest.mark.gpu
 @on_gpu
 @pytest.mark.parametrize("heads", [2, 4])

@@ -74,6 +74,18 @@ def test_the_loss_holds_a_chunk_of_logits_and_never_all() -> None:
     assert large - small == pytest.approx(8192 * shape.hidden * 2)  # hidden states alone
 
 
+@pytest.mark.parametrize(("gib", "mib"), [(80, 512), (8, 128)])
+def test_on_a_gpu_the_loss_holds_its_chunk_of_half_a_gib(gib: int, mib: int) -> None:
+    """GPT-2 small, on cards of 80 and of 8 GiB: the chunk of kernels/cross_entropy.py, in bf16."""
+    shape = Shape(
+        vocab=50_304, hidden=768, feed_forward=2048, layers=12, heads=12, kv_heads=12, head_dim=64, tied=True
+    )
+    batch = Batch(rows=32, context=1024, compiled_kernels=False, gpu_memory=gib * 2.0**30)
+    head = shape.embedding * (4 + 2 + 4)  # its gradient, it in bf16, and a product that is added
+    logits = loss_bytes(shape, batch) - head - 32 * 1024 * shape.hidden * 2
+    assert logits == pytest.approx(mib * 2**20, rel=0.001)
+
+
 @given(
     st.integers(1, 32),
     st.integers(32, 2048),

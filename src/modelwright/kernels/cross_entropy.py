@@ -46,6 +46,12 @@ every batch, and the library that multiplies there in bf16 makes and keeps a pro
 7 MB a step (measured; 4096 words), until a thousand are kept."""
 CUDA_CHUNK = 2**28
 """Logits at a time on a GPU (512 MiB in bf16): enough rows to fill it, and few launches. Not yet measured."""
+GPU_SHARE = 128
+"""Bytes of a GPU's memory for each of them, at the least: in bf16 they take a 64th of it, so 128 MiB on a
+card of 8 GiB, where 512 would stand beside a model that barely fits."""
+COPIES = 8
+"""fp32 tensors of the size of a chunk that judging it in many passes takes, about: on a GPU chunks are
+smaller by this, where no compiler fuses the passes."""
 
 
 def reference_logprobs(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
@@ -88,11 +94,27 @@ def token_logprobs(
     return _TokenLogprobs.apply(hidden, head, targets, size, words)  # type: ignore[no-any-return]
 
 
+def chunk_size(words: int, gpu_memory: float = 0.0, *, fused: bool) -> int:
+    """Tokens at a time, each with logits over so many words: on a GPU with so many bytes of memory, or on a
+    CPU (0). `fused`: one compiled pass reads them. The planner asks here as well."""
+    logits = gpu_logits(gpu_memory, fused=fused) if gpu_memory else FUSED_CHUNK if fused else 0
+    return max(CHUNK, logits // words)
+
+
+def gpu_logits(memory: float, *, fused: bool) -> int:
+    """Logits at a time on a GPU with so many bytes of memory."""
+    return min(CUDA_CHUNK, int(memory / GPU_SHARE)) // (1 if fused else COPIES)
+
+
+@cache
+def memory_of(device: torch.device) -> float:
+    """Bytes of a GPU's memory; 0 for what is none."""
+    return float(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else 0.0
+
+
 def _chunk(hidden: Tensor, head: Tensor, words: Words | None) -> int:
-    rows = head.shape[0] if words is None else words.most
-    if hidden.device.type == "cuda":
-        return max(CHUNK, CUDA_CHUNK // rows)
-    return max(CHUNK, FUSED_CHUNK // rows) if native.usable(hidden) else CHUNK
+    rows, memory = head.shape[0] if words is None else words.most, memory_of(hidden.device)
+    return chunk_size(rows, memory, fused=can_compile_for_gpu() if memory else native.usable(hidden))
 
 
 def chunks(x: Tensor, chunk: int) -> list[tuple[slice, Tensor]]:

@@ -18,11 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from modelwright.kernels.cross_entropy import CHUNK, CUDA_CHUNK, chunks
+from modelwright.kernels.cross_entropy import CHUNK, chunks, gpu_logits, memory_of
 from modelwright.kernels.linear import add_weight_gradient
-
-COPIES = 8
-"""fp32 tensors of the size of a chunk that judging it takes, about: on a GPU chunks are smaller by this."""
 
 Judge = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(n, V) logits of the model that learns, (n, W) of the other one, both fp32, and (n,) targets -> the loss,
@@ -48,10 +45,15 @@ def summed_over_logits(
 ) -> tuple[Tensor, Tensor]:
     """(loss, (k,) its parts without a gradient), summed over N tokens in fp32. hidden (N, D), head (V, D),
     targets (N,) int64; the other model's hidden states (N, E) and head (W, E) get no gradient."""
-    size = chunk or (CUDA_CHUNK // (COPIES * head.shape[0]) if hidden.device.type == "cuda" else CHUNK)
+    size = chunk or paired_chunk(len(head), memory_of(hidden.device))
     needs_gradient = torch.is_grad_enabled() and (hidden.requires_grad or head.requires_grad)
     inputs = (hidden, head, other.detach(), other_head.detach(), targets)
-    return _Summed.apply(*inputs, judge, max(size, 1), needs_gradient)  # type: ignore[no-any-return]
+    return _Summed.apply(*inputs, judge, size, needs_gradient)  # type: ignore[no-any-return]
+
+
+def paired_chunk(words: int, gpu_memory: float = 0.0) -> int:
+    """Tokens at a time, as `cross_entropy.chunk_size` has it: judging is never one compiled pass."""
+    return max(1, gpu_logits(gpu_memory, fused=False) // words) if gpu_memory else CHUNK
 
 
 class _Summed(torch.autograd.Function):

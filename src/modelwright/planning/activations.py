@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modelwright.kernels.attention import EXPLICIT_MAX_LENGTH
-from modelwright.kernels.cross_entropy import CHUNK, FUSED_CHUNK
+from modelwright.kernels.cross_entropy import chunk_size
 from modelwright.kernels.tile_attention import MAX_HEAD
 from modelwright.planning.shape import Shape
 
@@ -41,6 +41,8 @@ class Batch:
     """Documents share rows, so attention gets a mask of (rows, T, T) numbers (pretrain, finetune)."""
     compiled_kernels: bool = True
     """The C++ row kernels are in use (a CPU with GCC)."""
+    gpu_memory: float = 0.0
+    """Bytes of the GPU that computes, after which the loss takes its chunks; 0: a CPU."""
     explicit_attention: bool = True
     """A CPU that may hold (T, T) probabilities of short contexts."""
     tiled_attention: bool = False
@@ -168,10 +170,11 @@ def _kept_numbers(shape: Shape, batch: Batch, checkpointing: Checkpointing) -> f
 def loss_bytes(shape: Shape, batch: Batch, *, fused: bool = True, supervised: float = 1.0) -> float:
     """Held at the peak of the loss: one chunk of logits, the gradients of hidden states and head, the head in
     bf16. `supervised` is the share of tokens with a loss: where it is not all, their hidden states are copied
-    out. Not fused (preferences), only the chunk and the hidden states are kept."""
-    tokens = batch.tokens * supervised
-    chunk = min(tokens, max(CHUNK, FUSED_CHUNK / shape.vocab) if batch.compiled_kernels else CHUNK)
-    copies = batch.bytes if batch.compiled_kernels else batch.bytes + 2 * FP32
+    out. Not fused (preferences), only the chunk and the hidden states are kept. A GPU is taken to have a
+    compiler."""
+    tokens, one_pass = batch.tokens * supervised, batch.compiled_kernels or batch.gpu_memory > 0
+    chunk = min(tokens, chunk_size(shape.vocab, batch.gpu_memory, fused=one_pass))
+    copies = batch.bytes if one_pass else batch.bytes + 2 * FP32
     logits = chunk * shape.vocab * copies
     head = shape.embedding * (FP32 + (batch.bytes if batch.bytes < FP32 else 0))
     hidden = tokens * shape.hidden * batch.bytes * (1 if supervised == 1.0 else 2)

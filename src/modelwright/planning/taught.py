@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from modelwright.base.files import read_json
-from modelwright.kernels.cross_entropy import CHUNK
-from modelwright.kernels.paired_logits import COPIES
+from modelwright.kernels.cross_entropy import COPIES
+from modelwright.kernels.paired_logits import paired_chunk
 from modelwright.planning.activations import FP32, Batch, layer_bytes
 from modelwright.planning.shape import Shape, find_shape
 
@@ -49,7 +49,7 @@ class Teacher:
 
     def loss_bytes(self, student: Shape, batch: Batch, supervised: float) -> float:
         """What judging takes: last hidden states, copied where they have a loss, and chunks of logits."""
-        chunk = min(batch.tokens * supervised, CHUNK)
+        chunk = min(batch.tokens * supervised, paired_chunk(student.vocab, batch.gpu_memory))
         logits = COPIES * FP32 * chunk * max(student.vocab, self.shape.vocab)
         hidden = batch.bytes * batch.tokens * self.shape.hidden * (1 + supervised)
         return logits + hidden
