@@ -28,6 +28,7 @@ from modelwright.base.artifact import Artifact
 from modelwright.base.run import code_revision, machine
 from modelwright.life import planning
 from modelwright.recipes.recipe import load_recipe
+from modelwright.stages.forecast_process import PART
 from record import Row, publish_cases
 
 COMMON = {
@@ -110,7 +111,8 @@ def _measure(station: str, settings: dict[str, Any], base: Path, folder: Path) -
         "seconds": cost.seconds,
         "peak_memory": peak,
         **{f"{kind}_seconds": each.seconds for kind, each in pick.items()},
-        **{f"{kind}_memory": each.peak_memory for kind, each in pick.items()},
+        # the station runs in a process of its own, which holds nothing of other stations
+        **{f"{kind}_memory": each.peak_memory - each.memory[PART] for kind, each in pick.items()},
     }
 
 

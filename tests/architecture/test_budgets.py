@@ -157,10 +157,11 @@ WIDEST = {
         "it trains models of every family, on data in every layout or on own answers, in every way",
     ),
     "forecast": (
-        16_064,  # 2,762 more: models that write or are asked, measuring what steps reach, several devices
+        16_346,  # 3,044 more: models that write or are asked, measured steps, packed rows, several devices
         "it plans lives that begin with a training, or with a model from outside, and reads their rows",
     ),
-    "forecast_writing": (10_433, "it reads prompts in every layout, and the settings of every method"),
+    "forecast_untrained": (9_661, "it reads the rows that judge averages, and the suites that are asked"),
+    "forecast_writing": (10_898, "it reads prompts in every layout, and the settings of every method"),
     "import_model": (9_700, "it takes over models of every family, with tokenizers of every kind"),
     "new_tokens": (
         7_711,
@@ -171,7 +172,7 @@ WIDEST = {
     "rationale_study": (20_373, "it runs finetune for every student, asks it, and draws what came out"),
     "reading": (13_653, "it builds what a training reads"),
     "reading_examples": (18_924, "it reads data in every layout, and models of every family that read it"),
-    "rehearsal": (11_078, "it runs real steps of any training, with all the kernels that compute them"),
+    "rehearsal": (11_105, "it runs real steps of any training, with all the kernels that compute them"),
     "retention": (7_698, "it asks tasks, reads text, and compares, as evaluate does"),
     "scale": (15_106, "it runs a station for every rung, fits a law to what they came to, and draws it"),
     "search": (15_800, "it trains in every way that finetune does, and judges what comes of it"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -104,3 +106,32 @@ def test_a_gpu_that_cannot_be_read_is_asked_once(
     assert meter.read() == meter.read() == {}
     assert meter.source == "no meter, not counted"
     assert len((tmp_path / "asked").read_text().splitlines()) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux begins a new peak")
+def test_what_a_work_has_freed_goes_back_and_its_peak_is_forgotten() -> None:
+    """In a process of its own: what malloc keeps for the next block, and a peak that is no longer the
+    process's."""
+    code = """
+from modelwright.base.device import keep_freed_memory
+from modelwright.base.resources import *
+import torch
+assert keep_freed_memory()
+kept = []
+for _ in range(60):  # small blocks between large ones keep the heap from shrinking by itself
+    large = torch.ones(2**20)
+    kept.append(torch.ones(10))
+    del large
+blocks = [torch.ones(2**20) for _ in range(40)]
+kept.append(torch.ones(10))
+before = peak_resident_bytes()
+del blocks
+held = resident_bytes()
+return_unused_memory()
+after = resident_bytes()
+assert before - after > 120 * 2**20 > before - held, (before, held, after)
+forget_peak()
+assert peak_resident_bytes() < before - 100 * 2**20
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -61,6 +61,18 @@ def test_what_small_trainings_reached_stands_in_for_an_assumption() -> None:
     assert update_seconds(SHAPE, muon, tried) == pytest.approx(plain / 1e10 + iteration)
 
 
+def test_attention_is_counted_as_its_kernel_looks_at_it() -> None:
+    short = Batch(rows=2, context=4096, document=80.0)
+    tiles = replace(short, tiled_attention=True)
+    flex = replace(short, explicit_attention=False, flex_attention=True)
+    looked = [each.looked_at(SHAPE) for each in (short, tiles, flex, replace(tiles, masked=False))]
+    assert looked == [4096, 80 + 2 * 32, 80 + 2 * 128, 4096]
+    assert replace(tiles, context=128).looked_at(SHAPE) == 128
+    seconds = [step_seconds(SHAPE, Training(batch=each), MACHINE) for each in (short, tiles)]
+    left_out = 3 * 4 * SHAPE.layers * SHAPE.q_size * (4096 - 144) * 8192
+    assert seconds[0] - seconds[1] == pytest.approx(left_out / (1e11 * 0.65))
+
+
 def test_no_logits_where_there_is_no_loss() -> None:
     half = step_seconds(SHAPE, replace(TRAINING, supervised=0.5), MACHINE)
     logits = 0.5 * 3 * 2 * SHAPE.vocab * SHAPE.hidden * 512

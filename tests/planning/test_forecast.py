@@ -14,8 +14,11 @@ from modelwright.base.artifact import Cost
 from modelwright.base.errors import ConfigError, UserError
 from modelwright.cli import main
 from modelwright.life import planning
+from modelwright.life.loading import stage_config
 from modelwright.planning.forecast import Forecast, StationForecast, compare
+from modelwright.planning.shape import Shape
 from modelwright.recipes.recipe import load_recipe
+from modelwright.stages.forecast import ATLAS_DOCUMENT
 
 OVERRIDES = [
     "pretrain.compute.dtype=bfloat16",
@@ -44,6 +47,20 @@ def test_a_longer_training_takes_longer_and_a_wider_one_more() -> None:
     seconds = [found.stations[2].seconds for found in (base, longer, wider)]
     assert seconds[1] > seconds[0] and seconds[2] > seconds[0]
     assert wider.stations[2].peak_memory > base.stations[2].peak_memory
+
+
+def test_flops_are_those_that_the_data_asks_for(tmp_path: Path) -> None:
+    """Short documents do not see one another, and conversations learn a part of their tokens."""
+    (tmp_path / "novel.txt").write_text("It was. " * 1000)
+    settings = ["pretrain.context=512", "finetune.context=512", f"data.sources=[{tmp_path / 'novel.txt'}]"]
+    short, long = forecast(*settings[:2]), forecast(*settings)
+    per_token = [found.stations[2].flops / found.stations[2].tokens for found in (short, long)]
+    config: Any = stage_config(load_recipe("tiny", environment={}), "pretrain")
+    shape = Shape.of(config.model.derive(1024))
+    less = 3 * 4 * shape.layers * shape.q_size * (512 - ATLAS_DOCUMENT)
+    assert per_token[1] - per_token[0] == pytest.approx(less)
+    tuned = short.stations[3]
+    assert tuned.station == "finetune" and tuned.flops / tuned.tokens < per_token[0]
 
 
 def test_what_does_not_fit_comes_with_what_would() -> None:
@@ -129,8 +146,10 @@ def test_forecast_against_actual() -> None:
     rows = compare(found, costs)
     assert [row.station for row in rows] == [s.station for s in found.stations[:-1]]
     assert all(row.seconds_ratio == pytest.approx(0.5) for row in rows)
-    largest = [row.forecast_memory for row in rows]
-    assert largest == sorted(largest)  # stations of one run share a process
+    assert all(row.memory_ratio == pytest.approx(1, abs=1e-6) and not row.inherited for row in rows)
+    whole = {name: cost.model_copy(update={"peak_memory_bytes": 2**30}) for name, cost in costs.items()}
+    inherited = [row.inherited for row in compare(found, whole)]  # where a system knows the process's alone
+    assert inherited == [False] + [True] * (len(rows) - 1)
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from modelwright.base.errors import ConfigError, UserError
 from modelwright.base.files import write_json, write_text
 from modelwright.base.policy import Policy, refuse
 from modelwright.base.progress import View
+from modelwright.base.resources import forget_peak, return_unused_memory
 from modelwright.base.room import saying_when_full
 from modelwright.base.run import Run
 from modelwright.base.seeding import derive
@@ -159,6 +160,8 @@ class Life:
         resumed = not force and is_unfinished(folder, mark)
         self.view.log(f"{title}{' (goes on where it stopped)' if resumed else ''}")
         with instead_of(None if resumed else self._keep_aside(folder), folder, self.view.log):
+            return_unused_memory()  # of the station before
+            forget_peak()
             run = Run(folder, verb, role, config, seed, inputs, self.view)
             run.sampler_of = loading.sampler_of if self.alone else None
             if not resumed:

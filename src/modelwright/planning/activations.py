@@ -22,11 +22,14 @@ from typing import Literal
 
 from modelwright.kernels.attention import EXPLICIT_MAX_LENGTH
 from modelwright.kernels.cross_entropy import chunk_size
+from modelwright.kernels.flex import BLOCK
 from modelwright.kernels.tile_attention import MAX_HEAD
 from modelwright.planning.shape import Shape
 
 Checkpointing = Literal["none", "full", "selective"]
 FP32 = 4
+PANEL = 32
+"""Queries and keys along each side of a block of attention on a CPU (kernels/tiles.cpp)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,9 @@ class Batch:
     """Of an activation: 2 in bf16, 4 in fp32."""
     masked: bool = True
     """Documents share rows, so attention gets a mask of (rows, T, T) numbers (pretrain, finetune)."""
+    document: float = 0.0
+    """Tokens of the document that the mean token stands in, sum l^2 / sum l over the pieces of a row; 0: each
+    row is one."""
     compiled_kernels: bool = True
     """The C++ row kernels are in use (a CPU with GCC)."""
     gpu_memory: float = 0.0
@@ -47,6 +53,8 @@ class Batch:
     """A CPU that may hold (T, T) probabilities of short contexts."""
     tiled_attention: bool = False
     """A CPU whose attention in bf16 holds none (kernels/tile_attention.py): with AVX512-BF16 or AMX."""
+    flex_attention: bool = False
+    """A GPU that goes through masks by blocks (kernels/flex.py)."""
 
     recasts: bool = True
     """A CPU whose linear layers cast their weights again in the backward pass (kernels/linear.py)."""
@@ -58,6 +66,20 @@ class Batch:
     def tokens(self) -> int:
         """In the micro-batch."""
         return self.rows * self.context
+
+    @property
+    def seen(self) -> float:
+        """Tokens of the mean token's document: what attention has to look at."""
+        return self.document or float(self.context)
+
+    def looked_at(self, shape: Shape) -> float:
+        """Positions that attention looks at for the mean token, those behind it included: its document, in
+        whole blocks at both ends, where masked blocks are passed over; else the row."""
+        by_flex = self.flex_attention and self.context % BLOCK == 0
+        side = PANEL if self.uses_tiles(shape) else BLOCK if by_flex else 0
+        if not (self.masked and side):
+            return float(self.context)
+        return min(float(self.context), self.seen + 2 * side)
 
     def uses_tiles(self, shape: Shape) -> bool:
         """Whether attention goes through kernels/tile_attention.py."""

@@ -122,9 +122,10 @@ def step_seconds(shape: Shape, training: Training, machine: Machine) -> float:
 
 
 def _forward_flops(shape: Shape, training: Training) -> float:
-    """Of a token, on average: logits are made where there is a loss, and nowhere else."""
+    """Of a token, on average: attention looks at what its kernel does not pass over, and logits are made
+    where there is a loss, and nowhere else."""
     unread = (1 - training.supervised) * 2.0 * shape.vocab * shape.hidden
-    return shape.forward_flops(training.batch.context) - unread
+    return shape.forward_flops(training.batch.looked_at(shape)) - unread
 
 
 def teacher_seconds(training: Training, machine: Machine) -> float:
@@ -132,7 +133,7 @@ def teacher_seconds(training: Training, machine: Machine) -> float:
     if training.teacher is None:
         return 0.0
     shape = training.teacher.shape
-    flops = shape.forward_flops(training.batch.context) * training.device_tokens
+    flops = shape.forward_flops(training.batch.looked_at(shape)) * training.device_tokens
     return flops / (machine.rate(training.dtype) * _efficiency(shape, training, machine))
 
 
@@ -190,7 +191,7 @@ def forecast_duration(
     step = rehearsed if rehearsed is not None else step_seconds(shape, training, machine)
     taught = teacher_seconds(training, machine)  # a rehearsal has no teacher either
     share = _efficiency(shape, training, machine)
-    flops = 3 * shape.forward_flops(training.batch.context) * training.device_tokens / training.box.tensor
+    flops = 3 * _forward_flops(shape, training) * training.device_tokens / training.box.tensor
     if rehearsed is not None:
         share = flops / (machine.rate(training.dtype) * max(rehearsed, 1e-9))
     per_token = FORWARD_SHARE * step / training.step_tokens

@@ -117,7 +117,7 @@ class Compared:
     forecast_memory: float
     peak_memory: float
     inherited: bool
-    """The process had been that large before: an earlier station of the same run set the peak."""
+    """The peak is that of an earlier station of the same process, where the system cannot begin a new one."""
     at_most: bool = False
     """Whether the forecast is an upper bound."""
     forecast_tokens: int = 0
@@ -214,9 +214,14 @@ def _own_note(own: Writing, duration: Duration) -> str:
 
 
 def _flops_per_token(shape: Shape, training: Training) -> float:
-    """Forward and backward of what is trained, and the forward pass of a teacher."""
-    context, teacher = training.batch.context, training.teacher
-    return 3 * shape.forward_flops(context) + (teacher.shape.forward_flops(context) if teacher else 0.0)
+    """Forward and backward of what is trained, and the forward pass of a teacher: the arithmetic that the
+    data asks for, as a run counts it (model/flops.py)."""
+    seen, teacher = training.batch.seen, training.teacher
+    unread = (1 - training.supervised) * 2.0 * shape.vocab * shape.hidden
+    own = 3 * (shape.forward_flops(seen) - unread)
+    if training.frozen:
+        own -= 2.0 * shape.matmul_weights - unread
+    return own + (teacher.shape.forward_flops(seen) if teacher else 0.0)
 
 
 def _about(duration: Duration, rehearsed: Rehearsed | None) -> str:
@@ -254,23 +259,22 @@ def other_station(
 
 
 def compare(forecast: Forecast, costs: Mapping[str, Cost]) -> list[Compared]:
-    """Stations that are in both. The peak of memory is the process's, and stations of one run share a
-    process, so what is forecast of a station is the largest so far."""
+    """Stations that are in both. A station's peak is its own, of a process that holds what earlier ones have
+    left. Where a system knows none but the process's, the same figure comes again."""
     found: list[Compared] = []
-    largest, peak_before = 0.0, 0.0
+    peak_before = 0.0
     for station in forecast.stations:
         cost = costs.get(station.station)
         if cost is None:
             continue
-        largest = max(largest, station.peak_memory)
-        inherited = cost.peak_memory_bytes <= peak_before
+        inherited = cost.peak_memory_bytes == peak_before
         peak_before = max(peak_before, float(cost.peak_memory_bytes))
         found.append(
             Compared(
                 station.station,
                 station.seconds,
                 cost.seconds,
-                largest,
+                station.peak_memory,
                 float(cost.peak_memory_bytes),
                 inherited,
                 station.at_most,

@@ -156,10 +156,10 @@ class Shape:
         look-up."""
         return self.layers * self.attention_weights + self.feed_forward_weights(active=True) + self.embedding
 
-    def forward_flops(self, context: int) -> float:
+    def forward_flops(self, context: float) -> float:
         """FLOPs of a token's forward pass: 2 per weight, 4 x layers x width x context for scores and mixes
-        (PaLM, arXiv 2204.02311, appendix B; the causal half is not taken off). Training is three times
-        that."""
+        (PaLM, arXiv 2204.02311, appendix B; the causal half is not taken off). `context`: tokens that it may
+        look at, those behind it included. Training is three times that."""
         return 2.0 * self.matmul_weights + 4.0 * self.layers * self.q_size * context
 
 

@@ -17,17 +17,22 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from modelwright import kernels
 from modelwright.base.device import keep_freed_memory
+from modelwright.base.files import sha256_file, sha256_text
 from modelwright.base.schema import Batch
-from modelwright.kernels import native
+from modelwright.kernels import native, tiles
 from modelwright.kernels.cross_entropy import linear_cross_entropy
 from modelwright.model.config import ModelChoice
+from modelwright.model.flops import mean_token
 from modelwright.model.init import initialize
 from modelwright.model.transformer import Transformer
+from modelwright.planning.activations import Batch as Rows
 from modelwright.planning.machines import Machine
 from modelwright.planning.measuring import best_seconds, disturbed, noted, watched
 from modelwright.planning.shape import Shape
@@ -49,13 +54,19 @@ def with_step_rates(machine: Machine, dtype: str, say: Callable[[str], None] | N
     if machine.name != "here" or machine.kind != "cpu" or dtype in machine.step_rates:
         return machine
     try:
-        note, share = noted(f"steps-{dtype}", lambda: _in_a_process(dtype, say))
+        note, share = noted(f"steps-{dtype}-{_sources()}", lambda: _in_a_process(dtype, say))
         rates = [(int(width), int(context), float(rate)) for width, context, rate in note["rates"]]
     except (subprocess.SubprocessError, LookupError, TypeError, ValueError):
         return machine
     if say and (remark := disturbed(share)):
         say(f"training steps in {dtype} were measured here{remark}: what follows from them is too slow")
     return replace(machine, step_rates={**machine.step_rates, dtype: rates})
+
+
+def _sources() -> str:
+    """A mark of what is measured: our kernels, and how their steps are counted here."""
+    files = [*Path(kernels.__file__).parent.glob("*.[cp][py]*"), Path(__file__)]
+    return sha256_text("".join(map(sha256_file, sorted(files))))[:12]
 
 
 def _in_a_process(dtype: str, say: Callable[[str], None] | None) -> tuple[dict[str, Any], float]:
@@ -86,8 +97,21 @@ def _rate(width: int, context: int, dtype: torch.dtype) -> float:
         output = model.on_batch(batch)
         linear_cross_entropy(output.hidden.flatten(0, 1), output.head, batch.targets.flatten()).backward()
 
-    flops = 3 * Shape.of(config).forward_flops(context) * batch.ids.numel()
+    shape = Shape.of(config)
+    flops = 3 * shape.forward_flops(_laid_out(batch, dtype).looked_at(shape)) * batch.ids.numel()
     return flops / best_seconds(step, repeats=REPEATS)
+
+
+def _laid_out(batch: Batch, dtype: torch.dtype) -> Rows:
+    """What the planner knows of a batch and of the kernels for it."""
+    rows, context = batch.ids.shape
+    return Rows(
+        rows=rows,
+        context=context,
+        bytes=dtype.itemsize,
+        document=mean_token(lambda _: batch, 1).context(),
+        tiled_attention=tiles.library() is not None,
+    )
 
 
 def main(dtype: str) -> None:

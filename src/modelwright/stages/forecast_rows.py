@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from modelwright.base.errors import UserError
@@ -10,6 +12,7 @@ from modelwright.base.schema import Conversation, Message, Preference
 from modelwright.data.conversations.sides import conversations_from, preferences_from
 from modelwright.data.readers.faults import Faults
 from modelwright.data.synthesis.tasks import last_question
+from modelwright.training.batches import Example, Packed
 
 SAMPLE = 300
 """Conversations and pairs that are read to know how long the others are."""
@@ -17,6 +20,10 @@ BYTES_PER_TOKEN, PAIR_BYTES_PER_TOKEN = 3.7, 3.9
 """In conversations and in pairs: measured on those of the embedded corpus, with its vocabulary of 4,096."""
 TURN_TOKENS = 6.5
 """What the chat template adds to a message (measured there)."""
+END_TOKENS = 2.0
+"""Of a message, behind what it says: the end of its turn, which is learned."""
+PACKED = 8000
+"""Examples that are packed to know how full rows are."""
 PAD_MULTIPLE = 32
 """Rows of pairs are padded to a multiple of this (training/batches.py)."""
 
@@ -32,6 +39,41 @@ def sampled_conversations(sources: Sequence[Any], count: int) -> list[Conversati
     if not found:
         raise UserError("the sources hold no conversation: nothing can be planned")
     return found
+
+
+def answered(conversations: Sequence[Conversation]) -> float:
+    """Share of the tokens of conversations that are learned: what the assistant says, and its ends of
+    turn."""
+    said = [each for talk in conversations for each in talk.messages if each.role == "assistant"]
+    learned = sum(len(each.content.encode()) / BYTES_PER_TOKEN + END_TOKENS for each in said)
+    return learned / sum(tokens_of(talk.messages) for talk in conversations)
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """What examples come to that share rows."""
+
+    rows: int
+    """For all of them once."""
+    share: float
+    """Of the rows that holds examples; the rest is padding."""
+    document: float
+    """Tokens of the example that the mean token stands in, a row's padding counted as one: sum l^2 / sum l
+    (model/flops.py)."""
+
+
+def pack(lengths: Sequence[float], count: int, context: int) -> Filled:
+    """`count` examples of lengths as in a sample, in rows of `context` tokens, as training packs them. Those
+    that are longer have a row each, as if they were cut."""
+    tried = min(count, PACKED)
+    sizes = [max(1, min(context, round(lengths[at % len(lengths)]) - 1)) for at in range(tried)]
+    examples = [Example(range(size + 1), [True] * (size + 1)) for size in sizes]
+    packed = Packed(examples, rows=1, length=context, seed=0, padding=0)
+    held, squares = sum(sizes), sum(size * size for size in sizes)
+    for row in range(len(packed)):
+        squares += (context - sum(sizes[member] for member in packed.members(row))) ** 2
+    places = len(packed) * context
+    return Filled(ceil(len(packed) * count / tried), held / places, squares / places)
 
 
 def mean_prompt(conversations: Sequence[Conversation]) -> float:

@@ -178,7 +178,7 @@ def show_comparison(
     for row in rows:
         if row.at_most:
             console.print(f"{row.station}: {spent(row)}; its time is an upper bound too", soft_wrap=True)
-    console.print("Stations of one run share a process: memory is the largest so far, in both columns.")
+    console.print("Memory is the most that the process held while a station worked.")
 
 
 def _ratio(value: float, bar: float) -> str:
