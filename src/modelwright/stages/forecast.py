@@ -309,6 +309,7 @@ def _on(training: Training, config: Any, setting: Setting) -> Training:
         training.batch,
         bytes=2 if wanted == "bfloat16" else 4,
         compiled_kernels=own,
+        gpu_memory=machine.memory if machine.kind == "gpu" else 0.0,
         explicit_attention=here,
         tiled_attention=own and tiles.library() is not None,
         flex_attention=machine.kind == "gpu",
