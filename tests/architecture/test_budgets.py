@@ -139,9 +139,9 @@ WIDEST = {
         "it loads models of every family, gives them tokens, trains adapters, and writes what PEFT reads",
     ),
     "answering": (8_593, "it runs the model in the engine that serves, whichever runner computes"),
-    "align": (14_729, "it trains models of every family that can be imported, whole or by adapters"),
-    "average": (14_957, "it trains, loads models of every kind, and judges them"),
-    "averaging_study": (17_211, "it runs two stations, pretrain and average, for every cell of its table"),
+    "align": (14_751, "it trains models of every family that can be imported, whole or by adapters"),
+    "average": (14_979, "it trains, loads models of every kind, and judges them"),
+    "averaging_study": (17_233, "it runs two stations, pretrain and average, for every cell of its table"),
     "compress": (9_000, "it loads and judges models of every family that can be imported"),
     "dataset_check": (
         9_800,
@@ -153,34 +153,34 @@ WIDEST = {
     ),
     "export": (10_500, "it loads models of every kind, and reads what it wrote with three readers"),
     "finetune": (
-        18_735,  # 350 more: tokens and words dealt out over tensor-parallel processes
+        18_759,  # 350 more: tokens and words dealt out over tensor-parallel processes
         "it trains models of every family, on data in every layout or on own answers, in every way",
     ),
     "forecast": (
-        16_346,  # 3,044 more: models that write or are asked, measured steps, packed rows, several devices
+        16_374,  # 3,044 more: models that write or are asked, measured steps, packed rows, several devices
         "it plans lives that begin with a training, or with a model from outside, and reads their rows",
     ),
-    "forecast_untrained": (9_661, "it reads the rows that judge averages, and the suites that are asked"),
-    "forecast_writing": (10_898, "it reads prompts in every layout, and the settings of every method"),
+    "forecast_untrained": (9_688, "it reads the rows that judge averages, and the suites that are asked"),
+    "forecast_writing": (10_925, "it reads prompts in every layout, and the settings of every method"),
     "import_model": (9_700, "it takes over models of every family, with tokenizers of every kind"),
     "new_tokens": (
         7_711,
         "tokenizers of every kind get tokens, and adapters that have them are gone on with",
     ),
-    "on_policy": (9_958, "it writes with the model that is trained, for the teacher that judges it"),
-    "pretrain": (13_561, "it trains, with all that ends or keeps a training"),
-    "rationale_study": (20_373, "it runs finetune for every student, asks it, and draws what came out"),
-    "reading": (13_653, "it builds what a training reads"),
-    "reading_examples": (18_924, "it reads data in every layout, and models of every family that read it"),
-    "rehearsal": (11_105, "it runs real steps of any training, with all the kernels that compute them"),
+    "on_policy": (9_982, "it writes with the model that is trained, for the teacher that judges it"),
+    "pretrain": (13_583, "it trains, with all that ends or keeps a training"),
+    "rationale_study": (20_397, "it runs finetune for every student, asks it, and draws what came out"),
+    "reading": (13_675, "it builds what a training reads"),
+    "reading_examples": (18_948, "it reads data in every layout, and models of every family that read it"),
+    "rehearsal": (11_132, "it runs real steps of any training, with all the kernels that compute them"),
     "retention": (7_698, "it asks tasks, reads text, and compares, as evaluate does"),
-    "scale": (15_106, "it runs a station for every rung, fits a law to what they came to, and draws it"),
+    "scale": (15_128, "it runs a station for every rung, fits a law to what they came to, and draws it"),
     "search": (15_800, "it trains in every way that finetune does, and judges what comes of it"),
     "serve": (
         15_940,
         "it runs the model with all its kernels, and speaks every endpoint's protocol, refusals included",
     ),
-    "study": (15_470, "it runs two stations, tokenize and pretrain, for every cell of its table"),
+    "study": (15_492, "it runs two stations, tokenize and pretrain, for every cell of its table"),
     "screening": (
         19_325,
         "it runs the model that judges and sums its price, and looks at rows in every way that data has",
@@ -190,10 +190,10 @@ WIDEST = {
         "it reads data in every layout, runs models of every family in the engine, and judges what comes",
     ),
     "teacher": (
-        9_334,
+        9_358,
         "it loads models of every family that can be imported, with their tokenizers and licences",
     ),
-    "views": (12_360, "it builds what trainings read and measure, from data in every layout"),
+    "views": (12_382, "it builds what trainings read and measure, from data in every layout"),
     "writing": (13_700, "it runs models of every family that can be imported in the engine that serves"),
 }
 """stage -> (lines, why it reaches further still). Whatever reads a tokenizer reads what imported ones bring:
