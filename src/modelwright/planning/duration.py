@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modelwright.planning.activations import FP32
+from modelwright.planning.eight_bits import seconds_saved
 from modelwright.planning.exchange import exchange
 from modelwright.planning.machines import Machine
 from modelwright.planning.memory import Training, matrix_groups, state_bytes
@@ -25,7 +26,8 @@ CPU_EFFICIENCY = ((128, 0.5), (256, 0.65), (512, 0.8))
 """An assumption, for a CPU on which no steps were tried: between two kinds of processors in both formats."""
 GPU_EFFICIENCY = ((768, 0.35), (2048, 0.42), (4096, 0.45))
 """bf16, compiled. An assumption: torchtitan reaches 33 to 39 % on Llama 3.1 8B, nanochat 41 to 50 % at
-widths of 768 to 1536, modded-nanogpt about 40 % at 768."""
+widths of 768 to 1536, modded-nanogpt about 40 % at 768. The same share is
+taken of fp32's own rate."""
 MAC_EFFICIENCY = ((768, 0.30),)
 """An assumption: not measured by us."""
 MUON_ITERATIONS = 5
@@ -115,6 +117,7 @@ def step_seconds(shape: Shape, training: Training, machine: Machine) -> float:
         passes -= 1 - 3 * training.trained(shape) / shape.parameters
     share = _efficiency(shape, training, machine)
     arithmetic = passes * forward / (rate * share)
+    arithmetic -= seconds_saved(shape, training, machine, passes, share)
     shards, replicas, between = exchange(shape, training).seconds(training.box, machine)
     spare = 0.0 if training.frozen else max(0.0, arithmetic - shards) / training.dealt[1]
     sending = between + max(0.0, replicas - spare)

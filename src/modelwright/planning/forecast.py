@@ -9,6 +9,7 @@ from typing import Any
 from modelwright.base.artifact import Cost
 from modelwright.base.config import Config
 from modelwright.planning.duration import Duration, Work, forecast_duration, step_seconds
+from modelwright.planning.eight_bits import eight_bit_note
 from modelwright.planning.exchange import Exchange, exchange
 from modelwright.planning.machines import Machine, Prices
 from modelwright.planning.memory import Memory, Training, training_memory
@@ -191,6 +192,8 @@ def _notes(
     """What the figures rest on, and what speaks against them."""
     if training.own:
         yield _own_note(training.own, duration)
+    if said := eight_bit_note(training, machine):
+        yield said
     box, units = training.box, training.batch.rows // training.rows_per_unit
     if training.accumulation % box.readers and units < box.readers:
         yield (

@@ -71,6 +71,8 @@ class Training:
     averages: int = 1
     """Copies of the weights that are averaged over time (EMA)."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    fp8: bool = False
+    """Linear layers inside the blocks are multiplied in 8 bits. Memory is counted as without."""
     checkpointing: Checkpointing = "none"
     checkpoint_every: int = 1
     """Only each so-manieth block is computed again."""

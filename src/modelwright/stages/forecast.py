@@ -319,6 +319,7 @@ def _on(training: Training, config: Any, setting: Setting) -> Training:
         training,
         batch=batch,
         dtype=wanted,
+        fp8=getattr(compute, "fp8", False),
         kind=machine.kind,
         accumulation=config.accumulation,
         optimizer=config.optimizer.kind,
