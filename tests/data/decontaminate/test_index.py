@@ -99,11 +99,24 @@ def test_items_that_cannot_be_found_are_counted() -> None:
     turns = [" ".join(["wax", "wane"][n >> bit & 1] for bit in range(8)) for n in range(256)]
     shared = [EvalItem("t", str(n), turn) for n, turn in enumerate(turns)]
     index = Index.build(
-        [*shared, EvalItem("t", "none", "[ ( ) ]"), EvalItem("t", "light", "Yes or no?"), *made_items()]
+        [
+            *shared,
+            EvalItem("t", "none", "[ ( ) ]"),
+            EvalItem("t", "sum", "3-7+7-1", "2"),
+            EvalItem("t", "light", "Yes or no?"),
+            *made_items(),
+        ]
     )
     assert index.coverage() == {
-        "usable": 60, "only words that many items share": 256, "no words": 1, "too generic": 1,
+        "usable": 60, "only words that many items share": 256, "no words": 2, "too generic": 1,
     }  # fmt: skip
+
+
+def test_numbers_alone_are_no_words() -> None:
+    sums = [EvalItem("sums", str(n), f"{n % 9}-7+{n}-1", str(n % 9 + n - 8)) for n in range(9, 60)]
+    index = Index.build([*sums, *made_items()])
+    assert index.check(f"{CLEAN} Versions 3.7.12, 3-7+12-1 and 7. {CLEAN}") is None
+    assert index.check(f"{CLEAN} {made_items()[3].question} {CLEAN}") is not None
 
 
 def test_items_alike_in_words_stand_for_each_other() -> None:
