@@ -60,6 +60,26 @@ def test_rows_of_many_lengths_are_compiled_for_all_lengths_at_once(monkeypatch: 
     assert len(graphs) <= 3
 
 
+@pytest.mark.parametrize(("ways", "graphs"), [(4, 3), (3, 4)])
+def test_ways_that_do_not_divide_padded_lengths_are_compiled_one_by_one(
+    ways: int, graphs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's compiler does not end on unknown sizes that are dealt out unevenly. 4 lengths in all."""
+    made = list[Any]()
+
+    def make(graph: torch.fx.GraphModule, inputs: Any, **settings: Any) -> Callable[..., Any]:
+        made.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr("torch._inductor.compile_fx.compile_fx", make)
+    model, device = make_model(), Device("cpu", torch.float32, 1, True)
+    config = ComputeConfig(compile="always", tensor_parallel=ways)
+    compile_blocks(model.model.layers, config, device, 0.0, lambda line: None)
+    for length in (32, 64, 96, 128):
+        model.on_batch(row(length))
+    assert len(made) <= graphs and (len(made) == 4 or ways == 4)
+
+
 def test_the_log_names_what_a_compiler_is_missing() -> None:
     said: list[str] = []
     device = Device("cuda", torch.bfloat16, 1, False, "python's headers (python3-dev)")

@@ -12,6 +12,7 @@ from torch import nn
 from modelwright.base.config import Config
 from modelwright.base.device import Device, choose, name_of
 from modelwright.base.errors import UserError
+from modelwright.training.batches import MULTIPLE
 
 EIGHT_BITS = (8, 9)
 """Compute capability of the first NVIDIA GPUs (Ada; then Hopper, 9.0) that multiply in 8 bits."""
@@ -107,7 +108,9 @@ def compile_blocks(
     Blocks have the same code, so the compiler runs once for all of them; compiling the whole network
     instead takes several times as long for a few per cent more speed. The first size of a batch is taken as
     the only one; where a second one comes (rows padded to the longest of them), that side is compiled once
-    more for all sizes. One program for each would end at torch's eighth, and the rest would run eagerly.
+    more for all sizes. One program for each would end at torch's eighth, and the rest would run eagerly; only
+    where tensor-parallel ways do not divide the lengths of padded rows is it so, since torch's compiler does
+    not end on sizes that it does not know and that are dealt out unevenly (2.13).
     """
     pays = flops >= config.compile_pays_after and not own_are_faster
     wanted = config.compile == "always" or (config.compile == "auto" and pays)
@@ -117,5 +120,6 @@ def compile_blocks(
         log(f"{device.describe()}; running eagerly ({reason})")
         return
     log(f"{device.describe()}; compiling the blocks at the first step")
+    dynamic = False if MULTIPLE % config.tensor_parallel else None
     for block in blocks:
-        block.compile(mode=config.compile_mode)
+        block.compile(mode=config.compile_mode, dynamic=dynamic)
