@@ -133,6 +133,26 @@ def test_on_a_gpu_gradients_are_those_of_the_added_mask(heads):
     torch.testing.assert_close(got, wanted, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.parametrize("weights", [None, torch.tensor(-1.0), random(40)])
+def test_the_one_pass_is_compiled_once_for_all_rows_and_knows_the_words(weights):
+    shapes = []
+
+    def look(graph, inputs):
+        given = [node.meta["example_value"] for node in graph.graph.find_nodes(op="placeholder")]
+        shapes.extend(each.shape for each in given if isinstance(each, torch.Tensor) and each.ndim == 2)
+        return graph
+
+    torch.compiler.reset()
+    compiled = torch.compile(cross_entropy.one_pass, backend=look)
+    for rows in (40, 8, 23):
+        logits, targets = random(rows, 33), torch.arange(rows) % 33
+        factors = weights if weights is None or not weights.ndim else weights[:rows]
+        found, _ = compiled(*cross_entropy.of_any_rows(logits.clone(), targets, factors, 0.0))
+        torch.testing.assert_close(found, logits.log_softmax(-1)[torch.arange(rows), targets])
+    assert len(shapes) == 1, "one program"
+    assert isinstance(shapes[0][0], torch.SymInt) and type(shapes[0][1]) is int
+
+
 @pytest.mark.gpu
 @on_gpu
 def test_on_a_gpu_cross_entropy_is_the_reference():

@@ -192,15 +192,24 @@ def slope_here(logits: Tensor, places: Tensor, offset: Tensor, weights: Tensor, 
 
 def _fused(function: Callable[..., Any], logits: Tensor, *rest: Any) -> Any:
     """Compiled where there is a compiler for GPUs; in evaluation too, where blocks run eagerly."""
-    if logits.device.type != "cuda" or torch.compiler.is_compiling():
+    if logits.device.type != "cuda" or torch.compiler.is_compiling() or not can_compile_for_gpu():
         return function(logits, *rest)
     with torch.compiler.set_stance("default"):
-        return _compiled(function)(logits, *rest)
+        return _compiled(function)(*of_any_rows(logits, *rest))
 
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=True) if can_compile_for_gpu() else function
+    return torch.compile(function)
+
+
+def of_any_rows(*values: Any) -> tuple[Any, ...]:
+    """The same values, to be compiled for any number of rows at once. The words stay the number that they
+    are: where a compiler does not know it, rows may begin anywhere, and it reads them number by number."""
+    for value in values:
+        if isinstance(value, Tensor) and value.ndim:
+            torch._dynamo.maybe_mark_dynamic(value, 0)
+    return values
 
 
 def one_pass(
