@@ -46,6 +46,37 @@ def test_losses_that_part_are_refused(benchmark, monkeypatch):
         benchmark.losses_agree("cpu")
 
 
+@pytest.mark.parametrize("wrong", ["losses", "error", None])
+def test_what_is_wrong_in_8_bits_is_said_of_them_alone(benchmark, monkeypatch, wrong):
+    """A stand-in for a GPU: one case of five is trained in 8 bits."""
+    asked = []
+
+    def stand_in(case, compute, steps):
+        asked.append((compute.device, compute.dtype, case.fp8, compute.compile))
+        if case.fp8 and wrong == "error":
+            raise RuntimeError("no kernel")
+        return {"losses": [0.5, 1.0] if case.fp8 and wrong else [1.0, 1.0]}
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(benchmark, "run_ours", stand_in)
+    found = benchmark.losses_agree("cuda")
+    assert asked == [
+        ("cpu", "float32", False, "never"),
+        ("cuda", "float32", False, "always"),
+        ("cuda", "bfloat16", False, "always"),
+        ("cuda", "bfloat16", True, "always"),
+    ]
+    assert found["bfloat16"]["largest_difference"] == 0
+    said = {"losses": "SystemExit: fp8 on cuda: losses", "error": "RuntimeError: no kernel"}
+    assert found["fp8"].get("failed", "").startswith(said[wrong]) if wrong else "failed" not in found["fp8"]
+    answers = {"check": found}
+    failing = {"failed": "status 1"}
+    monkeypatch.setattr(benchmark, "in_process", lambda name, *rest: answers.get(name, failing))
+    lines = benchmark.measure_all(1.0)["cases"]
+    marked = [line["case"] for line in lines if "proves_nothing" in line]
+    assert marked == (["1B, fp8"] if wrong else [])
+
+
 def test_the_shapes_are_the_ones_that_are_named(benchmark):
     def millions(name: str) -> float:
         with torch.device("meta"):
