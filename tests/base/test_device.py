@@ -26,6 +26,23 @@ def test_a_gpu_that_is_not_there_is_an_error_in_words(monkeypatch: pytest.Monkey
     assert (chosen.name, chosen.dtype) == ("cpu", torch.float32)
 
 
+@pytest.mark.parametrize("unit", ["avx512_bf16", "amx_bf16"])
+def test_a_processor_that_multiplies_bf16_is_believed_however_busy_it_is(
+    unit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Timed beside other work fp32 may seem as fast, and a run taken up again would change its format."""
+    monkeypatch.setattr(device, "matmul_gflops", lambda dtype: 1.0)
+    monkeypatch.setattr(device, "_processor_flags", lambda: {"fpu", "avx512f"})
+    device.bf16_is_faster.cache_clear()
+    try:
+        assert not device.bf16_is_faster("cpu")
+        device.bf16_is_faster.cache_clear()
+        monkeypatch.setattr(device, "_processor_flags", lambda: {"fpu", unit})
+        assert device.bf16_is_faster("cpu")
+    finally:
+        device.bf16_is_faster.cache_clear()
+
+
 @pytest.fixture
 def whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """A machine where everything is there that a GPU's kernels are built with; where its headers lie."""

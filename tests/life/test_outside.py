@@ -236,6 +236,14 @@ def test_what_is_finished_is_asked_again_only_where_it_is_made_again(tmp_path: P
     assert "no GPU" in planning.lacks(recipe, folder)
 
 
+def test_rows_longer_than_the_model_will_say_it_reads_are_refused(tmp_path: Path) -> None:
+    recipe = lived(tmp_path, "pretrain", {"model": {"max_position_embeddings": 128}})
+    for context, refused in ((128, False), (129, True)):
+        changed = recipe.model_copy(update={"pretrain": merge(recipe.pretrain, {"context": context})})
+        said = planning.lacks(changed, tmp_path / "run")
+        assert ("model.max_position_embeddings 128" in said) == refused, said
+
+
 def test_a_mix_of_a_corpus_that_is_given_is_left_to_its_turn(tmp_path: Path) -> None:
     recipe = lived(tmp_path, "pretrain", {"pretrain": {"mix": {"weights": {"theirs": 1}}}})
     assert "no weight" in planning.lacks(recipe, tmp_path / "run")

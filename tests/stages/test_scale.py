@@ -113,8 +113,10 @@ def test_mistakes_are_found_before_any_work() -> None:
     for text in ("much", "-5", "0", "5 parsecs", "1.2.3"):
         with pytest.raises(ConfigError, match="2e14 or 15min"):
             scale.check({**SETTINGS, "budget": text})
-    with pytest.raises(ConfigError, match=r"3 sizes were given.*at least 3 to fit"):
+    with pytest.raises(ConfigError, match=r"3 sizes were given.*at least 3 to fit") as found:
         scale.check({**SETTINGS, "rungs": ["1x64", "2x64", "3x64"]})
+    assert "the ladder is not valid:\n  rungs" in str(found.value), "and not all settings, as Python has them"
+    assert "Config(" not in str(found.value)
     with pytest.raises(ConfigError, match="levels"):
         scale.check({**SETTINGS, "levels": 2})
     assert Budget.parse("15min") == Budget(900.0, True) and Budget.parse("2e14") == Budget(2e14, False)

@@ -112,6 +112,8 @@ def _explain(kind: type[Config], item: Mapping[str, Any]) -> str:
         return f"{path}: {named} is missing, which says what is meant (received {item['input']!r})"
     expected = EXPECTED.get(item["type"])
     said = expected.format(_example(item["input"])) if expected else item["msg"]
+    if not place:  # of the settings together: what was received is all of them
+        return said.removeprefix("Value error, ")
     return f"{path}: {said} (received {item['input']!r})"
 
 

@@ -1,4 +1,4 @@
-"""A full disk: told from other failures, and said with what is left and what to do."""
+"""A full disk, and memory that has ended: told from other failures, and said with what to do."""
 
 from __future__ import annotations
 
@@ -41,10 +41,21 @@ def disk_full(folder: Path) -> str:
 
 @contextmanager
 def saying_when_full(folder: Path) -> Generator[None]:
-    """A write in the block that finds no room raises a `UserError`."""
+    """A write in the block that finds no room raises a `UserError`, and so does a tensor that finds none."""
     try:
         yield
     except Exception as error:
         if is_full(error):
             raise UserError(disk_full(folder)) from error
+        if is_out_of_memory(error):
+            raise UserError(
+                f"memory has ended: {str(error).splitlines()[0]}. `modelwright plan` says what a recipe"
+                " needs, by part, and what would make it fit"
+            ) from error
         raise
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether no memory was left for a tensor: torch's own words, on a CPU and on a GPU."""
+    said = "can't allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)

@@ -36,7 +36,8 @@ def plan(
     context: Annotated[int, typer.Option(min=1, help="With --model: tokens in a sequence.")] = 4096,
     rows: Annotated[int, typer.Option(min=1, help="With --model: sequences at once.")] = 1,
     shard: Annotated[
-        Shard | None, typer.Option(help="How --devices hold a model in training; with a recipe, its own.")
+        Shard | None,
+        typer.Option(help="How --devices hold a model in training (fsdp); with a recipe, its own."),
     ] = None,
     tensor: Annotated[int | None, typer.Option(min=1, help="Tensor-parallel ways among --devices.")] = None,
     as_json: AsJson = False,
@@ -46,8 +47,8 @@ def plan(
 
     if (recipe is None) == (model is None):
         raise ConfigError("plan needs either a recipe (modelwright plan quickstart) or --model (--model 7B)")
-    if model is not None and shard is not None:
-        view.show_sharding(model, on, devices, shard, tensor or 1, rows, context, as_json)
+    if model is not None and (shard is not None or devices > 1 or tensor is not None):
+        view.show_sharding(model, on, devices, shard or "fsdp", tensor or 1, rows, context, as_json)
     elif model is not None:
         view.show_model(model, on, context, rows, as_json)
     elif recipe is not None:

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 
 from modelwright.base.artifact import Artifact
+from modelwright.base.errors import ConfigError
 from modelwright.base.metrics import counted
 from modelwright.base.run import Run
 from modelwright.base.seeding import derive
@@ -61,8 +62,16 @@ class Config(LoopConfig, TextView):
 
 
 def check(config: Config) -> None:
-    """Raises ConfigError where the settings ask for steps that cannot be."""
+    """Raises ConfigError where the settings ask for steps that cannot be, or for longer rows than the model
+    will say that it reads."""
     check_steps(config)
+    longest = config.model.max_position_embeddings
+    if config.context > longest:
+        raise ConfigError(
+            f"pretrain.context is {config.context} and model.max_position_embeddings {longest}: the model"
+            " would learn from longer rows than its config.json allows it to read. Raise the second, or lower"
+            " the first"
+        )
 
 
 def check_line(config: Config, stations: Mapping[str, Any]) -> None:

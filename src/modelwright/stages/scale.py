@@ -217,7 +217,7 @@ def as_row(interval: Any) -> dict[str, float]:
 
 def check(settings: dict[str, Any]) -> Config:
     """The settings of a ladder, or an error before any work."""
-    return config.validate(Config, settings, "the settings of the ladder")
+    return config.validate(Config, settings, "the ladder")
 
 
 def scale(folder: Path, tokens: Path, chosen: Config, seed: int, view: View | None = None) -> Artifact:
