@@ -135,66 +135,66 @@ TRAINING_STAGES = {
 
 WIDEST = {
     "adapting": (
-        13_820,
+        13_837,
         "it loads models of every family, gives them tokens, trains adapters, and writes what PEFT reads",
     ),
-    "answering": (8_593, "it runs the model in the engine that serves, whichever runner computes"),
-    "align": (14_764, "it trains models of every family that can be imported, whole or by adapters"),
-    "average": (14_988, "it trains, loads models of every kind, and judges them"),
-    "averaging_study": (17_246, "it runs two stations, pretrain and average, for every cell of its table"),
+    "answering": (8_610, "it runs the model in the engine that serves, whichever runner computes"),
+    "align": (14_781, "it trains models of every family that can be imported, whole or by adapters"),
+    "average": (15_005, "it trains, loads models of every kind, and judges them"),
+    "averaging_study": (17_272, "it runs two stations, pretrain and average, for every cell of its table"),
     "compress": (9_000, "it loads and judges models of every family that can be imported"),
     "dataset_check": (
         9_800,
         "it holds rows against evaluation sets, each other, personal data, languages and a chat template",
     ),
     "evaluate": (
-        15_979,
+        15_996,
         "it runs the model with all its kernels in the engine that serves, on suites and rows of any layout",
     ),
     "export": (10_500, "it loads models of every kind, and reads what it wrote with three readers"),
     "finetune": (
-        18_772,  # 350 more: tokens and words dealt out over tensor-parallel processes
+        18_789,  # 350 more: tokens and words dealt out over tensor-parallel processes
         "it trains models of every family, on data in every layout or on own answers, in every way",
     ),
     "forecast": (
-        16_450,  # 3,044 more: models that write or are asked, measured steps, packed rows, several devices
+        16_480,  # 3,044 more: models that write or are asked, measured steps, packed rows, several devices
         "it plans lives that begin with a training, or with a model from outside, and reads their rows",
     ),
-    "forecast_untrained": (9_858, "it reads the rows that judge averages, and the suites that are asked"),
-    "forecast_writing": (11_095, "it reads prompts in every layout, and the settings of every method"),
+    "forecast_untrained": (9_888, "it reads the rows that judge averages, and the suites that are asked"),
+    "forecast_writing": (11_125, "it reads prompts in every layout, and the settings of every method"),
     "import_model": (9_700, "it takes over models of every family, with tokenizers of every kind"),
     "new_tokens": (
-        7_711,
+        7_728,
         "tokenizers of every kind get tokens, and adapters that have them are gone on with",
     ),
-    "on_policy": (9_991, "it writes with the model that is trained, for the teacher that judges it"),
-    "pretrain": (13_596, "it trains, with all that ends or keeps a training"),
-    "rationale_study": (20_410, "it runs finetune for every student, asks it, and draws what came out"),
-    "reading": (13_688, "it builds what a training reads"),
-    "reading_examples": (18_961, "it reads data in every layout, and models of every family that read it"),
-    "rehearsal": (11_207, "it runs real steps of any training, with all the kernels that compute them"),
-    "retention": (7_698, "it asks tasks, reads text, and compares, as evaluate does"),
-    "scale": (15_141, "it runs a station for every rung, fits a law to what they came to, and draws it"),
+    "on_policy": (10_008, "it writes with the model that is trained, for the teacher that judges it"),
+    "pretrain": (13_622, "it trains, with all that ends or keeps a training"),
+    "rationale_study": (20_427, "it runs finetune for every student, asks it, and draws what came out"),
+    "reading": (13_714, "it builds what a training reads"),
+    "reading_examples": (18_978, "it reads data in every layout, and models of every family that read it"),
+    "rehearsal": (11_237, "it runs real steps of any training, with all the kernels that compute them"),
+    "retention": (7_715, "it asks tasks, reads text, and compares, as evaluate does"),
+    "scale": (15_167, "it runs a station for every rung, fits a law to what they came to, and draws it"),
     "search": (15_800, "it trains in every way that finetune does, and judges what comes of it"),
     "serve": (
-        15_940,
+        15_957,
         "it runs the model with all its kernels, and speaks every endpoint's protocol, refusals included",
     ),
-    "study": (15_505, "it runs two stations, tokenize and pretrain, for every cell of its table"),
+    "study": (15_531, "it runs two stations, tokenize and pretrain, for every cell of its table"),
     "screening": (
-        19_332,
+        19_349,
         "it runs the model that judges and sums its price, and looks at rows in every way that data has",
     ),
     "synthesize": (
-        22_343,  # 3,800 more: filters of written rows, what no row may hold, a judge, and the page
+        22_360,  # 3,800 more: filters of written rows, what no row may hold, a judge, and the page
         "it reads data in every layout, runs models of every family in the engine, and judges what comes",
     ),
     "teacher": (
-        9_367,
+        9_384,
         "it loads models of every family that can be imported, with their tokenizers and licences",
     ),
-    "views": (12_391, "it builds what trainings read and measure, from data in every layout"),
-    "writing": (13_700, "it runs models of every family that can be imported in the engine that serves"),
+    "views": (12_408, "it builds what trainings read and measure, from data in every layout"),
+    "writing": (13_717, "it runs models of every family that can be imported in the engine that serves"),
 }
 """stage -> (lines, why it reaches further still). Whatever reads a tokenizer reads what imported ones bring:
 some 900 lines of templates in a sandbox, their loss mask, special tokens and roles; whatever knows a model's
