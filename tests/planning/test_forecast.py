@@ -42,6 +42,16 @@ def test_every_station_has_a_forecast() -> None:
     assert set(trained) == {"pretrain", "finetune", "align"} and found.money > 0
 
 
+def test_devices_that_wait_are_paid_for() -> None:
+    recipe = load_recipe("tiny", OVERRIDES, environment={})
+    one, eight = (planning.forecast(recipe, on="h100", devices=devices) for devices in (1, 8))
+    assert eight.stations[0].seconds == one.stations[0].seconds, "prepare runs on one"
+    assert eight.stations[0].money == pytest.approx(8 * one.stations[0].money)
+    hour = one.stations[0].money / one.stations[0].seconds * 3600
+    assert eight.money == pytest.approx(8 * hour * sum(each.seconds for each in eight.stations) / 3600)
+    assert eight.stations[0].energy_wh == pytest.approx(8 * one.stations[0].energy_wh)
+
+
 def test_a_longer_training_takes_longer_and_a_wider_one_more() -> None:
     base, longer, wider = forecast(), forecast("pretrain.tokens=80000"), forecast("model.hidden_size=256")
     seconds = [found.stations[2].seconds for found in (base, longer, wider)]

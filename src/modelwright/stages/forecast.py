@@ -107,6 +107,7 @@ def forecast(
             found = synthesis(verb, config, setting.machine, setting.prices)
         else:
             found = untrained(verb, configs, shape, setting.machine, setting.prices)
+        found = found if trains(config) else _while_others_wait(found, setting)
         settings = sha256_text(canonical_json([settings, verb, configs[verb].model_dump(mode="json")]))
         stations.append(found.model_copy(update={"settings": settings}))
     here = setting.machine.kind == "cpu"  # a GPU's memory is given back between stations
@@ -120,6 +121,16 @@ def forecast(
         prices_as_of=setting.prices.as_of,
         stations=in_one_process(stations, setting.machine.memory) if here else tuple(stations),
     )
+
+
+def _while_others_wait(found: StationForecast, setting: Setting) -> StationForecast:
+    """A station that one device works on, while the others are paid for and, at most, take full power."""
+    energy = found.energy_wh * setting.devices
+    alone, all_of_them = (
+        setting.prices.of(setting.machine.name, found.seconds, devices, watt_hours)
+        for devices, watt_hours in ((1, found.energy_wh), (setting.devices, energy))
+    )
+    return found.model_copy(update={"energy_wh": energy, "money": found.money - alone + all_of_them})
 
 
 def _before_it_is_written(configs: Mapping[str, Any]) -> Mapping[str, Any]:
