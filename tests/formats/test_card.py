@@ -57,7 +57,7 @@ def test_it_tells_the_whole_line(tmp_path: Path) -> None:
     for words in (
         "license: mit",
         "1,234 parameters",
-        "1 documents.",
+        "1 document.",
         "| score 0.5, train documents 11,990, grown 1,200 |",
         prepared.id[:12],
         "f: passed",

@@ -285,7 +285,8 @@ def test_what_is_hopeless_ends_at_once_and_tells_no_key(status: int, words: str)
 
         with served(serve) as (url, seen), pytest.raises(UserError, match=words) as said:
             list(writer(url, concurrency=1).write(prompts(*"abcdefgh")))
-    assert KEY not in str(said.value) and len(seen) <= 2 and not elsewhere
+    assert KEY not in str(said.value) and not elsewhere
+    assert len(seen) <= 4, "of eight: a busy machine sends one or two before the first answer is read"
 
 
 def test_one_refused_prompt_ends_nobody_once_others_were_answered() -> None:
