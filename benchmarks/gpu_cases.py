@@ -91,13 +91,6 @@ def ways(case: Case, *, again: bool = True) -> Iterator[Case]:
         yield replace(case, rows=rows, accumulation=accumulation, checkpointing=kind)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory was what failed: torch's own error, or that of a library that found none for itself."""
-    libraries = ("CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED", "CUDNN_STATUS_ALLOC_FAILED")
-    said = (*libraries, "CUDA error: out of memory", "CUDA driver error: out of memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
-
-
 def published_as(benchmark: str) -> str:
     """The name of a result here. Without a compiler all runs eagerly, attention within documents too: such
     figures get a name of their own, and it is said."""

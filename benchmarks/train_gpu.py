@@ -56,12 +56,12 @@ from gpu_cases import (
     RandomWindows,
     UpTo,
     batches_of,
-    is_out_of_memory,
     published_as,
     tiny,
     ways,
 )
 from modelwright.base.metrics import read_metrics
+from modelwright.base.room import is_out_of_memory
 from modelwright.base.run import Run
 from modelwright.model.flops import mean_token
 from modelwright.model.init import initialize

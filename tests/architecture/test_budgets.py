@@ -177,7 +177,7 @@ WIDEST = {
     "scale": (15_167, "it runs a station for every rung, fits a law to what they came to, and draws it"),
     "search": (15_800, "it trains in every way that finetune does, and judges what comes of it"),
     "serve": (
-        15_957,
+        16_023,
         "it runs the model with all its kernels, and speaks every endpoint's protocol, refusals included",
     ),
     "study": (15_531, "it runs two stations, tokenize and pretrain, for every cell of its table"),

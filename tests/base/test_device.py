@@ -32,12 +32,12 @@ def test_a_processor_that_multiplies_bf16_is_believed_however_busy_it_is(
 ) -> None:
     """Timed beside other work fp32 may seem as fast, and a run taken up again would change its format."""
     monkeypatch.setattr(device, "matmul_gflops", lambda dtype: 1.0)
-    monkeypatch.setattr(device, "_processor_flags", lambda: {"fpu", "avx512f"})
+    monkeypatch.setattr(device, "processor", lambda: "model name : X\nflags : fpu avx512f")
     device.bf16_is_faster.cache_clear()
     try:
         assert not device.bf16_is_faster("cpu")
         device.bf16_is_faster.cache_clear()
-        monkeypatch.setattr(device, "_processor_flags", lambda: {"fpu", unit})
+        monkeypatch.setattr(device, "processor", lambda: f"model name : X\nflags : fpu {unit}")
         assert device.bf16_is_faster("cpu")
     finally:
         device.bf16_is_faster.cache_clear()

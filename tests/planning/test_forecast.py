@@ -175,6 +175,6 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     assert main(["plan", "--model", "8B", "--on", "h100", "--devices", "8"]) == 0
     assert "8 shards" in capsys.readouterr().out
     assert main(["plan", "--model", "llama-3.1-8b", "--on", "h100", "--devices", "6", "--tensor", "3"]) == 2
-    assert "3 tensor-parallel ways do not divide the 32 query heads" in capsys.readouterr().err
+    assert "3 tensor-parallel ways: expected a number that divides 32 query heads" in capsys.readouterr().err
     assert main(["plan"]) == 2
     assert main(["plan", "--model", "7B", "--on", "h999"]) == 1

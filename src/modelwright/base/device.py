@@ -19,6 +19,7 @@ import torch
 
 from modelwright.base.errors import UserError
 from modelwright.base.metrics import counted
+from modelwright.base.native import processor
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of malloc.h."""
@@ -129,18 +130,12 @@ def bf16_is_faster(device: str) -> bool:
     """Whether products in bf16 take well under the time of those in fp32. A processor that says that it has
     units for them is believed; others are timed. Beside other work a time can mislead, and a run that is
     taken up again, or one of several processes, would compute in another format than before."""
-    if device != "cpu" or _BF16_UNITS & _processor_flags():
+    if device != "cpu":
         return True
+    with suppress(OSError):  # only Linux tells
+        if _BF16_UNITS & {*processor().split()}:
+            return True
     return matmul_gflops(torch.bfloat16) > 1.3 * matmul_gflops(torch.float32)
-
-
-def _processor_flags() -> set[str]:
-    """What Linux says that an x86 processor can do; nothing elsewhere."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("flags"):
-                return {*line.partition(":")[2].split()}
-    return set()
 
 
 def matmul_gflops(dtype: torch.dtype, rows: int = 2048, width: int = 512) -> float:

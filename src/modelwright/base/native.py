@@ -132,7 +132,7 @@ def _path(source: Path, flags: tuple[str, ...], compiler: tuple[str, ...]) -> Pa
         *flags,
         *compiler,
         _version(compiler),
-        _processor(),
+        processor(),
     ]
     name = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:24]
     return cache_folder() / "kernels" / f"{name}.so"
@@ -157,7 +157,7 @@ def _version(compiler: tuple[str, ...]) -> str:
     return done.stdout
 
 
-def _processor() -> str:
+def processor() -> str:
     """What -march=native depends on: a home folder may be shared by machines of several kinds."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
     return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU ")))

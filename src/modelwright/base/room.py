@@ -14,6 +14,15 @@ from modelwright.base.errors import UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No room on the device, in the user's quota, or under the process's limit of a file's size."""
+_NO_MEMORY = (
+    "allocate memory",  # torch's on a CPU, and the system's
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""What stands in an error where memory was what failed."""
 _SAID_BY_RUST = re.compile(r"\(os error (\d+)\)")
 """safetensors says a failed write in words, with the system's number behind them."""
 
@@ -56,6 +65,8 @@ def saying_when_full(folder: Path) -> Generator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether no memory was left for a tensor: torch's own words, on a CPU and on a GPU."""
-    said = "can't allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError"
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)
+    """Whether memory was what failed: Python's or torch's own error, or that of a library which found none
+    for itself."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+        return True
+    return isinstance(error, RuntimeError | OSError) and any(words in str(error) for words in _NO_MEMORY)

@@ -23,13 +23,11 @@ from typing import Literal
 from modelwright.kernels.attention import EXPLICIT_MAX_LENGTH
 from modelwright.kernels.cross_entropy import chunk_size
 from modelwright.kernels.flex import BLOCK
-from modelwright.kernels.tile_attention import MAX_HEAD
+from modelwright.kernels.tile_attention import MAX_HEAD, PANEL
 from modelwright.planning.shape import Shape
 
 Checkpointing = Literal["none", "full", "selective"]
 FP32 = 4
-PANEL = 32
-"""Queries and keys along each side of a block of attention on a CPU (kernels/tiles.cpp)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

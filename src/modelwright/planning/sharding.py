@@ -118,19 +118,6 @@ def choose_box(devices: int, how: str, tensor: int = 1, size: int | None = None,
     return Box(replicas=readers // shards, shards=shards, tensor=tensor)
 
 
-def check_ways(shape: Shape, ways: int) -> None:
-    """Raise ConfigError where a model cannot be cut into so many tensor-parallel ways: as model/sharding.py
-    says of one that is trained."""
-    sizes = {"query heads": shape.heads, "key/value heads": shape.kv_heads}
-    sizes |= {} if shape.experts else {"numbers of the feed-forward network": shape.feed_forward}
-    for name, size in sizes.items():
-        if size % ways:
-            raise ConfigError(
-                f"{ways} tensor-parallel ways do not divide the {size} {name} of {shape.name}: expected a"
-                f" number that divides {', '.join(f'{each:,}' for each in sizes.values())}"
-            )
-
-
 def kept_numbers(shape: Shape, checkpointing: str) -> float:
     """bf16 numbers a token and layer of a stock fused block: all; with "selective" its input, the mix of
     FlashAttention and every second product (torchtitan's policy); with "full" its input alone."""

@@ -17,9 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-import torch
-
 from modelwright.base.errors import UserError
+from modelwright.base.room import is_out_of_memory
 from modelwright.base.schema import Sampling, Structure
 from modelwright.inference.engine import Delta, Engine
 from modelwright.inference.sampling import BrokenModel, seed_of_copy
@@ -47,7 +46,7 @@ def as_told(error: Exception) -> Exception:
     """What a client may know of why its request failed."""
     if isinstance(error, UserError):
         return EngineFailed(str(error)) if isinstance(error, BrokenModel) else error
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+    if is_out_of_memory(error):
         return EngineFailed("there is not enough memory for this request: send a shorter one, or try later")
     return EngineFailed("the engine failed on this request")
 

@@ -15,10 +15,11 @@ from modelwright.base.artifact import Cost
 from modelwright.base.metrics import counted, size
 from modelwright.planning.forecast import OF_REAL_STEPS, Forecast, StationForecast, compare, spent
 from modelwright.planning.machines import Machine, find_machine
+from modelwright.planning.pieces import way_of
 from modelwright.planning.remedies import tuning_ways
 from modelwright.planning.serving import FORMATS, cache_bytes, running_memory, tokens_per_second
 from modelwright.planning.shape import Shape, find_shape
-from modelwright.planning.sharding import check_ways, choose_box, sharded
+from modelwright.planning.sharding import choose_box, sharded
 from modelwright.planning.tuning import METHODS, TuningBatch, tuning_memory
 from modelwright.terminal.printable import printable
 from modelwright.terminal.runs import duration
@@ -250,7 +251,7 @@ def show_sharding(
 ) -> None:
     """Print what each of many devices holds and sends when it trains a model in full, bf16, AdamW."""
     shape, machine = find_shape(name), find_machine(on)
-    check_ways(shape, tensor)
+    way_of(shape, tensor)  # which raises where a model cannot be cut so
     box = choose_box(devices, how, tensor)
     kinds = ("none", "selective", "full")
     found = {
